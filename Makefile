@@ -1,0 +1,34 @@
+# Two commands matter: `make run` and `make test`. Both set up .venv first, from the exact versions in constraints.txt.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip
+
+.PHONY: run test setup export readme clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e '.[dev,offline]'
+	touch $@
+
+run: setup  ## the main job on the embedded toy set, into reports/toy/
+	mkdir -p reports/toy
+	$(BIN)/papermill --no-progress-bar nbs/run.ipynb reports/toy/run.ipynb -p dataset toy
+	@echo "Read reports/toy/run.md, or reports/toy/run.ipynb with its pictures."
+
+test: setup  ## notebooks, clean export, README, properties, faults; prints the coverage of mamex/
+	$(BIN)/nbdev_test --n_workers 2
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+export: setup  ## after editing a notebook: module, clean notebooks, README.md
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(MAKE) readme
+
+readme: setup
+	$(BIN)/python tests/readme.py README.md
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .coverage

@@ -1,0 +1,17 @@
+"The package's facts stand in settings.ini, once; this file hands them to setuptools."
+from configparser import ConfigParser
+from setuptools import setup
+
+cfg = ConfigParser(delimiters=["="], interpolation=None)
+cfg.read("settings.ini", encoding="utf-8")
+s = cfg["DEFAULT"]
+split = lambda key: s.get(key, "").split()
+
+setup(
+    version=s["version"], description=s["description"], license="Apache-2.0", keywords=split("keywords"),
+    author=s["author"], author_email=s["author_email"],
+    long_description=open("README.md", encoding="utf-8").read(), long_description_content_type="text/markdown",
+    install_requires=split("requirements"),
+    extras_require={"dev": split("dev_requirements"), "offline": split("offline_requirements")},
+    entry_points={"nbdev": [f"{s['lib_name']}={s['lib_path']}._modidx:d"]},
+)

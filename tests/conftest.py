@@ -1,0 +1,13 @@
+"Tests run on two cores, in their own cache and with their own reports, and see real data only through MAMEX_DATA."
+import os, sys, tempfile
+from pathlib import Path
+
+# before numpy and torch load: spinning OpenMP threads starve whatever runs beside them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE"); os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("MAMEX_CACHE", str(Path(tempfile.gettempdir()) / "mamex-test-cache"))
+os.environ["MAMEX_REPORTS"] = tempfile.mkdtemp(prefix="mamex-reports-")
+os.environ["IN_TEST"] = "1"  # no progress bars
+import matplotlib; matplotlib.use("agg")
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,21 @@
+"README.md from nbs/index.ipynb:  python tests/readme.py [FILE]   (prints it without FILE)"
+import re, sys
+from pathlib import Path
+import nbformat
+from nbconvert import MarkdownExporter
+
+NBS = Path(__file__).parent.parent / "nbs"
+
+
+def readme() -> str:
+    "The index notebook as GitHub markdown: directives dropped, links to chapters made from the root."
+    nb = nbformat.read(NBS / "index.ipynb", 4)
+    nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
+    text, _ = MarkdownExporter(exclude_output_prompt=True, exclude_input_prompt=True).from_notebook_node(nb)
+    text = re.sub(r"\]\((?!https?:|#|\.\./)([^)]+\.ipynb)", r"](nbs/\1", text)  # chapters stand in nbs/
+    text = text.replace("](../", "](")                                             # the rest at the root
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(readme(), encoding="utf-8") if len(sys.argv) > 1 else print(readme())

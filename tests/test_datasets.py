@@ -1,0 +1,373 @@
+"Chapter 00: folders there and back, every fault a sentence, the k-core, the toy world, and counts of real data."
+import io, os, zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+import mamex.datasets as D
+from mamex.datasets import Images, UsageError, dataset_card, k_core, load_dataset, save_dataset, toy
+
+
+@pytest.fixture(scope="module")
+def world(): return toy()
+
+def frame(**columns): return pd.DataFrame(columns)
+
+def contract(d, inter=None, items=None, info='{"name": "shop", "title": "Shop"}'):
+    d.mkdir(parents=True, exist_ok=True)
+    inter = frame(user=["b", "a", "b"], item=["y", "x", "x"]) if inter is None else inter
+    items = frame(item=["x", "y", "new"], title=["X", None, ""]) if items is None else items
+    inter.to_parquet(d/"interactions.parquet"); items.to_parquet(d/"items.parquet"); (d/"dataset.json").write_text(info)
+    return d
+
+def authors(d, audio=True, n=4):
+    d.mkdir(parents=True)
+    for part, text in dict(train="0 0 1\n1 1 2\n2\n", val="2 2\n", test="0 3\n5 3\n\n").items():
+        (d/f"{part}.txt").write_text(text)
+    np.save(d/"cold_item_index.npy", [3, 2])
+    for m, k in dict(image=5, text=6, audio=2).items():
+        if audio or m != "audio": np.save(d/f"{m}_feat.npy", np.arange(n*k, dtype="float64").reshape(n, k))
+    return d
+
+def mmrec(d, sep="\t", maps=True):
+    d.mkdir(parents=True)
+    rows = ("userID itemID rating timestamp x_label", "1 1 5.0 1100000000 0", "0 0 4.0 1200000000 2", "1 1 1.0 5 0")
+    (d/"mini.inter").write_text("\n".join(rows).replace(" ", "\t"))
+    if maps:
+        (d/"i_id_mapping.csv").write_text(f"asin{sep}itemID\nB02{sep}1\nB01{sep}0\nB03{sep}2\n")
+        (d/"u_id_mapping.csv").write_text(f"user_id{sep}userID\nann{sep}0\nbob{sep}1\n")
+    np.save(d/"text_feat.npy", np.ones((3, 3)))
+    return d
+
+def same(a, b):
+    assert list(a.user_ids) == list(b.user_ids) and list(a.item_ids) == list(b.item_ids)
+    pd.testing.assert_frame_equal(a.interactions, b.interactions)
+    pd.testing.assert_frame_equal(a.items, b.items)
+    assert (a.images is None) == (b.images is None)
+    if a.images is not None:
+        assert {i: a.images.read(i) for i in a.images} == {i: b.images.read(i) for i in b.images}
+    assert a.features.keys() == b.features.keys()
+    assert all((a.features[m] == b.features[m]).all() for m in a.features)
+
+
+# ---- folders there and back
+def test_contract_round_trip(tmp_path, world):
+    ds = load_dataset(save_dataset(world, tmp_path/"toy2"))
+    assert ds.name == "toy2" and ds.info["name"] == "toy" and ds.truth is None
+    same(world, ds)
+    files = sorted(p.name for p in (tmp_path/"toy2").iterdir())
+    assert files == ["dataset.json", "images.zip", "interactions.parquet", "items.parquet"]
+
+def test_round_trip_keeps_columns_and_vectors(tmp_path):
+    t = frame(user=["b", "a", "b"], item=["y", "x", "x"], rating=[1, 2., 3], timestamp=[5, 6, 7], position=[0, 0, 1])
+    ds = load_dataset(contract(tmp_path/"a", t))
+    pictures = Images({"x": b"RIFF....WEBP", "y": b"\xff\xd8"}.get, "xy")
+    ds = replace(ds, features={"audio": np.eye(3, 2, dtype="float32")}, images=pictures)
+    two = load_dataset(save_dataset(ds, tmp_path/"b"))
+    same(ds, two)
+    assert list(two.interactions.dtypes.astype(str)) == ["int64", "int64", "float64", "int64", "int64"]
+    assert sorted(zipfile.ZipFile(tmp_path/"b"/"images.zip").namelist()) == ["x.webp", "y.jpg"]
+
+def test_saving_twice_gives_the_same_bytes(tmp_path, world):
+    a, b = (save_dataset(world, tmp_path/n) for n in "ab")
+    assert all((b/p.name).read_bytes() == p.read_bytes() for p in a.iterdir())
+
+def test_order_and_new_items(tmp_path):
+    ds = load_dataset(contract(tmp_path/"shop"))
+    assert list(ds.user_ids) == ["b", "a"] and list(ds.item_ids) == ["x", "y", "new"] and ds.images is None
+    assert ds.interactions.to_numpy().tolist() == [[0, 1], [1, 0], [0, 0]]
+    assert ds.features == {} and ds.ready_split is None
+    assert repr(ds) == "Dataset('shop': 2 users, 3 items, 3 interactions)"
+
+def test_ids_as_numbers_and_repeats(tmp_path):
+    ds = load_dataset(contract(tmp_path/"s", frame(user=[3, 3, 3], item=[7., 8., 7.]), frame(item=[8, 7])))
+    assert list(ds.user_ids) == ["3"] and list(ds.item_ids) == ["8", "7"] and ds.info["repeats"] == 1
+    assert list(ds.items["item"]) == ["8", "7"] and ds.interactions.to_numpy().tolist() == [[0, 1], [0, 0]]
+
+def test_dataset_json_is_optional_and_may_lack_all(tmp_path):
+    f = contract(tmp_path/"shop"); (f/"dataset.json").unlink()
+    assert load_dataset(f).info == dict(name="shop", repeats=0)
+    assert dict(dataset_card(load_dataset(f)).values)["licence"] == "not stated"
+
+def test_image_folder(tmp_path):
+    d = contract(tmp_path/"s")/"images"; d.mkdir()
+    for n in ("x.jpg", "x.png", "y.WEBP", "stray.png", "y.txt"): (d/n).write_bytes(n.encode())
+    (d/"new.png").mkdir()  # no file at all: there, but unreadable
+    ds = load_dataset(tmp_path/"s")
+    assert list(ds.images) == ["x", "y", "new"] and ds.info["stray_images"] == 1
+    assert (ds.images.read("x"), ds.images.read("new"), ds.images.read("stray")) == (b"x.jpg", b"", None)
+    assert dict(dataset_card(ds).values)["pictures of unknown items"] == "1"
+
+def test_damaged_and_huge_pictures_are_empty_bytes(tmp_path, monkeypatch):
+    f = contract(tmp_path/"s")/"images.zip"
+    with zipfile.ZipFile(f, "w") as z: z.writestr("images/x.png", b"A"*50); z.writestr("y.png", b"B"*5)
+    b = f.read_bytes(); f.write_bytes(b.replace(b"A"*50, b"A"*49 + b"C"))  # the checksum no longer fits
+    im = load_dataset(tmp_path/"s").images
+    assert (im.read("x"), im.read("y")) == (b"", b"BBBBB")
+    monkeypatch.setattr(D, "MAX_PICTURE", 4)
+    assert im.read("y") == b""
+
+def test_authors_folder(tmp_path):
+    ds = load_dataset(authors(tmp_path/"lat"))
+    assert list(ds.user_ids) == ["0", "1", "2", "5"] and list(ds.item_ids) == list("0123")
+    assert [(m, x.shape) for m, x in ds.features.items()] == [("image", (4, 5)), ("text", (4, 6)), ("audio", (4, 2))]
+    assert all(x.dtype == np.float32 for x in ds.features.values())
+    want = dict(train=[[0, 0], [0, 1], [1, 1], [1, 2]], val=[[2, 2]], test=[[0, 3], [3, 3]], cold_items=[2, 3])
+    assert {k: v.tolist() for k, v in ds.ready_split.items()} == want
+    assert all(v.dtype == np.int64 for v in ds.ready_split.values())
+    assert list(ds.interactions) == ["user", "item"] and ds.n_interactions == 7
+    card = dict(dataset_card(ds).values)
+    assert card["ready split"] == "train 4, val 1, test 2, cold_items 2"
+    assert card["ready vectors: text"].startswith("6 numbers")
+
+def test_authors_folder_with_two_or_no_vectors(tmp_path):
+    assert list(load_dataset(authors(tmp_path/"two", audio=False)).features) == ["image", "text"]
+    for f in (d := authors(tmp_path/"none")).glob("*_feat.npy"): f.unlink()
+    assert load_dataset(d).n_items == 4
+
+@pytest.mark.parametrize("sep", ["\t", ","])
+def test_mmrec_folder(tmp_path, sep):
+    ds = load_dataset(mmrec(tmp_path/"m", sep))
+    assert list(ds.user_ids) == ["bob", "ann"] and list(ds.item_ids) == ["B01", "B02", "B03"]
+    assert ds.interactions[["user", "item"]].to_numpy().tolist() == [[0, 1], [1, 0]] and ds.info["repeats"] == 1
+    assert list(ds.interactions) == ["user", "item", "rating", "timestamp"] and ds.ready_split is None
+
+def test_mmrec_folder_without_mappings_or_vectors(tmp_path):
+    d = mmrec(tmp_path/"m", maps=False)
+    assert list(load_dataset(d).item_ids) == ["0", "1", "2"]
+    (d/"text_feat.npy").unlink()
+    assert sorted(load_dataset(d).item_ids) == ["0", "1"]
+
+
+# ---- every fault is one sentence that names the thing
+def objects(path, *x): np.save(path, np.array(x, dtype=object), allow_pickle=True)
+
+CONTRACT_FAULTS = {
+    "no items table": (lambda d: (d/"items.parquet").unlink(), "items.parquet is missing"),
+    "no interactions": (lambda d: (d/"interactions.parquet").unlink(), "interactions.parquet is missing"),
+    "broken parquet": (lambda d: (d/"items.parquet").write_bytes(b"PAR1"), "items.parquet cannot be read as a parquet"),
+    "cut parquet": (lambda d: os.truncate(d/"items.parquet", 300), "items.parquet cannot be read"),
+    "broken json": (lambda d: (d/"dataset.json").write_text("{"), "dataset.json cannot be read as a JSON object"),
+    "json list": (lambda d: (d/"dataset.json").write_text("[1]"), "should hold a JSON object, not a list"),
+    "json bytes": (lambda d: (d/"dataset.json").write_bytes(b"\xff\xfe\xfa"), "dataset.json cannot be read"),
+    "no user column": (lambda d: contract(d, frame(u=["a"], item=["x"])), "lacks the column 'user': it has u, item"),
+    "no item column": (lambda d: contract(d, items=frame(asin=["x"])), "items.parquet lacks the column 'item'"),
+    "empty ids": (lambda d: contract(d, frame(user=["a", None], item=["x", "y"])), "has 1 rows without 'user'"),
+    "unknown item": (lambda d: contract(d, frame(user=["a"], item=["zz"])), "lacks (1 of 1, the first with 'zz')"),
+    "twice": (lambda d: contract(d, items=frame(item=["x", "y", "x"])), "item 'x' stands twice"),
+    "no rows": (lambda d: contract(d, frame(user=[], item=[])), "holds no interactions"),
+    "milliseconds": (lambda d: contract(d, frame(user=["a"], item=["x"], timestamp=[10**12])), "not milliseconds"),
+    "words for ratings": (lambda d: contract(d, frame(user=["a"], item=["x"], rating=["good"])), "'rating' that is no"),
+    "lists for text": (lambda d: contract(d, items=frame(item=["x"], description=[["a"]])), "is not text"),
+    "broken zip": (lambda d: (d/"images.zip").write_bytes(b"PK no"), "images.zip cannot be read as a zip"),
+    "rows": (lambda d: np.save(d/"text_feat.npy", np.ones((5, 2))), "text_feat.npy has 5 rows for 3 items"),
+    "flat vectors": (lambda d: np.save(d/"text_feat.npy", np.ones(3)), "should be a matrix of numbers"),
+    "words for vectors": (lambda d: np.save(d/"text_feat.npy", np.array([["a"]]*3)), "should be a matrix of numbers"),
+    "infinite": (lambda d: np.save(d/"text_feat.npy", np.full((3, 2), np.inf)), "infinite values"),
+    "pickle": (lambda d: objects(d/"text_feat.npy", {}, {}, {}), "without Python objects"),
+    "broken npy": (lambda d: (d/"text_feat.npy").write_bytes(b"\x93NUMPY"), "text_feat.npy cannot be read"),
+}
+AUTHORS_FAULTS = {
+    "no val": (lambda d: (d/"val.txt").unlink(), "val.txt is missing"),
+    "no cold": (lambda d: (d/"cold_item_index.npy").unlink(), "cold_item_index.npy is missing"),
+    "words": (lambda d: (d/"train.txt").write_text("0 one two"), "train.txt cannot be read as lines of integers"),
+    "cold range": (lambda d: np.save(d/"cold_item_index.npy", [4]), "integers from 0 to 3"),
+    "cold floats": (lambda d: np.save(d/"cold_item_index.npy", [.5]), "integers from 0 to 3"),
+    "cold pickle": (lambda d: objects(d/"cold_item_index.npy", 3, None), "without Python objects"),
+    "item range": (lambda d: (d/"test.txt").write_text("0 9"), "the vectors lacks (1 of 6, the first with '9')"),
+    "rows": (lambda d: np.save(d/"text_feat.npy", np.ones((3, 2))), "text_feat.npy has 3 rows for 4 items"),
+}
+MMREC_FAULTS = {
+    "column": (lambda d: (d/"mini.inter").write_text("user\titem\n0\t1\n"), "mini.inter lacks the column 'userID'"),
+    "two inters": (lambda d: (d/"other.inter").write_text("x"), "keep one .inter file"),
+    "empty": (lambda d: (d/"mini.inter").write_text(""), "mini.inter cannot be read"),
+    "gap": (lambda d: (d/"i_id_mapping.csv").write_text("asin\titemID\nA\t0\nB\t2\n"), "should number its rows 0, 1"),
+    "short": (lambda d: (d/"u_id_mapping.csv").write_text("user_id\tuserID\nann\t0\n"), "has no userID '1'"),
+    "three columns": (lambda d: (d/"i_id_mapping.csv").write_text("a\tb\titemID\nA\tx\t0"), "should have two columns"),
+    "rows": (lambda d: np.save(d/"text_feat.npy", np.ones((2, 2))), "text_feat.npy has 2 rows for 3 items"),
+}
+
+@pytest.mark.parametrize("make, fault", [
+    pytest.param(make, fault, id=f"{make.__name__}: {name}")
+    for make, faults in ((contract, CONTRACT_FAULTS), (authors, AUTHORS_FAULTS), (mmrec, MMREC_FAULTS))
+    for name, fault in faults.items()])
+def test_fault(tmp_path, make, fault):
+    d, (harm, sentence) = make(tmp_path/"set"), fault
+    harm(d)
+    with pytest.raises(UsageError) as e: load_dataset(d)
+    text = str(e.value)
+    assert sentence in text and "\n" not in text and text.endswith(".") and len(text) < 600
+    assert e.value._render_traceback_() == [f"UsageError: {text}"]
+
+
+# ---- names, places, writing
+def test_names(tmp_path, monkeypatch):
+    contract(tmp_path/"one"/"shop"); contract(tmp_path/"two"/"shop", items=frame(item=["x", "y"]))
+    authors(tmp_path/"two"/"lat")
+    (tmp_path/"two"/"nothing").mkdir()
+    monkeypatch.setenv("MAMEX_DATA", os.pathsep.join(str(tmp_path/n) for n in ("one", "gone", "two")))
+    monkeypatch.chdir(tmp_path)
+    assert D.dataset_roots() == [tmp_path/n for n in ("one", "gone", "two", "data")]
+    assert D.known_datasets() == ["toy", "lat", "shop"] and load_dataset("shop").n_items == 3
+    assert load_dataset("two/shop").n_items == 2 and load_dataset("toy").name == "toy"
+    near = r"no dataset 'shops' \(did you mean 'shop'\?\): known here are toy, lat, shop.*MAMEX_DATA"
+    says = {"shops": near, "zzzz": "no dataset 'zzzz': known", "nothing": "holds no dataset", "": "holds no dataset"}
+    for name, sentence in says.items():
+        with pytest.raises(UsageError, match=sentence): load_dataset(name)
+    monkeypatch.chdir(tmp_path/"two"/"shop")
+    assert load_dataset(".").n_items == 2 and load_dataset(".").name == load_dataset(Path("../shop")).name == "shop"
+
+def test_project_root_and_cache(tmp_path, monkeypatch):
+    (tmp_path/"p"/"nbs").mkdir(parents=True)
+    (tmp_path/"p"/"settings.ini").write_text("[DEFAULT]\nlib_name = mamex\n")
+    monkeypatch.chdir(tmp_path/"p"/"nbs")
+    assert D.project_root() == tmp_path/"p"
+    (tmp_path/"p"/"nbs"/"settings.ini").write_text("not an ini")
+    assert D.project_root() == tmp_path/"p"
+    (tmp_path/"p"/"settings.ini").write_text("[DEFAULT]\nlib_name = other\n")
+    assert D.project_root() == tmp_path/"p"/"nbs"
+    monkeypatch.setenv("MAMEX_CACHE", str(tmp_path/"c"))
+    assert D.cache_dir() == tmp_path/"c" and not D.cache_dir().exists()
+    monkeypatch.delenv("MAMEX_CACHE")
+    assert "mamex" in str(D.cache_dir())
+
+def test_write_atomic(tmp_path):
+    f = D.write_atomic(tmp_path/"a"/"b.txt", "é")
+    assert f.read_bytes() == "é".encode() and D.write_atomic(f, b"2").read_bytes() == b"2"
+    with pytest.raises(TypeError): D.write_atomic(f, 5)
+    assert [p.name for p in f.parent.iterdir()] == ["b.txt"] and f.read_bytes() == b"2"
+
+def test_what_save_refuses(tmp_path):
+    lat = load_dataset(authors(tmp_path/"lat"))
+    with pytest.raises(UsageError, match="ready split"): save_dataset(lat, tmp_path/"x")
+    same(lat, load_dataset(save_dataset(replace(lat, ready_split=None), tmp_path/"x")))
+    ds = load_dataset(contract(tmp_path/"s", items=frame(item=["x", "y", "a/b"])))
+    ds = replace(ds, images=Images({}.get, ["a/b"]))
+    with pytest.raises(UsageError, match="'a/b' cannot name a picture"): save_dataset(ds, tmp_path/"y")
+
+
+# ---- k-core
+def graph(pairs, n_items=8):
+    inter = frame(user=[f"u{u}" for u, _ in pairs], item=[str(i) for _, i in pairs])
+    items = frame(item=[str(i) for i in range(n_items)])
+    ds = D._assemble(Path("g"), inter, items, {"text": np.arange(n_items, dtype="float32")[:, None]})
+    return replace(ds, truth=frame(n=range(n_items)), images=Images(lambda i: i.encode(), items["item"]))
+
+def by_hand(pairs, k):
+    "The k-core by removing one node at a time."
+    pairs = set(pairs)
+    while True:
+        deg = {}
+        for u, i in pairs:
+            for v in (("u", u), ("i", i)): deg[v] = deg.get(v, 0) + 1
+        if not (low := [v for v in sorted(deg) if deg[v] < k]): return pairs
+        pairs = {(u, i) for u, i in pairs if low[0] not in (("u", u), ("i", i))}
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=60), st.integers(1, 4))
+def test_k_core(pairs, k):
+    ds, want = graph(pairs), by_hand(pairs, k)  # largest subset: removal in any order leaves the same
+    if not want:
+        with pytest.raises(UsageError, match="is left in its"): k_core(ds, k)
+        return
+    c = k_core(ds, k)
+    t = c.interactions
+    assert {(int(c.user_ids[u][1:]), int(c.item_ids[i])) for u, i in zip(t.user, t.item)} == want
+    assert t.user.value_counts().min() >= k and t.item.value_counts().min() >= k
+    assert set(t.user) == set(range(c.n_users)) and set(t.item) == set(range(c.n_items))
+    ints = [int(i) for i in c.item_ids]  # everything is cut alike, and order is kept
+    assert ints == sorted(ints) == list(c.features["text"][:, 0]) == list(c.truth["n"])
+    assert list(c.items["item"]) == list(c.item_ids)
+    assert [u for u in ds.user_ids if u in set(c.user_ids)] == list(c.user_ids) and list(c.images) == list(c.item_ids)
+    same(c, k_core(c, k))
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, "5"])
+def test_k_core_refuses_k(world, k):
+    with pytest.raises(UsageError, match="whole number k"): k_core(world, k)
+
+def test_k_core_refuses_ready_split(tmp_path):
+    ds = load_dataset(authors(tmp_path/"l"))
+    with pytest.raises(UsageError, match="has a ready split, which a k-core would cut"): k_core(ds)
+
+
+# ---- toy
+def test_toy_is_deterministic(world):
+    same(world, toy())
+    pd.testing.assert_frame_equal(world.truth, toy().truth)
+    assert not world.interactions.equals(toy(1).interactions)
+
+@pytest.mark.parametrize("size", [(300, 400), (60, 80), (20, 20), (5, 20), (5, 100), (200, 30)])
+def test_toy_is_its_own_5_core(size):
+    ds = toy(3, *size)
+    assert (ds.n_users, ds.n_items) == size
+    same(ds, k_core(ds))
+
+def test_toy_texts_and_pictures_tell_only_their_traits(world):
+    seen = {w for k in D.SEEN for w in D.TRAITS[k]}
+    read = {w for k in D.READ for v in D.READ[k].values() for w in v}
+    says = (world.items["title"].fillna("") + " " + world.items["description"].fillna("")).str.lower()
+    assert not seen & set(" ".join(says).replace(".", " ").split())
+    names = says.map(lambda t: any(w in t for w in read))
+    assert (names == world.truth["text_informative"]).all()
+    for r, t in zip(world.truth.itertuples(), says):
+        if r.text_informative: assert all(any(w in t for w in D.READ[k][getattr(r, k)]) for k in D.READ)
+    sizes = {Image.open(io.BytesIO(world.images.read(i))).size for i in world.images}
+    assert sizes == {(64, 64)} and world.images.read(world.item_ids[0])[:4] == b"\x89PNG"
+
+def test_toy_parts_are_disjoint(world):
+    t, there = world.truth, np.array([i in world.images for i in world.item_ids])
+    written = world.items["title"].notna()
+    assert (~there).sum() == (~written).sum() == 4 and (t.picture_informative | t.text_informative).all()
+    assert (there & ~t.picture_informative).sum() == (written & ~t.text_informative).sum() == 80
+    assert world.info["counts"] == dict(users=300, items=400, interactions=world.n_interactions, images=396,
+                                        items_with_title=396, items_with_description=396)
+
+@pytest.mark.parametrize("size", [(4, 400), (300, 19)])
+def test_toy_refuses_sizes(size):
+    with pytest.raises(UsageError, match="at least"): toy(0, *size)
+
+
+# ---- the card
+def test_card(tmp_path):
+    items = frame(item=["x", "y", "z"], title=["X", " ", None], released=[None, None, None])
+    f = contract(tmp_path/"s", frame(user=["a", "a"], item=["x", "y"], timestamp=[0, 86400]), items)
+    (f/"images").mkdir(); (f/"images"/"z.png").write_bytes(b"?")
+    np.save(f/"text_feat.npy", np.array([[1., 2], [0, 0], [np.nan, np.nan]]))
+    card = dataset_card(load_dataset(f))
+    assert list(card) == ["what", "value"] and card["value"].map(type).eq(str).all()
+    c = dict(card.values)
+    want = {"items with title": "1", "items with picture": "1", "items with neither picture nor text": "1",
+            "density": "66.667%", "time of interactions": "1970-01-01 to 1970-01-02", "items released": "not stated",
+            "items never met": "1",
+            "ready vectors: text": "2 numbers each, absent for 2 items"}
+    assert {k: c[k] for k in want} == want
+
+
+# ---- real data, where it is
+REAL = dict(movielens=(610, 9742, 100836), luxury=(1841, 842, 16826), baby=(19445, 7050, 160792),
+            clothing=(39387, 23033, 278677), sport=(35598, 18357, 296337))
+
+def real(name):
+    if not any((r/name).is_dir() for r in D.dataset_roots()):
+        pytest.skip(f"no dataset {name!r} here: set MAMEX_DATA to the folder that holds it")
+    return load_dataset(name)
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_counts(name):
+    ds = real(name)
+    assert (ds.n_users, ds.n_items, ds.n_interactions) == REAL[name]
+    n = ds.info["counts"]
+    assert (len(ds.images) if ds.images else 0) == n["images"]
+    card = dict(dataset_card(ds).values)
+    for c in ("title", "description"):
+        if c in ds.items: assert card[f"items with {c}"] == f"{n[f'items_with_{c}']:,}"
+
+def test_movielens_5_core():
+    ds = k_core(real("movielens"))
+    assert (ds.n_users, ds.n_items, ds.n_interactions, len(ds.images)) == (610, 3650, 90274, 3629)
+    assert Image.open(io.BytesIO(ds.images.read(ds.item_ids[0]))).size[0] > 0

@@ -1,0 +1,85 @@
+"What must not drift: the exported module, the notebooks' metadata, README.md, environment.yml, constraints.txt, the reports."
+import configparser, json, re, shutil, subprocess, sys
+from pathlib import Path
+import pytest
+from conftest import ROOT
+from readme import readme
+
+CFG = configparser.ConfigParser(delimiters=["="], interpolation=None); CFG.read(ROOT / "settings.ini")
+CFG = CFG["DEFAULT"]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "The project without its virtual environment, exported and cleaned anew."
+    to = tmp_path_factory.mktemp("clean") / "mamex"
+    to.mkdir()
+    for name in ("settings.ini", "pyproject.toml", "setup.py", "README.md"): shutil.copy(ROOT / name, to)
+    for name in ("nbs", "mamex"): shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for tool in ("nbdev_export", "nbdev_clean"):
+        subprocess.run([Path(sys.executable).parent / tool], cwd=to, check=True, capture_output=True)
+    return to
+
+
+@pytest.mark.parametrize("folder", ["nbs", "mamex"])
+def test_export_and_clean_leave_nothing_to_commit(copy, folder):
+    files = [p for p in (ROOT / folder).iterdir() if p.is_file()]
+    assert {p.name for p in files} == {p.name for p in (copy / folder).iterdir() if p.is_file()}
+    for p in files: assert p.read_bytes() == (copy / folder / p.name).read_bytes(), f"{p.name} differs: run `make export`"
+
+
+def test_readme_is_the_index_notebook():
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "run `make readme`"
+
+
+def test_version_stands_once():
+    import mamex
+    assert mamex.__version__ == CFG["version"]
+    assert CFG["version"] in (ROOT / "CHANGELOG.md").read_text() and f"version: {CFG['version']}" in (ROOT / "CITATION.cff").read_text()
+
+
+def names(key): return {re.split(r"[<>=!~\[]", r)[0].lower().replace("_", "-") for r in CFG.get(key, "").split()}
+
+
+def test_constraints_pin_everything_we_ask_for():
+    lines = [l for l in (ROOT / "constraints.txt").read_text().splitlines() if l and not l.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[^=\s;]+", l) for l in lines), "constraints are exact"
+    pinned = {l.split("==")[0].lower().replace("_", "-") for l in lines}
+    assert not (names("requirements") | names("dev_requirements") | names("offline_requirements")) - pinned
+
+
+def test_environment_installs_through_both():
+    text = (ROOT / "environment.yml").read_text()
+    assert "-c constraints.txt" in text and "-e .[dev,offline]" in text and f"python>={CFG['min_python']}" in text
+
+
+def test_every_chapter_is_on_the_map():
+    text = (ROOT / "README.md").read_text()
+    for p in (ROOT / "nbs").glob("*.ipynb"):
+        if p.stem != "index": assert f"nbs/{p.name}" in text, f"the README's map lacks {p.name}"
+    for eq in range(2, 12): assert re.search(rf"\| *\(?{eq}\)? *\|", text), f"the README's map lacks equation {eq}"
+
+
+REPORTS = sorted((ROOT / "reports").glob("*/run.json"))
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.parent.name)
+def test_tables_are_the_json(path):
+    "The committed page is rebuilt from the json beside it."
+    from mamex.reports import results_table, compare_table, card_table, markdown_table
+    r, page = json.loads(path.read_text()), (path.parent / "run.md").read_text()
+    for part in ("val", "test", "val_own", "test_own"): assert markdown_table(results_table(r, part)) in page
+    for diffs in r["compare"].values(): assert markdown_table(compare_table(diffs)) in page
+    assert markdown_table(card_table(r["card"])) in page
+    for png in re.findall(r"\]\((\S+\.png)\)", page): assert (path.parent / png).stat().st_size > 2000
+
+
+def test_index_page_is_made_of_the_reports():
+    from mamex.reports import index_page
+    assert REPORTS and (ROOT / "reports" / "README.md").read_text() == index_page(ROOT / "reports")
+
+
+def test_nothing_of_the_real_sets_is_committed():
+    tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files", "reports"], capture_output=True, text=True).stdout.split()
+    assert not [f for f in tracked if f.endswith(".ipynb") and not f.startswith("reports/toy/")]
+    assert all(Path(f).suffix in (".json", ".md", ".png", ".ipynb") for f in tracked)
