@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip
 
+# spinning OpenMP threads starve whatever runs beside them: two notebooks at a time, test processes
+QUIET  := OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0
+
 .PHONY: run test setup export readme clean
 
 setup: $(VENV)/.installed
@@ -19,8 +22,8 @@ run: setup  ## the main job on the embedded toy set, into reports/toy/
 	@echo "Read reports/toy/run.md, or reports/toy/run.ipynb with its pictures."
 
 test: setup  ## notebooks, clean export, README, properties, faults; prints the coverage of mamex/
-	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(QUIET) $(BIN)/nbdev_test --n_workers 2
+	$(QUIET) $(BIN)/python -m pytest --cov --cov-report=term
 
 export: setup  ## after editing a notebook: module, clean notebooks, README.md
 	$(BIN)/nbdev_export

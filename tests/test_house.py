@@ -32,6 +32,12 @@ def test_readme_is_the_index_notebook():
     assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "run `make readme`"
 
 
+def test_readme_shows_the_committed_numbers():
+    from mamex.reports import markdown_table, results_table
+    r = json.loads((ROOT / "reports/movielens/run.json").read_text())
+    assert markdown_table(results_table(r, metrics=("recall@10", "ndcg@10", "ndcg@20"))) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_version_stands_once():
     import mamex
     assert mamex.__version__ == CFG["version"]

@@ -40,7 +40,7 @@ def test_house_rules(path):
     "Small, with a title, with stored outputs, papermill notebooks with one parameters cell, short export cells."
     nb = nbformat.read(path, 4)
     assert path.stat().st_size < 250_000
-    assert re.match(r"# .+\n> .+", nb.cells[0].source), "a title and a one-line subtitle come first"
+    assert re.match(r"# .+\n+> .+", nb.cells[0].source), "a title and a one-line subtitle come first"
     code = [c for c in nb.cells if c.cell_type == "code"]
     assert any(c.outputs for c in code) or path.stem == "index", "notebooks are stored with their outputs"
     assert not any(o.output_type == "error" for c in code for o in c.outputs)

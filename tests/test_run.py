@@ -95,7 +95,7 @@ def test_pictures_that_fail_are_counted(shop, change, unreadable, present, tmp_p
 def test_films(tmp_path):
     "The real films end to end, shortened: few epochs, vectors by `tiny` (posters and plots read for real)."
     status, text = papermill(tmp_path / "o.ipynb", "-p", "dataset", "movielens", "-p", "encoder", "tiny", "-p", "out", tmp_path / "r",
-                             "-p", "epochs", "2", "-p", "seeds", "0", "-p", "gallery", "False")
+                             "-p", "epochs", "2", "-p", "seeds", "0", "-p", "show_gallery", "False")
     assert status == 0, text[-3000:]
     card = json.loads((tmp_path / "r" / "run.json").read_text())["card"]
     assert [card["dataset"][k] for k in ("users", "items", "interactions")] == [610, 3650, 90274]
