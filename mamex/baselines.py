@@ -65,8 +65,8 @@ class Ridge:
         scale = 1 / (self.s.clip(0) + lam)
         return lambda u, i: (self.users[u] * scale) @ self.items[i].T
 
-# %% ../nbs/10_baselines.ipynb #a60f461d
-RIDGE_GRID = tuple(float(10.**e) for e in np.arange(-1, 3.5, .5))  # 0.1 … 1000
+# %% ../nbs/10_baselines.ipynb #4e87226c
+RIDGE_GRID = tuple(float(10.**e) for e in np.arange(-4, 4.5, .5))  # from nearly least squares to nearly a sum over the user's items
 
 # %% ../nbs/10_baselines.ipynb #937a35e4
 def tune_ridge(features: Features, split: Split, names: list[str],

@@ -373,7 +373,7 @@ def verdict(diffs: dict, model: str, found: dict, metric: str = "ndcg@10") -> st
     return (f"On test {metric} in the joint pool, `{model}` {'; '.join(parts)} (95 % interval of the paired difference). "
             f"The watch {'saw ' + ', '.join(alarms) if alarms else 'saw no failure signature'}.")
 
-# %% ../nbs/13_reports.ipynb #8fc50ab4
+# %% ../nbs/13_reports.ipynb #b465fbe8
 def index_page(root: Path) -> str:
     "Collect every `<dataset>/run.json` under `root` into one readable page."
     page = ["# Reports", "One folder a dataset. Each number comes from the `run.json` beside its page; test, joint pool, mean ± sd over seeds [95 % interval over users]."]
@@ -382,7 +382,7 @@ def index_page(root: Path) -> str:
         model = next(iter(r["compare"]))
         page += [f"## [{name}]({name}/run.md)",
                  f"{c['dataset']['title'] or name}: {c['dataset']['users']:,} users, {c['dataset']['items']:,} items, {c['dataset']['interactions']:,} interactions; "
-                 f"encoder `{c['features']['encoder']}`, seeds {', '.join(map(str, c['seeds']))}, {c['wall_s'] / 60:.1f} minutes, commit {c['commit']}.",
+                 f"encoder `{c['features']['encoder']}`, seeds {', '.join(map(str, c['seeds']))}, {sum(c['train_s']) / 60:.1f} minutes of training, commit {c['commit']}.",
                  verdict(r["compare"][model], model, r["watch"]), markdown_table(results_table(r)), f"![test NDCG@10 of every model]({name}/run_results.png)"]
     return "\n\n".join(page) + "\n"
 
