@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['RIDGE_GRID', 'random_scorer', 'item_matrix', 'interactions', 'profile_scorer', 'Ridge', 'tune_ridge', 'floors']
 
-# %% ../nbs/10_baselines.ipynb #46cda260
+# %% ../nbs/10_baselines.ipynb #1b772018
 import numpy as np
 from scipy import sparse, linalg
-from .datasets import UsageError
 from .extractor import Features
 from .splits import Split
 from .metrics import evaluate

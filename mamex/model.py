@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CHOICES', 'PRESETS', 'Config', 'check_config', 'preset', 'Items', 'MAMEX', 'check_items', 'load_model']
 
-# %% ../nbs/07_model.ipynb #0f2eb454
+# %% ../nbs/07_model.ipynb #6d0cf4d9
 from dataclasses import dataclass, replace, asdict, fields
 from typing import NamedTuple
 import difflib, json
-import numpy as np, torch
+import torch
 from torch import nn, Tensor
 from safetensors.torch import save
 from safetensors import safe_open

@@ -10,7 +10,7 @@ __all__ = ['PARTS', 'PAPER', 'CAPTIONS', 'parse_seeds', 'check_parameters', 'che
            'gallery_items', 'thumbnail', 'gallery', 'save_figure', 'write_report', 'run_report', 'verdict',
            'index_page', 'write_index']
 
-# %% ../nbs/13_reports.ipynb #787537e6
+# %% ../nbs/13_reports.ipynb #2cf9bffa
 from datetime import datetime, timezone
 from pathlib import Path
 from dataclasses import asdict
@@ -20,11 +20,10 @@ import matplotlib.pyplot as plt
 from html import escape
 from fastcore.basics import AttrDict
 from IPython.display import HTML
-from .datasets import Dataset, UsageError, cache_dir, project_root, write_atomic, dataset_card
+from .datasets import Dataset, UsageError, project_root, write_atomic, dataset_card
 from .extractor import Extractor, Features, clean_text, decode_picture, ready_features
 from .splits import Split, split_card
 from .metrics import evaluate, summarise, paired_test
-from .model import PRESETS, preset
 from .trainer import Run, watch
 
 # %% ../nbs/13_reports.ipynb #b1bdad82

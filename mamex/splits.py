@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Split', 'check_split', 'split_by_items', 'cold_split', 'make_split', 'split_card']
 
-# %% ../nbs/02_splits.ipynb #1609712b
+# %% ../nbs/02_splits.ipynb #172362ee
 from dataclasses import dataclass
 import hashlib
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from .datasets import Dataset, UsageError, load_dataset
+from .datasets import Dataset, UsageError
 
 # %% ../nbs/02_splits.ipynb #8b040243
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@
 __all__ = ['PairSampler', 'run_key', 'Diverged', 'Trainer', 'Run', 'fit', 'modality_collapse', 'expert_collapse', 'stagnation',
            'watch']
 
-# %% ../nbs/09_trainer.ipynb #e7a68251
-from dataclasses import dataclass, asdict, field
+# %% ../nbs/09_trainer.ipynb #d5e86dbf
+from dataclasses import dataclass, asdict
 from pathlib import Path
 import hashlib, inspect, json, math, sys, time
 import numpy as np, pandas as pd, torch

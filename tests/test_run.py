@@ -1,7 +1,7 @@
 "`run.ipynb` through papermill as users call it: parameters refused, data that is broken, the same numbers twice."
-import json, os, shutil, subprocess, sys
+import json, os, subprocess, sys
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
+import pandas as pd, pytest
 from conftest import ROOT
 from mamex.datasets import load_dataset, save_dataset
 

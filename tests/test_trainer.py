@@ -1,5 +1,5 @@
 "Sampling laws, and a run that is killed for real."
-import json, os, signal, subprocess, sys, textwrap, time
+import json, signal, subprocess, sys, textwrap
 from dataclasses import replace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -7,7 +7,7 @@ from mamex.datasets import load_dataset
 from mamex.extractor import Extractor
 from mamex.model import preset
 from mamex.splits import Split, cold_split
-from mamex.trainer import PairSampler, Trainer, fit
+from mamex.trainer import PairSampler, fit
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["all", "warm"]))
