@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'PAPER', 'CAPTIONS', 'parse_seeds', 'check_parameters', 'check_device', 'extract', 'reports_root',
-           'report_folder', 'measure', 'results', 'compare', 'cell', 'results_table', 'markdown_table', 'compare_table',
-           'paper_table', 'git_commit', 'hardware', 'peak_memory_mib', 'run_card', 'card_table', 'use_style',
-           'plot_results', 'plot_curves', 'item_facts', 'plot_alpha', 'plot_experts', 'alpha_by_warmth',
-           'gallery_items', 'thumbnail', 'gallery', 'save_figure', 'write_report', 'run_report', 'verdict',
-           'index_page', 'write_index']
+           'report_folder', 'fit_seeds', 'measure', 'results', 'compare', 'cell', 'results_table', 'markdown_table',
+           'compare_table', 'paper_table', 'git_commit', 'hardware', 'peak_memory_mib', 'run_card', 'card_table',
+           'use_style', 'plot_results', 'plot_curves', 'fusion_weights', 'plot_alpha', 'plot_experts',
+           'alpha_by_warmth', 'gallery_items', 'thumbnail', 'gallery', 'save_figure', 'write_report', 'run_report',
+           'verdict', 'index_page', 'write_index']
 
-# %% ../nbs/13_reports.ipynb #2cf9bffa
+# %% ../nbs/13_reports.ipynb #d732a247
 from datetime import datetime, timezone
 from pathlib import Path
 from dataclasses import asdict
@@ -24,7 +24,7 @@ from .datasets import Dataset, UsageError, project_root, write_atomic, dataset_c
 from .extractor import Extractor, Features, clean_text, decode_picture, ready_features
 from .splits import Split, split_card
 from .metrics import evaluate, summarise, paired_test
-from .trainer import Run, watch
+from .trainer import Run, fit, watch
 
 # %% ../nbs/13_reports.ipynb #b1bdad82
 def parse_seeds(v) -> list[int]:
@@ -84,6 +84,12 @@ def report_folder(name: str, out: str = "") -> Path:  # out: the folder, or "" f
     folder = Path(out) if out else reports_root() / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+# %% ../nbs/13_reports.ipynb #a0f8e683
+def fit_seeds(features: Features, split: Split, config, seeds: list[int], **kw) -> tuple[list[Run], float]:
+    "`fit` for each seed, and the seconds that it took here: less than the runs' own where checkpoints helped."
+    began = time.time()
+    return [fit(features, split, config, s, **kw) for s in seeds], time.time() - began
 
 # %% ../nbs/13_reports.ipynb #648bc7f3
 PARTS = {"val": ("val", "joint"), "test": ("test", "joint"), "val_own": ("val", "own"), "test_own": ("test", "own")}
@@ -179,10 +185,11 @@ def peak_memory_mib() -> int:
     import resource
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
-# %% ../nbs/13_reports.ipynb #35d58fd5
+# %% ../nbs/13_reports.ipynb #fcf10631
 def run_card(ds: Dataset, split: Split, features: Features, runs: list[Run],
              preset: str,      # its name
              started: float,   # when the notebook began, s since 1970
+             fit_wall_s: float,  # what `fit_seeds` took here
              **more) -> dict:  # more: further facts, json-able
     "Everything that a reader needs to know where the numbers come from."
     packages = ("mamex", "torch", "open_clip_torch", "numpy", "pandas", "nbdev")
@@ -194,8 +201,9 @@ def run_card(ds: Dataset, split: Split, features: Features, runs: list[Run],
                       fingerprint=features.fingerprint[:16]),
         preset=preset, config=asdict(runs[0].config), seeds=[r.seed for r in runs], best_epochs=[r.best_epoch for r in runs],
         epochs_trained=[r.history[-1]["epoch"] + 1 for r in runs], parameters=sum(p.numel() for p in runs[0].model.parameters()),
-        wall_s=(wall := round(time.time() - started, 1)), train_s=[round(r.seconds, 1) for r in runs],
-        taken_from_checkpoints=sum(r.seconds for r in runs) > wall, peak_memory_mib=peak_memory_mib(),
+        wall_s=round(time.time() - started, 1), train_s=[round(r.seconds, 1) for r in runs],
+        from_checkpoints_s=round(max(0, sum(r.seconds for r in runs) - fit_wall_s), 1),  # training that an earlier run did
+        peak_memory_mib=peak_memory_mib(),
         hardware=hardware(), versions=dict(python=platform.python_version()) | {p: importlib.metadata.version(p) for p in packages if p in have},
         commit=git_commit(), written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), **more)
 
@@ -214,10 +222,10 @@ def use_style():
     "The house's matplotlib style."
     plt.style.use("mamex.house")
 
-# %% ../nbs/13_reports.ipynb #9d1d0264
-def plot_results(res: dict, part: str = "test", metric: str = "ndcg@10", ax=None):
+# %% ../nbs/13_reports.ipynb #1e26918c
+def plot_results(res: dict, part: str = "test", metric: str = "ndcg@10"):
     "Mean and 95 % interval of every model."
-    ax = ax or plt.subplots(figsize=(6, .32 * len(res[part]) + .9))[1]
+    ax = plt.subplots(figsize=(6, .32 * len(res[part]) + .9))[1]
     for y, (name, r) in enumerate(res[part].items()):
         s, col = r[metric], "C1" if name.startswith("mamex") else "C0"
         ax.plot(s["ci95"], [y, y], color=col, lw=2); ax.plot(s["mean"], y, "o", color=col)
@@ -242,17 +250,16 @@ def plot_curves(runs: list[Run]):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/13_reports.ipynb #d8de8282
+# %% ../nbs/13_reports.ipynb #0717ecbe
 @torch.no_grad()
-def item_facts(run: Run) -> tuple[np.ndarray, dict]:  # α float [n_items, M]; modality → sparse gates float [n_items, K]
-    "What the trained model says about each item: fusion weights and routing."
-    it = run.model.eval()()
-    return it.alpha.cpu().numpy(), {m: g.cpu().numpy() for m, g in zip(run.model.modalities, it.gates)}
+def fusion_weights(run: Run) -> np.ndarray:  # float [n_items, M]
+    "α of every item under the trained model."
+    return run.model.eval()().alpha.cpu().numpy()
 
-# %% ../nbs/13_reports.ipynb #305e86e2
+# %% ../nbs/13_reports.ipynb #d3ab86c3
 def plot_alpha(run: Run, features: Features, split: Split):
     "Histogram of the fusion weight of each modality, warm and cold items, over the items that have every modality."
-    alpha, full = item_facts(run)[0], features.mask.all(1)
+    alpha, full = fusion_weights(run), features.mask.all(1)
     fig, axs = plt.subplots(1, alpha.shape[1], figsize=(3.6 * alpha.shape[1], 2.6), sharey=True, squeeze=False)
     for m, (ax, name) in enumerate(zip(axs[0], features.modalities)):
         for part, items in (("warm", split.warm_items), ("cold", split.cold_items)):
@@ -273,10 +280,10 @@ def plot_experts(run: Run, features: Features):
     axs[0, 0].set_ylabel("share of routing weight"); axs[0, -1].legend(ncols=2); fig.tight_layout()
     return fig
 
-# %% ../nbs/13_reports.ipynb #4b95771d
+# %% ../nbs/13_reports.ipynb #bfd2122e
 def alpha_by_warmth(runs: list[Run], features: Features, split: Split) -> str:
     "Mean fusion weights of warm and of cold items that have every modality, over the seeds, in words."
-    full, alpha = features.mask.all(1), np.mean([item_facts(r)[0] for r in runs], axis=0)
+    full, alpha = features.mask.all(1), np.mean([fusion_weights(r) for r in runs], axis=0)
     mean = {part: alpha[items[full[items]]].mean(0) for part, items in (("warm", split.warm_items), ("cold", split.cold_items))}
     return "Mean fusion weight over the seeds: " + "; ".join(
         f"{m} {mean['warm'][n]:.2f} for warm and {mean['cold'][n]:.2f} for cold items" for n, m in enumerate(features.modalities)) + "."
@@ -298,12 +305,12 @@ def thumbnail(raw: bytes | None, size: int = 96) -> str:
     im.thumbnail((size, size)); im.save(buf, "JPEG", quality=80)
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buf.getvalue()).decode()}">'
 
-# %% ../nbs/13_reports.ipynb #cab50375
+# %% ../nbs/13_reports.ipynb #daca95fd
 def gallery(run: Run, ds: Dataset, features: Features, split: Split,
             n: int = 4,  # items at each end, and in the middle
            ) -> HTML:
     "Picture, text and α of some cold items, most of the first modality first."
-    alpha, rows = item_facts(run)[0], []
+    alpha, rows = fusion_weights(run), []
     for i in gallery_items(alpha, features, split, n):
         words = [clean_text(ds.items.iloc[i][c])[:160] for c in ("title", "description") if c in ds.items]
         bars = "<br>".join(f'{m} {a:.2f} <span style="display:inline-block;height:9px;width:{90 * a:.0f}px;background:#0072B2"></span>'
@@ -335,10 +342,10 @@ def write_report(
     write_atomic(folder / f"{stem}.md", markdown.rstrip() + "\n")
     write_atomic(folder / f"{stem}.json", text)
 
-# %% ../nbs/13_reports.ipynb #2a6350cb
+# %% ../nbs/13_reports.ipynb #6e0ccf20
 CAPTIONS = dict(
     results="Mean and 95 % interval over users; the model in orange, the floors in blue. Further right is better.",
-    curves="Left: the loss terms of the first seed; BPR falls, the rest stays small. Right: validation of each seed; the dots are what test sees.",
+    curves="Left: the loss terms of the first seed, before their λ. Right: validation of each seed; the dots are the epochs that test sees.",
     alpha="How the gate of the first seed weighs each modality, over items that have all of them. Two humps: it decides item by item; one at the dashed line: it averages.",
     experts="Share of the routing weight of each expert (first seed). Near the dashed line the work is shared evenly; the vertical line is the epoch kept.")
 
