@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip
 # spinning OpenMP threads starve whatever runs beside them: two notebooks at a time, test processes
 QUIET  := OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0
 
-.PHONY: run test setup export readme clean
+.PHONY: run reports test setup export readme clean
 
 setup: $(VENV)/.installed
 
@@ -20,6 +20,9 @@ run: setup  ## the main job on the embedded toy set, into reports/toy/
 	mkdir -p reports/toy
 	$(BIN)/papermill --no-progress-bar nbs/run.ipynb reports/toy/run.ipynb -p dataset toy
 	@echo "Read reports/toy/run.md, or reports/toy/run.ipynb with its pictures."
+
+reports: setup  ## every report of one dataset: make reports dataset=movielens [only=ablations,audit]
+	$(BIN)/python -m mamex.reports $(dataset) $(if $(only),--only $(only))
 
 test: setup  ## notebooks, clean export, README, properties, faults; prints the coverage of mamex/
 	$(QUIET) $(BIN)/nbdev_test --n_workers 2

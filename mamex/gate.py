@@ -35,25 +35,26 @@ def sparsemax(
     tau = cum.gather(1, support - 1) / support
     return (x - tau).clamp_min(0) * mask
 
-# %% ../nbs/05_gate.ipynb #ba01500f
+# %% ../nbs/05_gate.ipynb #a0a9f2bd
 class FusionGate(nn.Module):
     "Item-wise weights over M modalities (eq. 5)."
     def __init__(self,
                  d: int,               # width of the adapted vectors
                  n_modalities: int,    # M
                  dropout: float = .1,  # on the hidden layer
-                 kind: str = "dense",  # "dense": softmax (released); "sparse": sparsemax (the print)
+                 kind: str = "dense",  # "dense": softmax (released); "sparse": sparsemax (the print); "mean": no gate, plain average
                 ):
         super().__init__()
-        if kind not in ("dense", "sparse"): raise UsageError(f"gate is {kind!r}; it is one of 'dense', 'sparse'")
-        self.weigh = masked_softmax if kind == "dense" else sparsemax
-        self.net = nn.Sequential(nn.Linear(n_modalities * d, d), nn.ReLU(), nn.Dropout(dropout), nn.Linear(d, n_modalities))
+        if kind not in ("dense", "sparse", "mean"): raise UsageError(f"gate is {kind!r}; it is one of 'dense', 'sparse', 'mean'")
+        self.weigh = sparsemax if kind == "sparse" else masked_softmax
+        self.net = None if kind == "mean" else nn.Sequential(
+            nn.Linear(n_modalities * d, d), nn.ReLU(), nn.Dropout(dropout), nn.Linear(d, n_modalities))
 
     def forward(self,
                 z: Tensor,     # float [n, M, d]; zeros where the item lacks the modality
                 mask: Tensor,  # bool [n, M]
                ) -> Tensor:    # α, float [n, M]
-        return self.weigh(self.net(z.flatten(1)), mask)
+        return self.weigh(self.net(z.flatten(1)) if self.net else torch.zeros(mask.shape, device=z.device), mask)
 
 # %% ../nbs/05_gate.ipynb #05914893
 def fuse(

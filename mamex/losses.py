@@ -33,36 +33,42 @@ def align_loss(
     per_modality = (square * mask).sum(0) / mask.sum(0).clamp_min(1)
     return per_modality.sum() / (e.shape[1] if reduction == "mean" else 1)
 
-# %% ../nbs/06_losses.ipynb #387c0a88
+# %% ../nbs/06_losses.ipynb #8f48a664
 def balance_kl(
         p: Tensor,                  # float [K], a distribution
         direction: str = "u||p",    # "u||p" (released) or "p||u" (the print)
+        target: Tensor | None = None,  # float [K], another distribution than the uniform one
     ) -> Tensor:                    # scalar ≥ 0, nats
-    "KL divergence between a mean distribution and the uniform one (eq. 4 and 7)."
+    "KL divergence between a mean distribution and the uniform one, or `target` (eq. 4 and 7)."
     if direction not in ("u||p", "p||u"): raise UsageError(f"KL direction is {direction!r}; it is 'u||p' or 'p||u'")
     logp, logK = p.clamp_min(torch.finfo(p.dtype).tiny).log(), torch.tensor(float(len(p))).log()
-    return -logK - logp.mean() if direction == "u||p" else (p * logp).sum() + logK
+    if target is None: return -logK - logp.mean() if direction == "u||p" else (p * logp).sum() + logK
+    logt = target.clamp_min(torch.finfo(p.dtype).tiny).log()
+    return (target * (logt - logp)).sum() if direction == "u||p" else (p * (logp - logt)).sum()
 
-# %% ../nbs/06_losses.ipynb #231ce06e
+# %% ../nbs/06_losses.ipynb #2859e00a
 def adapter_loss(
         probs: list[Tensor],      # one float [n, K] a modality, dense softmax of its router
         mask: Tensor,             # bool [n, M], True: counts
         direction: str = "u||p",  # see `balance_kl`
+        target: Tensor | None = None,  # float [M, K], see `balance_kl`
     ) -> Tensor:                  # scalar ≥ 0
     "Balance of the experts: KL of the mean routing distribution, summed over modalities (eq. 4)."
     counts = mask.sum(0)
-    return sum(balance_kl((p * mask[:, m:m+1]).sum(0) / counts[m], direction) if counts[m] else p.sum() * 0
+    return sum(balance_kl((p * mask[:, m:m+1]).sum(0) / counts[m], direction, None if target is None else target[m])
+               if counts[m] else p.sum() * 0
                for m, p in enumerate(probs))
 
-# %% ../nbs/06_losses.ipynb #5f8922ef
+# %% ../nbs/06_losses.ipynb #5c547637
 def fusion_loss(
         alpha: Tensor,            # float [n, M]
         mask: Tensor,             # bool [n, M], True: counts
         direction: str = "u||p",  # see `balance_kl`
+        target: Tensor | None = None,  # float [M], see `balance_kl`
     ) -> Tensor:                  # scalar ≥ 0
     "Balance of the modalities: KL of the mean fusion weights (eq. 7)."
     full = mask.all(1, keepdim=True)
-    return balance_kl((alpha * full).sum(0) / full.sum(), direction) if full.any() else alpha.sum() * 0
+    return balance_kl((alpha * full).sum(0) / full.sum(), direction, target) if full.any() else alpha.sum() * 0
 
 # %% ../nbs/06_losses.ipynb #13f12cd7
 def batch_norms(
