@@ -22,7 +22,7 @@ run: setup  ## the main job on the embedded toy set, into reports/toy/
 	@echo "Read reports/toy/run.md, or reports/toy/run.ipynb with its pictures."
 
 reports: setup  ## every report of one dataset: make reports dataset=movielens [only=ablations,audit]
-	$(BIN)/python -m mamex.reports $(dataset) $(if $(only),--only $(only))
+	$(BIN)/python -m mamex.reports $(or $(dataset),toy) $(if $(only),--only $(only)) $(if $(jobs),--jobs $(jobs))
 
 test: setup  ## notebooks, clean export, README, properties, faults; prints the coverage of mamex/
 	$(QUIET) $(BIN)/nbdev_test --n_workers 2

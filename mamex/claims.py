@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HOLDS', 'FAILS', 'OPEN', 'CLAIMS', 'UNTESTED', 'Claim', 'by_effect', 'joined', 'beats_floors', 'one_above_other',
            'never_collapses', 'gate_decides', 'consistent', 'same_as_code', 'selects_well', 'tuning_matters', 'minutes',
-           'claims_table', 'read_reports', 'dataset_part', 'index_page', 'write_index']
+           'claims_table', 'read_reports', 'verdict_table', 'dataset_part', 'index_page', 'write_index']
 
 # %% ../nbs/18_claims.ipynb #a2e9ee25
 from dataclasses import dataclass
@@ -166,6 +166,12 @@ def read_reports(root: Path) -> dict[str, dict[str, dict]]:  # dataset → noteb
     for p in sorted(root.glob("*/*.json")):
         if "card" in (r := json.loads(p.read_text())): out.setdefault(p.parent.name, {})[p.stem] = r
     return out
+
+# %% ../nbs/18_claims.ipynb #25d7d045
+def verdict_table(reports: dict[str, dict[str, dict]]) -> pd.DataFrame:
+    "One row a claim, one column a dataset."
+    rows = [{"claim": f"{c.text} ({c.where})"} | {n: c.judge(r[c.notebook])[0] if c.notebook in r else "no report" for n, r in reports.items()} for c in CLAIMS]
+    return pd.DataFrame(rows).set_index("claim")
 
 # %% ../nbs/18_claims.ipynb #1df551c2
 def dataset_part(name: str, reports: dict[str, dict]) -> list[str]:

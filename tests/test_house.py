@@ -80,9 +80,28 @@ def test_tables_are_the_json(path):
     for png in re.findall(r"\]\((\S+\.png)\)", page): assert (path.parent / png).stat().st_size > 2000
 
 
+STUDIES = sorted(p for n in ("ablations", "sensitivity", "audit") for p in (ROOT / "reports").glob(f"*/{n}.json"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_study_pages_are_the_json(path):
+    "Tables, sentences and all: the page is a function of the json."
+    from mamex import audits, studies
+    page = dict(ablations=studies.ablations_page, sensitivity=studies.sensitivity_page, audit=audits.audit_page)[path.stem]
+    text = path.with_suffix(".md").read_text()
+    assert text == page(json.loads(path.read_text())).rstrip() + "\n"
+    for png in re.findall(r"\]\((\S+\.png)\)", text): assert (path.parent / png).stat().st_size > 2000
+
+
 def test_index_page_is_made_of_the_reports():
-    from mamex.reports import index_page
+    from mamex.claims import index_page
     assert REPORTS and (ROOT / "reports" / "README.md").read_text() == index_page(ROOT / "reports")
+
+
+def test_toy_needs_both_modalities():
+    "The planted truth: each modality alone ranks worse than all together, with an interval that excludes zero."
+    eff = json.loads((ROOT / "reports/toy/ablations.json").read_text())["effects"]
+    for m in ("image", "text"): assert eff[f"{m} alone"]["ndcg@20"]["ci95"][1] < 0
 
 
 def test_nothing_of_the_real_sets_is_committed():

@@ -1,0 +1,135 @@
+"What the studies rest on, at the edges: settings, targets, effects, arithmetic, claims."
+import json
+from dataclasses import asdict, replace
+import numpy as np, pandas as pd, pytest, torch
+from hypothesis import given, settings, strategies as st
+from mamex import audits, claims, studies
+from mamex.adapters import DESIGNS, Adapters
+from mamex.datasets import UsageError, load_dataset
+from mamex.extractor import Extractor
+from mamex.metrics import paired_interval
+from mamex.model import PRESETS, load_model, preset, MAMEX
+from mamex.splits import cold_split
+from mamex.trainer import Trainer, fit, hold_out
+
+
+@pytest.fixture(scope="module")
+def toy():
+    ds = load_dataset("toy")
+    return ds, Extractor("tiny").extract(ds, progress=False), cold_split(ds)
+
+
+@given(st.sampled_from(DESIGNS), st.integers(1, 5), st.integers(1, 4), st.lists(st.integers(1, 7), min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_designs_keep_the_contract(design, K, k, widths):
+    "Any number of modalities, any widths: gates sum to 1 where the modality is there, z is 0 where it is not."
+    k, names = min(k, K), [f"m{i}" for i in range(len(widths))]
+    a = Adapters(dict(zip(names, widths)), 3, K, k, design)
+    mask = torch.rand(6, len(widths)) > .3
+    out = a({m: torch.randn(6, w) for m, w in zip(names, widths)}, mask)
+    for n, o in enumerate(out):
+        assert torch.allclose(o.gates.sum(1), mask[:, n].float(), atol=1e-6) and o.z[~mask[:, n]].abs().sum() == 0
+        assert torch.allclose(o.probs.sum(1), torch.ones(6), atol=1e-6)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_designs_train_save_and_load(toy, design, tmp_path):
+    ds, f, split = toy
+    run = fit(f, split, preset("released", design=design, epochs=3, dim=16), progress=False, checkpoints=tmp_path)
+    again = fit(f, split, run.config, progress=False, checkpoints=tmp_path)  # from the checkpoint
+    run.model.save(tmp_path / "m.safetensors")
+    for other in (again.model, load_model(tmp_path / "m.safetensors", f)): assert torch.equal(run.model().e, other().e)
+    assert run.history[-1]["bpr"] < run.history[0]["bpr"]
+
+
+def test_held_out_items_are_as_cold_as_the_cold_ones(toy):
+    ds, f, split = toy
+    t = Trainer(f, split, preset("released", fusion_target="performance", negatives="warm", regularise_on="warm"))
+    held = np.setdiff1d(split.warm_items, np.flatnonzero(t.warm.numpy()))
+    u, i, j = t.sampler.epoch(np.random.default_rng(0))
+    assert len(held) and not np.isin(i, held).any() and not np.isin(j, held).any()
+    assert np.isin(t.heard[1:], held).all()
+
+
+def test_a_performance_target_survives_a_kill(toy, tmp_path):
+    ds, f, split = toy
+    c = preset("released", fusion_target="performance", adapter_target="performance", epochs=9, eval_every=2, dim=16)
+    class Kill(Exception): pass
+    def kill(row):
+        if row["epoch"] >= 4: raise Kill
+    whole = fit(f, split, c, progress=False)
+    with pytest.raises(Kill): fit(f, split, c, progress=False, checkpoints=tmp_path, callback=kill)
+    resumed = fit(f, split, c, progress=False, checkpoints=tmp_path)
+    assert resumed.history == whole.history and torch.equal(resumed.model.fusion_aim, whole.model.fusion_aim)
+
+
+def test_a_useless_modality_loses_its_target(toy):
+    ds, f, split = toy
+    noise = studies.scrambled(f, "image", 1.)
+    t = Trainer(noise, split, preset("released", fusion_target="performance", lr=1e-2))
+    for _ in range(25): t.epoch(); t.listen()
+    assert t.model.fusion_aim[0] < .3 < .7 < t.model.fusion_aim[1]
+
+
+@pytest.mark.parametrize("bad", [dict(design="mixed"), dict(fusion_target="best"), dict(holdout=0.), dict(holdout=1.), dict(select_pool="all"), dict(gate="none")])
+def test_unknown_settings_are_refused_by_name(bad):
+    with pytest.raises(UsageError, match=next(iter(bad))): preset("released", **bad)
+
+
+@given(st.integers(2, 6), st.integers(2, 40), st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_paired_interval_is_centred_and_antisymmetric(S, U, seed):
+    a, b = np.random.default_rng(seed).random((2, S, U))
+    x, y = paired_interval(a, b), paired_interval(b, a)
+    assert np.isclose(x["diff"], (a - b).mean()) and np.isclose(np.mean(x["ci95"]), x["diff"])
+    assert np.allclose(x["ci95"], [-y["ci95"][1], -y["ci95"][0]])
+
+
+@given(st.integers(1, 20), st.integers(21, 200), st.lists(st.integers(1, 200), min_size=1, max_size=20, unique=True))
+@settings(max_examples=100, deadline=None)
+def test_least_cutoff_never_exceeds_the_truth(K1, K2, ranks):
+    "Any one user: the bound from his own Recall and NDCG at two cut-offs is no more than the second cut-off."
+    T = len(ranks); ideal = sum(1 / np.log2(r + 1) for r in range(1, T + 1))
+    at = lambda K: (sum(r <= K for r in ranks) / T, sum(1 / np.log2(r + 1) for r in ranks if r <= K) / ideal)
+    if at(K2)[0] > at(K1)[0]: assert audits.least_cutoff(at(K1), at(K2), half=0) <= K2 + 1e-6
+
+
+def test_print_is_as_quoted():
+    "The transcription: Table 1's last rows and Table 3, and what follows from them."
+    t = audits.contradictions()
+    assert t.holds.tolist() == [True, True, True, False, False, False, False]
+    assert audits.TABLE1["sport"]["MAMEX"] == (.0776, .1152, .0470, .0574) and audits.TABLE3["MAMEX"]["sport"] == (.0688, .1810)
+    assert all(int(n.split()[-1]) > 50 for n in t.numbers[[4, 6]])
+
+
+def test_flips_lead_from_code_to_print():
+    flips = {k: v for f in studies.FLIPS.values() for k, v in f.items()} | dict(select_pool="joint")
+    assert replace(PRESETS["released"], **flips) == PRESETS["paper"]
+    assert all(len(f) == 1 for f in studies.FLIPS.values())
+
+
+def test_claims_judge_what_reports_hold():
+    "Every claim can be judged on every committed report; verdicts follow the intervals."
+    from conftest import ROOT
+    reports = claims.read_reports(ROOT / "reports")
+    for name, r in reports.items():
+        for c in claims.CLAIMS:
+            if c.notebook in r: assert c.judge(r[c.notebook])[0] in (claims.HOLDS, claims.FAILS, claims.OPEN), (name, c.text)
+    flipped = json.loads(json.dumps(reports["toy"]["ablations"]))
+    for d in flipped["effects"].values():
+        for m in d.values(): m["ci95"] = [-hi for hi in m["ci95"][::-1]]; m["diff"] *= -1
+    judge = claims.by_effect("image alone")
+    assert (judge(reports["toy"]["ablations"])[0], judge(flipped)[0]) == (claims.HOLDS, claims.FAILS)
+
+
+def test_two_workers_share_a_search(toy, tmp_path):
+    "A second process adds its trials to the same file; together they stop at the number asked for."
+    import optuna; optuna.logging.set_verbosity(optuna.logging.WARNING)
+    from concurrent.futures import ThreadPoolExecutor
+    ds, f, split = toy
+    base = preset("released", epochs=1, dim=16)
+    with ThreadPoolExecutor(2) as ex:
+        both = list(ex.map(lambda _: studies.search(f, split, base, 6, tmp_path / "s.log", progress=False), range(2)))
+    trials = both[0].trials
+    assert 6 <= sum(t.state.is_finished() for t in trials) <= 7
+    assert [t.value for t in trials if t.value] == [t.value for t in both[1].trials if t.value]
