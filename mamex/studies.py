@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'ROUTERS', 'TARGETS', 'FLIPS', 'METRICS', 'AIMS', 'FACTORS', 'GRID', 'STUDY_CAPTIONS', 'recipe',
-           'shortened', 'variants', 'changes', 'train_all', 'outcomes', 'effects', 'pool_effect', 'clear', 'says',
-           'short', 'subject', 'effect_sentences', 'effect_table', 'plot_effects', 'scrambled', 'degrees',
-           'plot_degrees', 'one_at_a_time', 'pick_factors', 'sweep', 'at_best', 'plot_factors', 'k_by_k', 'plot_k_by_k',
-           'suggest', 'open_study', 'search', 'search_facts', 'plot_search', 'settings_table', 'study_note',
-           'degrees_table', 'ablations_page', 'insight_part', 'sensitivity_page', 'importance_table']
+           'shortened', 'variants', 'changes', 'train_all', 'outcomes', 'effects', 'over_splits', 'pool_effect',
+           'clear', 'says', 'short', 'subject', 'effect_sentences', 'effect_table', 'plot_effects', 'scrambled',
+           'degrees', 'plot_degrees', 'one_at_a_time', 'pick_factors', 'sweep', 'at_best', 'plot_factors', 'k_by_k',
+           'plot_k_by_k', 'suggest', 'open_study', 'search', 'search_facts', 'plot_search', 'settings_table',
+           'study_note', 'degrees_table', 'ablations_page', 'insight_part', 'sensitivity_page', 'importance_table']
 
-# %% ../nbs/15_studies.ipynb #ca0e0145
+# %% ../nbs/15_studies.ipynb #ba20f56d
 from dataclasses import replace, asdict
 import json, os, re
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np, pandas as pd, optuna
 import matplotlib.pyplot as plt
 from .datasets import UsageError, progress_bar
 from .extractor import Features
-from .splits import Split
+from .splits import Split, cold_split
 from .metrics import evaluate, paired_interval
 from .model import Config
 from .trainer import Diverged, Run, fit, run_key, selected_by
@@ -109,6 +109,21 @@ def effects(
     stack = lambda frames, m: np.stack([f[m].to_numpy() for f in frames])
     return {name: {m: paired_interval(stack(frames, m), stack(measured[part][full], m)) for m in METRICS}
             for name, frames in measured[part].items() if name != full}
+
+# %% ../nbs/15_studies.ipynb #09ee0cf6
+def over_splits(ds, features: Features, base: Config, split_seeds: list[int], seeds: list[int], device: str = "cpu",
+                checkpoints=None, progress: bool = True) -> dict:  # name → {metric → paired_interval of each modality alone − all together}
+    "Figure 2 over several cold splits, for the users who have test items in every one."
+    diffs = {}
+    for s in split_seeds:
+        split = cold_split(ds, seed=s)
+        runs, _ = train_all({"": (features, base)} | variants(features, base, singles=True), split, seeds, device, checkpoints, progress)
+        test = outcomes(runs, split)["test"]
+        for n, frames in test.items():
+            if n: diffs.setdefault(n, []).append([(f - g).reindex(range(ds.n_users)) for f, g in zip(frames, test[""])])
+    mean = lambda d, m: np.mean([[f[m].to_numpy() for f in one] for one in d], 0)  # [n_seeds, n_users]
+    asked = {n: np.isfinite(mean(d, "ndcg@20")).all(0) for n, d in diffs.items()}
+    return {n: {m: paired_interval(mean(d, m)[:, asked[n]], 0 * mean(d, m)[:, asked[n]]) for m in METRICS} for n, d in diffs.items()}
 
 # %% ../nbs/15_studies.ipynb #b33516ab
 def pool_effect(measured: dict, full: str) -> dict:  # metric → paired_interval of own − joint
@@ -351,7 +366,7 @@ def degrees_table(rows: list[dict]) -> pd.DataFrame:
     text = g["own"].mean().map(short) + " (α " + g["alpha"].mean().map("{:.2f}".format) + ")"
     return text.unstack().loc[list(AIMS)].rename(columns="{:.0%}".format)
 
-# %% ../nbs/15_studies.ipynb #8e9bc499
+# %% ../nbs/15_studies.ipynb #92ecaa33
 def ablations_page(report: dict) -> str:
     "`ablations.md` from `ablations.json`."
     card, eff, full = report["card"], report["effects"], f"mamex/{report['card']['preset']}"
@@ -362,6 +377,9 @@ def ablations_page(report: dict) -> str:
     page = [f"# Ablations: {card['dataset']['name']}", study_note(card), "![differences](ablations_effects.png)\n\n" + STUDY_CAPTIONS["effects"],
             *part("Table 2, and what it leaves out", ABLATIONS), *part("Table 3: who owns routers and experts", ROUTERS)]
     if singles: page += part("Figure 2: each modality alone", singles)
+    if o := report.get("over_splits"):
+        page += [f"Over {len(o['splits'])} random cold splits ({len(o['seeds'])} seeds each, users who have test items in every split):",
+                 "\n".join(f"- {s}" for s in effect_sentences(o["effects"]))]
     page += part("Does uniform balance hold the model back?", ["without L_fusion", "without L_adapter", "without L_adapter, L_fusion", *TARGETS])
     page.append(f"A `performance` target listens to {card['config']['holdout']:.0%} of the warm items, which it therefore cannot train on; the cost of that is in its row.")
     if report["degrees"]:
