@@ -53,7 +53,7 @@ class Adapted(NamedTuple):
     gates: Tensor  # float [n, K], ĝ: sparse, rows sum to 1
     probs: Tensor  # float [n, K], g: dense softmax of the router's logits
 
-# %% ../nbs/04_adapters.ipynb #b30debb7
+# %% ../nbs/04_adapters.ipynb #4efbc3ef
 class MoEAdapter(nn.Module):
     "Sparse mixture of `n_experts` linear experts for one modality (eq. 3)."
     def __init__(self,
@@ -77,8 +77,10 @@ class MoEAdapter(nn.Module):
                 h: Tensor,                   # float [n, d_in]
                 has: Tensor | None = None,   # bool [n]; an item without the modality gets z = 0 and gives no gradient
                 logits: Tensor | None = None,  # float [n, K], instead of the own router's
+                hint: Tensor | None = None,    # float [n, K], added to them: what is known of the items beside h
                ) -> Adapted:
         if logits is None: logits = self.router(h)
+        if hint is not None: logits = logits + hint
         w, idx = top_gates(logits, self.top_k)
         if has is not None: w = w * has.unsqueeze(1)  # n × k numbers, where masking z would touch n × d_out
         gates = torch.zeros_like(logits).scatter(1, idx, w)
@@ -88,7 +90,7 @@ class MoEAdapter(nn.Module):
 # %% ../nbs/04_adapters.ipynb #9a818705
 DESIGNS = ("own", "shared", "joint")
 
-# %% ../nbs/04_adapters.ipynb #a92e2a0e
+# %% ../nbs/04_adapters.ipynb #539c770e
 class Adapters(nn.Module):
     "One adapter a modality; the design says what they share (eq. 3, Table 3)."
     def __init__(self,
@@ -110,10 +112,12 @@ class Adapters(nn.Module):
     def forward(self,
                 h: dict[str, Tensor],  # modality → float [n, d_in]
                 mask: Tensor,          # bool [n, M]
+                hints: dict = {},      # modality → float [n, K], see `MoEAdapter`; a joint router hears their sum
                ) -> list[Adapted]:     # one a modality
         logits = None
         if self.router: logits = self.router(torch.cat([v * mask[:, n:n+1] for n, v in enumerate(h.values())], 1))
-        return [self.by[m](v, mask[:, n], logits) for n, (m, v) in enumerate(h.items())]
+        if self.router and hints: logits, hints = logits + sum(hints.values()), {}
+        return [self.by[m](v, mask[:, n], logits, hints.get(m)) for n, (m, v) in enumerate(h.items())]
 
 # %% ../nbs/04_adapters.ipynb #1693edee
 def expert_use(

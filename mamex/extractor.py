@@ -9,10 +9,10 @@ __all__ = ['FORMATS', 'RECIPES', 'CKPT', 'TINY', 'sha', 'Features', 'tally', 're
            'load_failure', 'load_encoder', 'to_numpy', 'encode_images', 'encode_texts', 'shards', 'digest',
            'write_shard', 'read_shard', 'Extractor', 'warn_unreadable']
 
-# %% ../nbs/03_extractor.ipynb #2e6c907b
+# %% ../nbs/03_extractor.ipynb #f2e6ecce
 import contextlib, difflib, hashlib, html, importlib.metadata, io, itertools, json, logging, re, sys, warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, safetensors.numpy, safetensors.torch, torch
 from fastcore.basics import patch
@@ -29,7 +29,7 @@ def sha(*parts, # bytes, str or arrays
         h.update(len(b).to_bytes(8, 'little') + b)
     return h.hexdigest()
 
-# %% ../nbs/03_extractor.ipynb #6a13e044
+# %% ../nbs/03_extractor.ipynb #c02e15b5
 @dataclass
 class Features:
     "Item vectors per modality with their presence mask. Rows of absent items are 0; rows are not normalised here."
@@ -37,14 +37,17 @@ class Features:
     mask: np.ndarray # bool [n_items, n_modalities], columns in the order of `vectors`
     encoder: str # what made the vectors
     counts: dict # modality -> {"present", "missing", "unreadable"} in items; also for a modality that no item has
+    fills: dict = field(default_factory=dict) # modality -> float32 [n_items, d], what stands in where it is absent; without: masked
+    context: dict = field(default_factory=dict) # name -> float32 [n_items], what is known beside the modalities (an item's age, ...)
 
     @property
     def modalities(self) -> list: return list(self.vectors)
 
     @property
     def fingerprint(self) -> str:
-        "SHA-256 of names, vectors and mask."
-        return sha(*[p for m, v in self.vectors.items() for p in (m, str(v.shape), v)], self.mask)
+        "SHA-256 of names, vectors and mask, and of what stands beside them."
+        arrays = lambda d: [p for m, v in d.items() for p in (m, str(v.shape), v)]
+        return sha(*arrays(self.vectors), self.mask, *arrays(self.fills), *arrays(self.context))
 
     def subset(self,
                names, # modalities to keep, in this order
@@ -53,7 +56,8 @@ class Features:
         if bad := [m for m in names if m not in self.vectors]:
             raise UsageError(f'modality {bad[0]!r} is not among the features; there are {", ".join(self.vectors)}')
         V, counts = ({m: d[m] for m in names} for d in (self.vectors, self.counts))
-        return Features(V, self.mask[:, [self.modalities.index(m) for m in names]], self.encoder, counts)
+        mask, fills = self.mask[:, [self.modalities.index(m) for m in names]], {m: v for m, v in self.fills.items() if m in names}
+        return Features(V, mask, self.encoder, counts, fills, self.context)
 
 # %% ../nbs/03_extractor.ipynb #17ddafa1
 def tally(n, # items
