@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['NOTEBOOKS', 'BYSTANDERS', 'FRAME', 'digest', 'code_cells', 'code_stamp', 'data_stamp', 'read_stamps', 'write_stamp',
-           'is_up_to_date', 'choose_encoder', 'Plan', 'command', 'environment', 'Job', 'start', 'file_notebook',
-           'keep_partial', 'last_words', 'why', 'finish', 'stop', 'pick', 'cores', 'how_many', 'make_plan', 'say',
-           'state', 'run_all', 'regenerate', 'parser', 'interruptible', 'main']
+           'is_up_to_date', 'choose_encoder', 'not_for', 'Plan', 'command', 'environment', 'Job', 'start',
+           'file_notebook', 'keep_partial', 'last_words', 'why', 'finish', 'stop', 'pick', 'cores', 'how_many',
+           'make_plan', 'say', 'state', 'run_all', 'regenerate', 'parser', 'interruptible', 'main']
 
-# %% ../nbs/17_regenerate.ipynb #24809a7f
+# %% ../nbs/17_regenerate.ipynb #046eb3b6
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 import argparse, difflib, hashlib, json, os, re, signal, subprocess, sys, time
@@ -19,9 +19,10 @@ import mamex
 from .datasets import Dataset, UsageError, cache_dir, load_dataset, project_root, write_atomic
 from .offline import has_offline
 from .reports import git_commit, report_folder, reports_root
+from .temporal import launches
 
-# %% ../nbs/17_regenerate.ipynb #799a5b4e
-NOTEBOOKS = ("run", "ablations", "sensitivity", "audit")  # the order in which they start
+# %% ../nbs/17_regenerate.ipynb #c5650d30
+NOTEBOOKS = ("run", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart")  # the order in which they start
 
 # %% ../nbs/17_regenerate.ipynb #76088f65
 def digest(*parts) -> str:  # parts: bytes or str
@@ -95,7 +96,14 @@ def choose_encoder(ds: Dataset) -> tuple[str, str]:  # the parameter, and why
     if ds.name == "toy": return "auto", "toy's own"
     return ("offline", "the extra is installed") if has_offline() else ("auto", "the extra `offline` is not installed")
 
-# %% ../nbs/17_regenerate.ipynb #c2b54fd6
+# %% ../nbs/17_regenerate.ipynb #5920e8e3
+def not_for(ds: Dataset) -> dict[str, str]:  # notebook → why it is left out unless asked for by name
+    "The reports that a dataset cannot carry."
+    try: launches(ds)
+    except UsageError as e: return {"temporal_coldstart": str(e)}
+    return {}
+
+# %% ../nbs/17_regenerate.ipynb #23db099a
 @dataclass
 class Plan:
     "What the notebooks of one call have in common."
@@ -105,6 +113,7 @@ class Plan:
     parameters: dict   # name → text, without the dataset
     nbs: Path          # folder of the notebooks
     threads: int = 1   # of each
+    skips: dict = field(default_factory=dict)  # see `not_for`
     @property
     def folder(self): return reports_root() / self.name
     def wanted(self, stem) -> dict:
@@ -229,14 +238,15 @@ def how_many(jobs: int | None, waiting: int) -> int:  # jobs: as asked for; None
     if jobs is not None and jobs < 1: raise UsageError(f"jobs is {jobs}; at least one notebook has to run at a time.")
     return max(1, min(jobs or cores(), waiting))
 
-# %% ../nbs/17_regenerate.ipynb #ad1ea8aa
+# %% ../nbs/17_regenerate.ipynb #4a0e55dd
 def make_plan(name: str, parameters: dict, nbs: Path | None) -> tuple[Plan, str]:  # the plan, and a line that says what it is
     "Loads the dataset and settles the parameters; `UsageError` for a dataset or parameter that cannot be."
     for k, remedy in dict(dataset="name it before the options", out="set MAMEX_REPORTS").items():
         if k in parameters: raise UsageError(f"{k} cannot be given with -p here: {remedy}.")
     ds = load_dataset(name)
     encoder, why = (parameters["encoder"], "as asked for") if "encoder" in parameters else choose_encoder(ds)
-    plan = Plan(str(name), ds.name, data_stamp(ds), {"encoder": encoder} | {k: str(v) for k, v in parameters.items()}, nbs or project_root() / "nbs")
+    plan = Plan(str(name), ds.name, data_stamp(ds), {"encoder": encoder} | {k: str(v) for k, v in parameters.items()}, nbs or project_root() / "nbs",
+                skips=not_for(ds))
     return plan, f"{ds!r}, encoder {encoder} ({why}), into {plan.folder}"
 
 # %% ../nbs/17_regenerate.ipynb #41baf739
@@ -265,7 +275,7 @@ def run_all(plan: Plan, waiting: list[str], jobs: int) -> dict[str, str]:  # not
     finally: stop(list(running.values()))
     return ended
 
-# %% ../nbs/17_regenerate.ipynb #33234aca
+# %% ../nbs/17_regenerate.ipynb #e160eb92
 def regenerate(
         name: str,                 # a dataset's name, or its folder
         only=(),                   # names of notebooks; empty: all
@@ -277,6 +287,8 @@ def regenerate(
     "Brings the reports of one dataset up to date; `UsageError` for a wrong name before anything runs."
     stems, _ = pick(only), how_many(jobs, 1)  # refuse before loading
     plan, line = make_plan(name, parameters, nbs)
+    skips = {} if only else plan.skips
+    stems = [s for s in stems if s not in skips]
     missing = {s: f"{p} is missing" for s in stems if not (p := plan.nbs / f"{s}.ipynb").is_file()}
     there = [s for s in stems if s not in missing]
     fresh = [s for s in there if not force and is_up_to_date(plan.folder, s, plan.wanted(s))]
@@ -284,6 +296,7 @@ def regenerate(
     plan.threads = max(1, cores() // (n := how_many(jobs, len(waiting))))
     say(line + (f"; {n} at a time, threads of each: {plan.threads}" if waiting else ""))
     for s in fresh: say(f"{s} is up to date")
+    for s, problem in skips.items(): say(f"{s} is left out: {problem}")
     for s, problem in missing.items(): say(f"{s} failed: {problem}")
     return dict.fromkeys(fresh, "") | missing | run_all(plan, waiting, n)
 

@@ -73,7 +73,7 @@ def test_a_failure_stops_nobody_else(house, call):
     notebook(house / "nbs", "audit", REPORT.format("half"), "def claim(): return 1 / 0", "claim()")
     notebook(house / "nbs", "run", REPORT.format("run"), MEET.format("run", "sensitivity"))
     notebook(house / "nbs", "sensitivity", REPORT.format("sensitivity"), MEET.format("sensitivity", "run"))
-    status, out, _ = call("toy --jobs 2")
+    status, out, _ = call("toy --only run,ablations,sensitivity,audit --jobs 2")
     assert status == 1, out
     assert re.search(r"^\d\d:\d\d audit failed after .+\n +ZeroDivisionError: division by zero\n +log: (.+)$", out, re.M), out
     assert "started · running: run, sensitivity · left: audit\n" in out
