@@ -35,7 +35,7 @@ def sparsemax(
     tau = cum.gather(1, support - 1) / support
     return (x - tau).clamp_min(0) * mask
 
-# %% ../nbs/05_gate.ipynb #f400c104
+# %% ../nbs/05_gate.ipynb #17582cd8
 class FusionGate(nn.Module):
     "Item-wise weights over M modalities (eq. 5)."
     def __init__(self,
@@ -58,7 +58,8 @@ class FusionGate(nn.Module):
         if not self.net: return self.weigh(torch.zeros(mask.shape, device=z.device), mask)
         first, relu, drop, last = self.net
         # one modality after the other: what is absent adds exact zeros, so that not a bit of the rest depends on it
-        x = sum(z[:, m] @ w.T for m, w in enumerate(first.weight.split(z.shape[2], 1))) + first.bias
+        # (contiguous: a matrix product may round otherwise when its rows lie further apart)
+        x = sum(z[:, m].contiguous() @ w.contiguous().T for m, w in enumerate(first.weight.split(z.shape[2], 1))) + first.bias
         x = drop(relu(x if hint is None else x + hint))
         return self.weigh(torch.stack([x @ w + b for w, b in zip(last.weight, last.bias)], 1), mask)
 

@@ -10,7 +10,7 @@ __all__ = ['WAYS', 'BASELINE', 'COLOURS', 'MISSING_CAPTIONS', 'as_zeros', 'havin
            'keys_of', 'effects_of', 'pooled_effects', 'real_gaps', 'label', 'recommend', 'frame', 'draw_curves',
            'plot_missing', 'plot_pooled', 'plot_exposure', 'plot_alpha_lost', 'plot_real', 'curve_table', 'interval',
            'nearest_rate', 'effects_at', 'exposure_table', 'alpha_table', 'real_table', 'real_note',
-           'exposure_sentence', 'missing_page', 'at_half', 'missing_report', 'missing_figure']
+           'exposure_sentence', 'missing_page', 'at_half', 'missing_report', 'rounded', 'missing_figure']
 
 # %% ../nbs/11_missing.ipynb #61b5fc47
 from dataclasses import replace
@@ -554,7 +554,7 @@ def missing_page(report: dict) -> str:
     page += ["## Items that really lack something", real_note(report), *([fig("real"), markdown_table(real_table(report))] if report["real"] else [])]
     return "\n\n".join([*page, "## Run card", markdown_table(card_table(card))])
 
-# %% ../nbs/11_missing.ipynb #cfb0979d
+# %% ../nbs/11_missing.ipynb #edda1cf6
 def at_half(ledger: Ledger) -> tuple | None:  # (training, pattern, rate); None: nothing was lost
     "Where exposure and α are looked at: one modality at random, if that is there, at the rate next to one half."
     keys = [k for k in keys_of(ledger)[0] if k[0] == "complete" and k[2]]
@@ -565,7 +565,13 @@ def missing_report(ledger: Ledger, refs: list[dict], card: dict) -> dict:
     at = at_half(ledger)
     report = dict(card=card, curves=ledger.rows, references=refs, exposure=[r for r in ledger.rows if (r["training"], r["pattern"], r["rate"]) == at],
                   real=real_gaps(ledger), effects=effects_of(ledger), pooled=pooled_effects(ledger))
-    return report | dict(recommendation=recommend(report))
+    return rounded(report | dict(recommendation=recommend(report)))
+
+def rounded(x, digits: int = 6):
+    "Nested dicts and lists with their floats rounded: a report of hundreds of rows stays readable."
+    if isinstance(x, dict): return {k: rounded(v, digits) for k, v in x.items()}
+    if isinstance(x, (list, tuple)): return [rounded(v, digits) for v in x]
+    return round(x, digits) if isinstance(x, float) else x
 
 def missing_figure(report: dict, name: str):  # a key of `MISSING_CAPTIONS`; None: there are no numbers for it
     "One figure of the report."

@@ -179,14 +179,16 @@ def check_items(
     for k, names in dict(fills=sorted(features.fills), context=list(features.context)).items():
         if names != beside[k]: raise UsageError(f"the model was trained with {k} {beside[k]}, the items bring {names}; prepare them in the same way")
 
-# %% ../nbs/07_model.ipynb #13a78fe4
+# %% ../nbs/07_model.ipynb #97d490ca
 @patch
 def set_items(self: MAMEX, features: Features) -> MAMEX:
     "Make `features` the catalogue: tomorrow's items through today's weights. Same modalities, same widths."
     check_items(self.widths, self.beside, features)
     if self.config.context != "none" and not features.context: raise UsageError(f"context is {self.config.context!r}, but the features bring none; see chapter 12")
-    for kind, arrays in (("h", features.vectors), ("f", features.fills)):
-        for m, v in arrays.items(): self.hold(f"{kind}_{m}", self.prepare(m, v))
+    there = dict(zip(features.modalities, torch.as_tensor(features.mask).T.unsqueeze(2)))
+    # zeroed, although masked later: a row that is routed by what it lost would shift its neighbours' last bits
+    for m, v in features.vectors.items(): self.hold(f"h_{m}", self.prepare(m, v).masked_fill(~there[m], 0))
+    for m, v in features.fills.items(): self.hold(f"f_{m}", self.prepare(m, v))
     self.hold("mask", features.mask.copy())
     if features.context: self.hold("context", np.stack(list(features.context.values()), 1).astype(np.float32))
     return self

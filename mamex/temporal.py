@@ -75,7 +75,7 @@ class Window:
         a, b = len(self.split.train), len(self.split.train) + len(self.split.val)
         return {"train": self.when[:a], "val": self.when[a:b], "test": self.when[b:]}[part]
 
-# %% ../nbs/12_temporal.ipynb #ac59daa4
+# %% ../nbs/12_temporal.ipynb #05eccf81
 def window(
         ds: Dataset,
         features: Features,
@@ -90,7 +90,7 @@ def window(
     x = ds.interactions
     t = x["timestamp"].to_numpy(float) if "timestamp" in x else np.full(len(x), np.nan)
     part = np.digitize(born[x["item"]], [val, test, end])  # 0: train, 1: validation, 2: test, 3: not yet
-    part[(part == 0) & (t >= val) & (by == "first")] = 3
+    for k, until in ((0, val), (1, test)): part[(part == k) & (t >= until) & (by == "first")] = 3  # not seen by then
     part[np.isnan(born[x["item"]])] = 3
     pairs = np.stack([x["user"].to_numpy(), new[x["item"]]], 1).astype(np.int64)
     known = np.isin(pairs[:, 0], pairs[part == 0, 0])
@@ -104,7 +104,7 @@ def take(features: Features, rows: np.ndarray) -> Features:
     pick = lambda d: {k: v[rows] for k, v in d.items()}
     return replace(features, vectors=pick(features.vectors), mask=features.mask[rows], fills=pick(features.fills), context=pick(features.context))
 
-# %% ../nbs/12_temporal.ipynb #a504dcde
+# %% ../nbs/12_temporal.ipynb #ec8baba2
 def poisoned(
         ds: Dataset,
         born: np.ndarray,
@@ -116,8 +116,9 @@ def poisoned(
     x, rng = ds.interactions.copy(), np.random.default_rng(seed)
     after = born[x["item"]] >= cut
     if by == "first": after |= x["timestamp"].to_numpy(float) >= cut
-    u = x["user"].to_numpy().copy(); u[after] = rng.integers(0, ds.n_users, after.sum())
-    return replace(ds, interactions=x.assign(user=u).drop_duplicates(["user", "item"]))
+    u = np.where(after, rng.permutation(ds.n_users)[x["user"]], x["user"])
+    x = x.assign(user=u).iloc[np.argsort(after, kind="stable")].drop_duplicates(["user", "item"])  # of two, what stood before the cut stays
+    return replace(ds, interactions=x.sort_index())
 
 # %% ../nbs/12_temporal.ipynb #6e127765
 def ranks_within(items: np.ndarray, when: np.ndarray, seed: int = 0) -> np.ndarray:  # int64 [n], float [n], s; returns int64 [n]

@@ -1,0 +1,175 @@
+"Time: nothing is seen before its day, and behaviour is a modality like any other."
+from dataclasses import replace
+import numpy as np, pandas as pd, pytest, torch
+from hypothesis import given, settings, strategies as st
+from mamex.datasets import load_dataset, known_datasets
+from mamex.extractor import Extractor, Features
+from mamex.model import BEHAVIOUR, MAMEX, preset
+from mamex.temporal import (CONTEXT, MODELS, STEPS, Collaborative, Life, after_n, calibrate, cuts, launches, own_ridge, poisoned, popularity_scorer, ranks_within,
+                            replay, timely, train_timed, window)
+from mamex.trainer import fit
+
+N, R = 13, 3
+
+
+def made(seed, M, present=.7):
+    rng = np.random.default_rng(seed)
+    mask = rng.random((N, M)) < present
+    return Features({f"m{i}": (rng.normal(size=(N, 3 + i)) * mask[:, [i]]).astype(np.float32) for i in range(M)}, mask, "made up", {f"m{i}": {} for i in range(M)})
+
+
+def with_behaviour(f): return replace(f, vectors=f.vectors | {BEHAVIOUR: np.zeros((N, R), np.float32)}, mask=np.c_[f.mask, np.zeros(N, bool)])
+
+
+def same_weights(big, small):
+    "The weights of the smaller model, wherever both have them."
+    of = dict(small.named_parameters())
+    with torch.no_grad():
+        for name, p in big.named_parameters():
+            if BEHAVIOUR not in name: p[tuple(map(slice, of[name].shape))] = of[name]
+
+
+sizes = dict(seed=st.integers(0, 999), M=st.integers(1, 4), d=st.integers(2, 40), K=st.integers(1, 4), gate=st.sampled_from(["dense", "sparse", "mean"]))
+
+
+@given(**sizes)
+@settings(max_examples=80, deadline=None)
+def test_behaviour_that_is_absent_changes_no_bit(seed, M, d, K, gate):
+    f, c = made(seed, M), preset("released", dim=d, n_experts=K, top_k=min(2, K), gate=gate)
+    torch.manual_seed(seed); plain, more = MAMEX(f, 5, c).eval(), MAMEX(with_behaviour(f), 5, c).eval()
+    same_weights(more, plain)
+    assert np.array_equal(more.scorer()(np.arange(5), np.arange(N)), plain.scorer()(np.arange(5), np.arange(N)))
+
+
+@given(**sizes)
+@settings(max_examples=40, deadline=None)
+def test_order_of_items_and_modalities_does_not_matter(seed, M, d, K, gate):
+    f, c, rng = made(seed, M), preset("released", dim=d, n_experts=K, top_k=min(2, K), gate=gate), np.random.default_rng(seed)
+    torch.manual_seed(seed); a = MAMEX(f, 5, c).eval()
+    scores = a.scorer()(np.arange(5), np.arange(N))
+    rows = rng.permutation(N)
+    a.set_items(replace(f, vectors={m: v[rows] for m, v in f.vectors.items()}, mask=f.mask[rows]))
+    assert np.allclose(a.scorer()(np.arange(5), np.arange(N)), scores[:, rows], atol=1e-5)
+    names = [str(m) for m in rng.permutation(f.modalities)]; at = [f.modalities.index(m) for m in names]
+    b = MAMEX(f.subset(names), 5, c).eval()
+    state = a.set_items(f).state_dict()
+    if gate != "mean":
+        state["gate.net.0.weight"] = torch.cat([state["gate.net.0.weight"].split(d, 1)[k] for k in at], 1)
+        for k in ("gate.net.3.weight", "gate.net.3.bias"): state[k] = state[k][at]
+    for k in ("fusion_aim", "adapter_aim"): state[k] = state[k][at]
+    b.load_state_dict(state)
+    assert np.allclose(b.scorer()(np.arange(5), np.arange(N)), scores, atol=1e-5)
+
+
+@given(seed=st.integers(0, 999), behaviour=st.booleans(), placeholder=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_an_item_of_which_nothing_is_known_never_ranks_first(seed, behaviour, placeholder):
+    f = made(seed, 2); f.mask[3] = False; f.mask[4] = True
+    for v in f.vectors.values(): v[3] = 0
+    torch.manual_seed(seed); m = MAMEX(with_behaviour(f) if behaviour else f, 5, preset("released", dim=6, placeholder=placeholder)).eval()
+    with torch.no_grad(): m.prior.normal_(0, 9)
+    s = m.scorer()(np.arange(5), np.arange(N))
+    assert np.isfinite(s).all()
+    if not placeholder: assert (s[:, 3] < s.max(1)).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.one_of(st.floats(0, 9), st.just(float("nan")))), max_size=40))
+def test_ranks_within_an_item(rows):
+    items, when = (np.array([r[k] for r in rows], t) for k, t in ((0, int), (1, float)))
+    pos = ranks_within(items, when)
+    for i in set(items):
+        own = pos[items == i]
+        assert sorted(own) == list(range(len(own)))
+        t = np.nan_to_num(when[items == i])[np.argsort(own)]
+        assert (np.diff(t) >= 0).all()
+
+
+@given(st.lists(st.integers(0, 30), min_size=12, max_size=200), st.integers(1, 3), st.floats(.02, .2))
+@settings(deadline=None)
+def test_windows_do_not_overlap(days, n, share):
+    born = np.array(days, float)
+    try: found = cuts(born, n, share)
+    except ValueError as e: assert "leave no item to train on" in str(e); return
+    assert len(found) == n and found[-1][2] == np.inf
+    for a, b, c in found:
+        assert born.min() < a < b < c
+        for lo, hi in ((a, b), (b, c)): assert ((born >= lo) & (born < hi)).sum() >= share * len(born)
+    for old, new in zip(found, found[1:]): assert old[1:] == new[:2]
+
+
+@pytest.fixture(scope="module")
+def timed():
+    "The shop with a time for every interaction: items appear one after the other, and live on."
+    ds, rng = load_dataset("toy"), np.random.default_rng(0)
+    t = ds.interactions["item"].to_numpy() * 86400. * 7 + rng.exponential(86400. * 90, ds.n_interactions)
+    return replace(ds, interactions=ds.interactions.assign(timestamp=t)), Extractor("tiny").extract(ds, progress=False)
+
+
+QUICK = preset("released", **timely(dict(dim=16, batch_size=2048, lr=1e-2, epochs=4, eval_every=2)))
+
+
+def everything(ds, features, cut, by, models=MODELS):
+    "All numbers of a window that are made before its test slice begins, as bytes."
+    born, by = launches(ds, by)
+    w = window(ds, features, born, cut, by)
+    cf = Collaborative(w.split, 8)
+    out = [cf.p.tobytes(), own_ridge(w)(np.arange(3), w.split.test_items).tobytes(), popularity_scorer(w, w.split.train)(np.arange(3), w.split.test_items).tobytes()]
+    for rs in train_timed(w, cf, models, QUICK, [0]).values():
+        for run, life in rs:
+            out += [repr(run.history).encode(), run.model.scorer()(np.arange(9), w.split.test_items).tobytes()] + [v.numpy().tobytes() for v in run.model.state_dict().values()]
+    return w, out
+
+
+def test_no_look_ahead(timed):
+    "Other users in every interaction after the cut: not one number before it changes, and those after it do."
+    ds, features = timed
+    born, by = launches(ds); cut = cuts(born, 1, .15)[0]
+    bad = poisoned(ds, born, cut[1], by)
+    (w, a), (v, b) = everything(ds, features, cut, by), everything(bad, features, cut, by)
+    assert (w.times("train") < cut[0]).all() and len(w.split.train) > 1000
+    assert a == b
+    assert not np.array_equal(w.split.test, v.split.test)
+
+
+def test_a_life_is_a_function_of_its_seed(timed, tmp_path):
+    "The same twice, and the same when killed and resumed."
+    ds, features = timed
+    born, by = launches(ds); w = window(ds, features, born, cuts(born, 1, .15)[0], by)
+    life = Life(w, Collaborative(w.split, 8), CONTEXT)
+    c = replace(QUICK, context="both")
+    class Kill(Exception): pass
+    def die(row): raise Kill
+    first = fit(life.features(), w.split, c, 1, life=life, progress=False)
+    with pytest.raises(Kill): fit(life.features(), w.split, c, 1, life=life, progress=False, checkpoints=tmp_path, callback=die)
+    again = fit(life.features(), w.split, c, 1, life=life, progress=False, checkpoints=tmp_path)
+    assert first.history == again.history
+    for x, y in zip(first.model.state_dict().values(), again.model.state_dict().values()): assert torch.equal(x, y)
+    seen = replay(w, life.cf, {"m": [(first, life)]}, (0, 4))
+    assert seen[0]["m"][0].equals(replay(w, life.cf, {"m": [(again, life)]}, (0,))[0]["m"][0])   # a replay leaves the model as it was
+
+
+def test_what_a_user_has_met_is_no_candidate(timed):
+    ds, features = timed
+    born, by = launches(ds); w = window(ds, features, born, cuts(born, 1, .15)[0], by)
+    life = Life(w, Collaborative(w.split, 8))
+    past, pairs, _ = life.so_far(3)
+    met = {tuple(p) for p in w.split.test[past]}
+    wants_old = lambda u, i: np.array([[float((a, b) in met) for b in i] for a in u])   # a model that ranks what was met first
+    none = lambda u, i: np.zeros((len(u), len(i)))
+    a, b = after_n(wants_old, w, past), after_n(none, w, past)
+    assert set(a.index) == set(w.split.test[~past, 0]) and a["ndcg@20"].mean() == pytest.approx(b["ndcg@20"].mean(), abs=.03)
+
+
+@pytest.mark.skipif("luxury" not in known_datasets(), reason="needs the dataset `luxury` under MAMEX_DATA")
+def test_true_review_time():
+    "Real reviews: nothing after the cut is trained on, and every new item's first review lies after it."
+    ds = load_dataset("luxury")
+    rng = np.random.default_rng(0)
+    features = Features({"text": rng.normal(size=(ds.n_items, 8)).astype(np.float32)}, np.ones((ds.n_items, 1), bool), "made up", {})
+    born, by = launches(ds)
+    assert by == "first"
+    for cut in cuts(born, 3, .1):
+        w = window(ds, features, born, cut, by)
+        assert w.times("train").max() < cut[0] and w.born[w.split.val_items].min() >= cut[0] and w.born[w.split.test_items].min() >= cut[1]
+        first = pd.Series(w.times("test")).groupby(w.split.test[:, 1]).min()
+        assert (first >= w.born[first.index]).all()
