@@ -35,7 +35,7 @@ def sparsemax(
     tau = cum.gather(1, support - 1) / support
     return (x - tau).clamp_min(0) * mask
 
-# %% ../nbs/05_gate.ipynb #17582cd8
+# %% ../nbs/05_gate.ipynb #e3c530b8
 class FusionGate(nn.Module):
     "Item-wise weights over M modalities (eq. 5)."
     def __init__(self,
@@ -54,6 +54,7 @@ class FusionGate(nn.Module):
                 z: Tensor,     # float [n, M, d]; zeros where the item lacks the modality
                 mask: Tensor,  # bool [n, M]
                 hint: Tensor | None = None,  # float [n, d], added to the hidden layer: what is known beside the modalities
+                lift: Tensor | None = None,  # float [n, M], added to the logits
                ) -> Tensor:    # α, float [n, M]
         if not self.net: return self.weigh(torch.zeros(mask.shape, device=z.device), mask)
         first, relu, drop, last = self.net
@@ -61,7 +62,8 @@ class FusionGate(nn.Module):
         # (contiguous: a matrix product may round otherwise when its rows lie further apart)
         x = sum(z[:, m].contiguous() @ w.contiguous().T for m, w in enumerate(first.weight.split(z.shape[2], 1))) + first.bias
         x = drop(relu(x if hint is None else x + hint))
-        return self.weigh(torch.stack([x @ w + b for w, b in zip(last.weight, last.bias)], 1), mask)
+        logits = torch.stack([x @ w + b for w, b in zip(last.weight, last.bias)], 1)
+        return self.weigh(logits if lift is None else logits + lift, mask)
 
 # %% ../nbs/05_gate.ipynb #05914893
 def fuse(

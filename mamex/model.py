@@ -117,7 +117,7 @@ class Items(NamedTuple):
 # %% ../nbs/07_model.ipynb #0be346af
 BEHAVIOUR = "behaviour"  # the modality made of who met the item (chapter 12); its length says how sure it is, so it keeps it
 
-# %% ../nbs/07_model.ipynb #b0ecebbf
+# %% ../nbs/07_model.ipynb #cd830f10
 class MAMEX(nn.Module):
     "Multi-modal adaptive mixture of experts (arXiv 2508.08042) over any number of modalities."
     def __init__(self, features: Features, n_users: int, config: Config = Config()):
@@ -130,6 +130,7 @@ class MAMEX(nn.Module):
         self.prior = nn.Parameter(torch.zeros(config.dim))  # scores an item that has no modality at all
         M, K = len(self.modalities), config.n_experts  # what the balance terms aim at; the trainer moves it where the settings say so
         self.register_buffer("fusion_aim", torch.full((M,), 1 / M)); self.register_buffer("adapter_aim", torch.full((M, K), 1 / K))
+        self.register_buffer("trust", torch.zeros(2))  # (a, b): a + b ln(1 + users met) is added to the gate's logit of behaviour; see chapter 12
         self.beside, c, zeros = dict(fills=sorted(features.fills), context=list(features.context)), config.context, lambda *s: nn.Parameter(torch.zeros(s))
         if config.placeholder: self.placeholders = nn.ParameterDict({m: zeros(d) for m, d in self.widths.items()})
         # zeros: what is known beside the modalities says nothing until it has learned to
@@ -145,10 +146,19 @@ class MAMEX(nn.Module):
         hints = {m: self.context @ w.T for m, w in self.context_routers.items()} if c in ("routers", "both") else {}
         out = self.adapters(h, has, hints)
         z = torch.stack([o.z for o in out], 1)
-        alpha = self.gate(z, has, self.context @ self.context_gate.T if c in ("gate", "both") else None)
+        alpha = self.gate(z, has, self.context @ self.context_gate.T if c in ("gate", "both") else None, self.lift())
         e, bare = fuse(z, alpha), ~has.any(1, keepdim=True)
         if bare.any(): e = e + bare * self.prior
         return Items(e, z, alpha, [o.probs for o in out], [o.gates for o in out], has)
+
+# %% ../nbs/07_model.ipynb #82bb5216
+@patch
+def lift(self: MAMEX) -> Tensor | None:  # float [n, M]; None: nothing
+    "What is added to the gate's logits because of how many users have met an item."
+    if BEHAVIOUR not in self.modalities or not self.trust.any(): return None
+    out = torch.zeros(self.mask.shape, device=self.mask.device)
+    out[:, self.modalities.index(BEHAVIOUR)] = self.trust[0] + self.trust[1] * self.met.log1p()
+    return out
 
 # %% ../nbs/07_model.ipynb #0809ef3f
 @patch
@@ -179,7 +189,7 @@ def check_items(
     for k, names in dict(fills=sorted(features.fills), context=list(features.context)).items():
         if names != beside[k]: raise UsageError(f"the model was trained with {k} {beside[k]}, the items bring {names}; prepare them in the same way")
 
-# %% ../nbs/07_model.ipynb #97d490ca
+# %% ../nbs/07_model.ipynb #c1abc992
 @patch
 def set_items(self: MAMEX, features: Features) -> MAMEX:
     "Make `features` the catalogue: tomorrow's items through today's weights. Same modalities, same widths."
@@ -189,7 +199,7 @@ def set_items(self: MAMEX, features: Features) -> MAMEX:
     # zeroed, although masked later: a row that is routed by what it lost would shift its neighbours' last bits
     for m, v in features.vectors.items(): self.hold(f"h_{m}", self.prepare(m, v).masked_fill(~there[m], 0))
     for m, v in features.fills.items(): self.hold(f"f_{m}", self.prepare(m, v))
-    self.hold("mask", features.mask.copy())
+    self.hold("mask", features.mask.copy()); self.hold("met", np.zeros(len(features.mask), np.float32))
     if features.context: self.hold("context", np.stack(list(features.context.values()), 1).astype(np.float32))
     return self
 
@@ -207,16 +217,17 @@ def hold(self: MAMEX, name: str, x):
     "A buffer that is data: it moves with the model and stays out of checkpoints."
     self.register_buffer(name, torch.as_tensor(x).to(self.users.device), persistent=False)
 
-# %% ../nbs/07_model.ipynb #3229ceb7
+# %% ../nbs/07_model.ipynb #62d9bba3
 @patch
 def set_behaviour(self: MAMEX,
                   vectors,       # float [n, r], made of who met the item so far
-                  known,         # bool [n], False: nobody has
+                  met,           # [n], how many users have; 0: the item lacks behaviour
                   context=None,  # float [n, C], columns as in `Features.context`
                  ) -> MAMEX:
     "What users have done with the items by now."
     self.hold(f"h_{BEHAVIOUR}", self.prepare(BEHAVIOUR, vectors))
-    self.mask[:, self.modalities.index(BEHAVIOUR)] = torch.as_tensor(known).to(self.mask.device)
+    self.hold("met", np.asarray(met, np.float32))
+    self.mask[:, self.modalities.index(BEHAVIOUR)] = self.met > 0
     if context is not None: self.hold("context", torch.as_tensor(context, dtype=torch.float32))
     return self
 

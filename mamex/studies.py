@@ -171,15 +171,15 @@ def effect_table(res: dict, eff: dict, names=None, part: str = "test", metrics=(
             for n in names or res[part] if n in res[part]}
     return pd.DataFrame(rows).T.rename_axis("model")
 
-# %% ../nbs/15_studies.ipynb #406675b0
-def plot_effects(eff: dict, metric: str = "ndcg@20", full: str = "mamex/released"):
+# %% ../nbs/15_studies.ipynb #3363b209
+def plot_effects(eff: dict, metric: str = "ndcg@20", full: str = "mamex/released", pool: str = "joint"):
     "Forest plot of the paired differences; orange where the interval leaves out zero."
     fig, ax = plt.subplots(figsize=(6.4, .3 * len(eff) + 1))
     for y, (name, d) in enumerate(eff.items()):
         d = d[metric]
         ax.plot(d["ci95"], [y, y], color=("C1" if clear(d) else "C0"), lw=2); ax.plot(d["diff"], y, "o", color=("C1" if clear(d) else "C0"))
     ax.axvline(0, color=".4", lw=.8, ls="--")
-    ax.set(yticks=range(len(eff)), yticklabels=list(eff), xlabel=f"{metric} of the variant minus that of {full}, test, joint pool")
+    ax.set(yticks=range(len(eff)), yticklabels=list(eff), xlabel=f"{metric} of the variant minus that of {full}, test, {pool} pool")
     ax.invert_yaxis(); fig.tight_layout()
     return fig
 

@@ -115,7 +115,7 @@ def test_claims_judge_what_reports_hold():
     for name, r in reports.items():
         for c in claims.CLAIMS:
             if c.notebook in r: assert c.judge(r[c.notebook])[0] in (claims.HOLDS, claims.FAILS, claims.OPEN), (name, c.text)
-    flipped = json.loads(json.dumps(reports["toy"]["ablations"]))
+    flipped = json.loads(json.dumps(reports["toy"]["ablations"])) | dict(over_splits={})
     for d in flipped["effects"].values():
         for m in d.values(): m["ci95"] = [-hi for hi in m["ci95"][::-1]]; m["diff"] *= -1
     judge = claims.by_effect("image alone")
