@@ -7,9 +7,9 @@ __all__ = ['WAYS', 'BASELINE', 'COLOURS', 'MISSING_CAPTIONS', 'as_zeros', 'havin
            'as_neighbours', 'ridge_loo', 'beside', 'as_ridge', 'as_is', 'equip', 'way_config', 'poor_kinds', 'lose',
            'kinds_of', 'dressed', 'weights_of', 'is_complete', 'plan_ways', 'scores_of_test', 'ndcg', 'places',
            'alpha_facts', 'look', 'train_ways', 'Ledger', 'look_at_all', 'compare_ways', 'references', 'stacked',
-           'keys_of', 'effects_of', 'pooled_effects', 'real_gaps', 'label', 'recommend', 'frame', 'draw_curves',
-           'plot_missing', 'plot_pooled', 'plot_exposure', 'plot_alpha_lost', 'plot_real', 'curve_table', 'interval',
-           'nearest_rate', 'effects_at', 'exposure_table', 'alpha_table', 'real_table', 'real_note',
+           'keys_of', 'effects_of', 'pooled_effects', 'real_gaps', 'label', 'recommend', 'fairest', 'frame',
+           'draw_curves', 'plot_missing', 'plot_pooled', 'plot_exposure', 'plot_alpha_lost', 'plot_real', 'curve_table',
+           'interval', 'nearest_rate', 'effects_at', 'exposure_table', 'alpha_table', 'real_table', 'real_note',
            'exposure_sentence', 'missing_page', 'at_half', 'missing_report', 'rounded', 'missing_figure']
 
 # %% ../nbs/11_missing.ipynb #61b5fc47
@@ -365,7 +365,7 @@ def real_gaps(ledger: Ledger) -> dict | None:  # None: every test item has every
             if ok.sum() > 1: effects.append(dict(way=w[0], dropout=w[1], relevant=what, users=int(ok.sum())) | paired_interval(a[:, ok], b[:, ok]))
     return dict(items=rows[0]["lacking"], share_met=rows[0]["share_met"], rows=rows, effects=effects)
 
-# %% ../nbs/11_missing.ipynb #4e1554e6
+# %% ../nbs/11_missing.ipynb #6f728a8b
 def label(way: str, dropout: float) -> str: return f"{way} + dropout" if dropout else way
 
 def recommend(report: dict) -> dict:  # way, dropout, diff, ci95, text
@@ -374,12 +374,26 @@ def recommend(report: dict) -> dict:  # way, dropout, diff, ci95, text
     lossy = any(r["rate"] > 0 for r in report["effects"])
     allowed = [r for r in report["pooled"] if r["training"] == "all" and clear(r) > 0 and (not lossy or clear(intact[r["way"], r["dropout"]]) >= 0)]
     where = f"{max((r['conditions'] for r in report['pooled'] if r['training'] == 'all'), default=0)} losses" if lossy else "the items as they are"
-    if not allowed: return dict(way=BASELINE[0], dropout=BASELINE[1], diff=0., ci95=[0., 0.], text=f"Keep the masked gate without modality dropout: over {where}, no other way gains clearly in NDCG@20 without a clear cost where nothing is lost.")
+    if not allowed: return fairest(report, intact, where)
     best = max(allowed, key=lambda r: r["diff"]); name = label(best["way"], best["dropout"])
     near = [label(r["way"], r["dropout"]) for r in allowed if r is not best and r["ci95"][1] > best["ci95"][0]]
     text = f"Take {name}: over {where} it {says(best, 'NDCG@20')} against the masked gate without modality dropout"
     if lossy: text += f"; where nothing is lost it {says(intact[best['way'], best['dropout']], 'NDCG@20')}"
     return {k: best[k] for k in ("way", "dropout", "diff", "ci95")} | dict(text=text + "." + (f" Its interval overlaps with that of {', '.join(near)}." if near else ""))
+
+def fairest(report: dict, intact: dict, where: str) -> dict:
+    "Where no way is shown to rank better: if the mask gives incomplete items more than 5 points too many or too few places, the best ranking of those ways that halve this and are not shown to be worse."
+    equal = {(r["way"], r["dropout"]): r for r in report["pooled"] if r["training"] == "all" and clear(r) == 0 and (k := (r["way"], r["dropout"])) in intact and clear(intact[k]) >= 0}
+    text = f"Over {where}, no way is shown to rank better in NDCG@20 than the masked gate without modality dropout"
+    keep = dict(way=BASELINE[0], dropout=BASELINE[1], diff=0., ci95=[0., 0.])
+    if not report.get("exposure"): return keep | dict(text=text + ": keep it.")
+    g = pd.DataFrame(report["exposure"]).groupby(["way", "dropout"])[["places", "share_met"]].mean(); share = g["share_met"].mean()
+    off, now = (g["places"] - share).abs(), g["places"][BASELINE]
+    text += f". It gives incomplete items {now:.0%} of the top-20 places, users' choices {share:.0%}"
+    fair = [k for k in g.index if k in equal and off[k] <= off[BASELINE] / 2]
+    if off[BASELINE] <= .05 or not fair: return keep | dict(text=text + ": keep it.")
+    best = max(fair, key=lambda k: equal[k]["diff"])
+    return {k: equal[best][k] for k in keep} | dict(text=f"{text}; of the ways that at least halve this and are not shown to be worse, {label(*best)} ranks best ({g['places'][best]:.0%} of the places). Take {label(*best)}.")
 
 # %% ../nbs/11_missing.ipynb #7c0b4b41
 COLOURS = dict(zip(WAYS, ("C7", "C5", "C1", "C2", "C0", "C3")))
@@ -421,16 +435,17 @@ def plot_missing(report: dict, training: str = "complete"):
     fig.tight_layout(); fig.legend(*axs[0, 0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(.5, 0), ncols=4)
     return fig
 
-# %% ../nbs/11_missing.ipynb #b4a0f751
+# %% ../nbs/11_missing.ipynb #02634a63
 def plot_pooled(report: dict):
     "Forest plot of the pooled effects; a colour a way, a panel a sort of training."
     d = frame(report["pooled"]); d = d[d["training"] != "all"] if d["training"].nunique() > 2 else d[d["training"] == "all"]
-    groups = list(d.groupby("training", sort=False))
-    fig, axs = plt.subplots(1, len(groups), figsize=(3.3 * len(groups) + 1, .26 * len(groups[0][1]) + 1), sharex=True, sharey=True, squeeze=False)
+    groups, names = list(d.groupby("training", sort=False)), list(dict.fromkeys(map(label, d["way"], d["dropout"])))
+    fig, axs = plt.subplots(1, len(groups), figsize=(3.3 * len(groups) + 1, .26 * len(names) + 1), sharex=True, sharey=True, squeeze=False)
     for ax, (t, g) in zip(axs[0], groups):
-        for y, r in enumerate(g.to_dict("records")):
+        for r in g.to_dict("records"):
+            y = names.index(label(r["way"], r["dropout"]))
             ax.plot(r["ci95"], [y, y], color=COLOURS[r["way"]], lw=2); ax.plot(r["diff"], y, "o", color=COLOURS[r["way"]], mfc=COLOURS[r["way"]] if clear(r) else "w")
-        ax.axvline(0, color=".4", lw=.8, ls="--"); ax.set(title=f"training {t}" if len(groups) > 1 else "", xlabel="NDCG@20 minus masked", yticks=range(len(g)), yticklabels=[label(w, x) for w, x in zip(g["way"], g["dropout"])])
+        ax.axvline(0, color=".4", lw=.8, ls="--"); ax.set(title=f"training {t}" if len(groups) > 1 else "", xlabel="NDCG@20 minus masked", yticks=range(len(names)), yticklabels=names)
     axs[0, 0].invert_yaxis(); fig.tight_layout()
     return fig
 
@@ -473,12 +488,12 @@ def plot_real(report: dict):
     axs[0].invert_yaxis(); fig.tight_layout()
     return fig
 
-# %% ../nbs/11_missing.ipynb #65b6c4d2
+# %% ../nbs/11_missing.ipynb #495f083b
 def curve_table(report: dict, pattern: str, training: str = "complete") -> pd.DataFrame:
     "Mean NDCG@20 (own pool) over the seeds: a row a way, a column a rate."
     d = frame(report["curves"]); d = d[(d["pattern"] == "none") | ((d["pattern"] == pattern) & (d["training"] == training))]
     g = d.groupby(["way", "dropout", "rate"], sort=False)["own"].mean().unstack("rate").sort_index(axis=1)
-    return g.set_axis([label(*k) for k in g.index]).map(short).rename(columns="{:.0%}".format).rename_axis("way").rename_axis(None, axis=1)
+    return g.set_axis([label(*k) for k in g.index]).map(lambda x: short(x) if np.isfinite(x) else "").rename(columns="{:.0%}".format).rename_axis("way").rename_axis(None, axis=1)
 
 # %% ../nbs/11_missing.ipynb #b5fcfc31
 def interval(d: dict) -> str: return f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
