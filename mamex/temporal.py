@@ -8,7 +8,7 @@ __all__ = ['YEAR', 'CONTEXT', 'STEPS', 'CF_GRID', 'CONTENT', 'PAST', 'MODELS', '
            'Collaborative', 'Life', 'after_n', 'popularity_scorer', 'tune_collaborative', 'own_ridge', 'calibrate',
            'timely', 'train_timed', 'replay', 'pooled', 'against', 'warmup_rows', 'alpha_rows', 'weights_after',
            'followed', 'chance_window', 'plot_warmup', 'plot_alpha_n', 'plot_followed', 'plot_windows', 'window_rows',
-           'ranking_rows', 'plot_rankings', 'first_n', 'says_time', 'temporal_page']
+           'ranking_rows', 'plot_rankings', 'first_n', 'says_time', 'behind', 'says_why', 'temporal_page']
 
 # %% ../nbs/12_temporal.ipynb #d69588f8
 from dataclasses import dataclass, replace
@@ -557,6 +557,25 @@ def says_time(rows: list[dict], model: str = "mamex/behaviour") -> list[str]:
                + f"; at n = {by[-1]['n']} the difference is {end['diff']:+.4f} [{end['ci95'][0]:+.4f}, {end['ci95'][1]:+.4f}].")
     n = first_n(past, lambda r: r[f"vs {CONTENT}"]["ci95"][0] > 0)
     return out + [f"The collaborative model overtakes the static one {f'from n = {n} on' if n is not None else 'nowhere that these data can show'} (interval leaves out zero)."]
+
+# %% ../nbs/12_temporal.ipynb #858fe59e
+def behind(win: Window, cf: Collaborative, runs: list, n: int, metric: str = "ndcg@20") -> dict:  # runs: (run, life), one a seed; metric → mean of each
+    "After n interactions: the model as it is, with α = 1 on behaviour, and the collaborative model."
+    past, pairs, _ = Life(win, cf).so_far(n)
+    def score(run, life, whole):
+        kept = run.model.trust.clone()
+        if whole: run.model.trust[:] = torch.tensor([99., 0.])
+        life.after(run.model, n); out = after_n(run.model.scorer(), win, past)[metric].mean()
+        run.model.trust[:] = kept; life.now(run.model)
+        return out
+    return dict(n=n, collaborative=float(after_n(cf.scorer(pairs), win, past)[metric].mean()),
+                **{k: float(np.mean([score(r, life, k == "alone") for r, life in runs])) for k in ("model", "alone")})
+
+def says_why(x: dict) -> str:  # x: of `behind`
+    "Gate or users?"
+    gap, gate = x["collaborative"] - x["model"], x["alone"] - x["model"]
+    return (f"Last window, n = {x['n']}: as trained {x['model']:.4f}, with the whole weight on behaviour {x['alone']:.4f}, collaborative {x['collaborative']:.4f}. "
+            + ("There is no gap to explain." if gap <= 0 else f"Of the gap, {max(0, gate) / gap:.0%} is the gate's; the rest is the users', who start at their collaborative vectors and learn to read content as well."))
 
 # %% ../nbs/12_temporal.ipynb #8cb8c5f5
 TIME_CAPTIONS = dict(
