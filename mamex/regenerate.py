@@ -17,6 +17,7 @@ import argparse, difflib, hashlib, json, os, re, signal, subprocess, sys, time
 import numpy as np, psutil
 import mamex
 from .datasets import Dataset, UsageError, cache_dir, load_dataset, project_root, write_atomic
+from .sources import load_or_fetch
 from .offline import has_offline
 from .reports import git_commit, report_folder, reports_root
 from .temporal import launches
@@ -243,7 +244,7 @@ def make_plan(name: str, parameters: dict, nbs: Path | None) -> tuple[Plan, str]
     "Loads the dataset and settles the parameters; `UsageError` for a dataset or parameter that cannot be."
     for k, remedy in dict(dataset="name it before the options", out="set MAMEX_REPORTS").items():
         if k in parameters: raise UsageError(f"{k} cannot be given with -p here: {remedy}.")
-    ds = load_dataset(name)
+    ds = load_or_fetch(name)
     encoder, why = (parameters["encoder"], "as asked for") if "encoder" in parameters else choose_encoder(ds)
     plan = Plan(str(name), ds.name, data_stamp(ds), {"encoder": encoder} | {k: str(v) for k, v in parameters.items()}, nbs or project_root() / "nbs",
                 skips=not_for(ds))

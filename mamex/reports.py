@@ -202,8 +202,9 @@ def run_card(ds: Dataset, split: Split, features: Features, runs: list[Run],
     packages = ("mamex", "torch", "open_clip_torch", "numpy", "pandas", "nbdev")
     have = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
     return dict(
-        dataset=dict(name=ds.name, title=ds.info.get("title"), licence=ds.info.get("licence"), users=ds.n_users, items=ds.n_items,
-                     interactions=ds.n_interactions, split=split.rule, parts=split_card(split).to_dict("index")),
+        dataset=dict(name=ds.name, title=ds.info.get("title"), licence=ds.info.get("licence"), citation=ds.info.get("citation"), users=ds.n_users, items=ds.n_items,
+                     interactions=ds.n_interactions, split=split.rule, parts=split_card(split).to_dict("index"),
+                     **({"pictures": p} if (p := ds.info.get("pictures")) else {})),
         features=dict(encoder=features.encoder, counts=features.counts, widths={m: v.shape[1] for m, v in features.vectors.items()},
                       fingerprint=features.fingerprint[:16]),
         preset=preset, config=asdict(runs[0].config), seeds=[r.seed for r in runs], best_epochs=[r.best_epoch for r in runs],

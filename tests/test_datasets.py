@@ -212,7 +212,7 @@ def test_names(tmp_path, monkeypatch):
     (tmp_path/"two"/"nothing").mkdir()
     monkeypatch.setenv("MAMEX_DATA", os.pathsep.join(str(tmp_path/n) for n in ("one", "gone", "two")))
     monkeypatch.chdir(tmp_path)
-    assert D.dataset_roots() == [tmp_path/n for n in ("one", "gone", "two", "data")]
+    assert D.dataset_roots() == [tmp_path/n for n in ("one", "gone", "two", "data")] + [D.cache_dir()/"datasets"]
     assert D.known_datasets() == ["toy", "lat", "shop"] and load_dataset("shop").n_items == 3
     assert load_dataset("two/shop").n_items == 2 and load_dataset("toy").name == "toy"
     near = r"no dataset 'shops' \(did you mean 'shop'\?\): known here are toy, lat, shop.*MAMEX_DATA"
