@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['FULL', 'SUFFIX', 'FINAL', 'Net', 'mirrored', 'download_path', 'disk_room', 'Cut', 'plainly', 'resume_headers',
            'answered_from', 'remember', 'stream', 'file_digest', 'whole_archive', 'Remote', 'pins', 'pin',
-           'published_md5', 'wrong_with', 'download', 'byte_bar', 'fetch_part', 'absent', 'unsafe_member', 'unpack',
-           'fresh_folder', 'store_picture', 'read_body', 'fetch_picture', 'read_outcomes', 'fetch_pictures', 'bad_name',
-           'whole_lines', 'run_all']
+           'published_md5', 'wrong_with', 'download', 'byte_bar', 'fetch_part', 'absent', 'unsafe_member',
+           'unsafe_archive', 'unpack', 'fresh_folder', 'store_picture', 'read_body', 'fetch_picture', 'read_outcomes',
+           'had_before', 'host_of', 'fetch_pictures', 'bad_name', 'whole_lines', 'run_all']
 
-# %% ../nbs/00c_downloads.ipynb #9f38b985
+# %% ../nbs/00c_downloads.ipynb #9271bec7
 import contextlib, errno, gzip, hashlib, io, json, os, re, shutil, stat, threading, time, zipfile, zlib
-from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -63,7 +62,7 @@ def download_path(url: str) -> Path:
     if ".." in parts or not p.netloc: raise UsageError(f"{url} is no address of a file: give http(s)://HOST/PATH.")
     return cache_dir().joinpath("downloads", *parts)
 
-# %% ../nbs/00c_downloads.ipynb #1b4e6112
+# %% ../nbs/00c_downloads.ipynb #4bacbd61
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
@@ -73,18 +72,19 @@ def disk_room(folder):  # where is written to
     except OSError as e:
         if e.errno not in FULL: raise
         near = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
-        raise UsageError(f"there is no room left to write into {folder} ({os.strerror(e.errno)}; {shutil.disk_usage(near).free >> 20} MiB free on "
-                         "the disk): make room or set MAMEX_CACHE to a larger disk, and run the same again; it goes on where it stopped.") from e
+        free = f"{os.strerror(e.errno)}; {shutil.disk_usage(near).free >> 20} MiB free on the disk"
+        raise UsageError(f"there is no room left to write into {folder} ({free}): make room or set MAMEX_CACHE "
+                         "to a larger disk, and run the same again; it goes on where it stopped.") from e
 
-# %% ../nbs/00c_downloads.ipynb #cfad780e
+# %% ../nbs/00c_downloads.ipynb #ccd90a31
 class Cut(Exception): "The line was cut, or the host fell silent: worth another try."
 
 def plainly(e: Exception) -> str:
     "What a library's nested error means, in a few words."
     while (inner := getattr(e, "reason", None) or (e.args or [None])[0]) and isinstance(inner, Exception): e = inner
-    for kind, words in ((http.NameResolutionError, "its name is not known here: no network?"), (http.NewConnectionError, "no connection: no network?"),
-                        (http.ConnectTimeoutError, "no connection in time"), (http.ReadTimeoutError, "the host fell silent")):
-        if isinstance(e, kind): return words
+    words = {http.NameResolutionError: "its name is not known here: no network?", http.NewConnectionError: "no connection: no network?",
+             http.ConnectTimeoutError: "no connection in time", http.ReadTimeoutError: "the host fell silent"}
+    if said := next((w for kind, w in words.items() if isinstance(e, kind)), ""): return said
     return " ".join(str(e).split())[:160] or type(e).__name__
 
 def _mark(part): return part.with_name(part.name + ".json")
@@ -147,7 +147,7 @@ def whole_archive(path: Path) -> str:  # "" or what is wrong
         return f"its archive is cut short or damaged ({e})"
     return ""
 
-# %% ../nbs/00c_downloads.ipynb #5e69bc9d
+# %% ../nbs/00c_downloads.ipynb #fb5b6d04
 @dataclass(frozen=True)
 class Remote:
     "A published file and what is known of it."
@@ -165,7 +165,8 @@ def pins() -> dict:  # address → {"size", "sha256"}
 
 def pin(url: str, path: Path):
     "Remember a file, at its first time."
-    write_atomic(cache_dir()/"downloads"/"pins.json", json.dumps(pins() | {url: dict(size=path.stat().st_size, sha256=file_digest(path))}, indent=1))
+    facts = dict(size=path.stat().st_size, sha256=file_digest(path))
+    write_atomic(cache_dir()/"downloads"/"pins.json", json.dumps(pins() | {url: facts}, indent=1))
 
 # %% ../nbs/00c_downloads.ipynb #5e436ea8
 def published_md5(remote: Remote, session: requests.Session, net: Net) -> str:
@@ -185,12 +186,13 @@ def wrong_with(path: Path, remote: Remote, md5: str = "") -> str:  # "" or what 
         if want[kind] and (got := file_digest(path, kind)) != want[kind]: return f"its {kind} is {got[:12]}…, not {want[kind][:12]}…"
     return "" if want["sha256"] else whole_archive(path)
 
-# %% ../nbs/00c_downloads.ipynb #68789890
+# %% ../nbs/00c_downloads.ipynb #cb21a97e
 def download(remote: Remote, net: Net = Net(), progress=True) -> Path:
     "The file, from the cache or from its host; `UsageError` in one sentence where it cannot be had."
     path, part = remote.path, remote.path.with_name(remote.path.name + ".part")
     if path.is_file():
-        if wrong := wrong_with(path, remote): raise UsageError(f"{path} is not the file that it should be ({wrong}): remove it and run the same again.")
+        if wrong := wrong_with(path, remote):
+            raise UsageError(f"{path} is not the file that it should be ({wrong}): remove it and run the same again.")
         if remote.url not in pins(): pin(remote.url, path)  # put there by hand
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,12 +200,13 @@ def download(remote: Remote, net: Net = Net(), progress=True) -> Path:
         fetch_part(session, remote, part, net, bar)
         if wrong := wrong_with(part, remote, published_md5(remote, session, net)):
             part.unlink(); _mark(part).unlink(missing_ok=True)
-            raise UsageError(f"{remote.url} came, but {wrong}; it was thrown away: try again later, or get {path.name} elsewhere and put it at {path}.")
+            raise UsageError(f"{remote.url} came, but {wrong}; it was thrown away: try again later, or get {path.name} elsewhere "
+                             f"and put it at {path}.")
         os.replace(part, path); _mark(part).unlink(missing_ok=True)
         pin(remote.url, path)
     return path
 
-# %% ../nbs/00c_downloads.ipynb #16946e32
+# %% ../nbs/00c_downloads.ipynb #e8d62a96
 def byte_bar(name, show):
     "A bar that counts bytes and shows rate and time left."
     bar = progress_bar(None, f"fetch {name}", show)
@@ -222,10 +225,11 @@ def fetch_part(session, remote: Remote, part: Path, net: Net, bar):
 
 def absent(remote: Remote, why: str) -> str:
     "What is missing, where it was looked for, what to do, and what can be done meanwhile."
-    return (f"{remote.path.name} is missing: it is not at {remote.path} and could not be fetched from {mirrored(remote.url)} ({why}); fetch {remote.url} "
-            "on a machine with a network and put it there, or set MAMEX_MIRROR to a mirror; meanwhile the dataset toy needs no data.")
+    return (f"{remote.path.name} is missing: it is not at {remote.path} and could not be fetched from {mirrored(remote.url)} ({why}); "
+            f"fetch {remote.url} on a machine with a network and put it there, or set MAMEX_MIRROR to a mirror; "
+            "meanwhile the dataset toy needs no data.")
 
-# %% ../nbs/00c_downloads.ipynb #b1e6efaa
+# %% ../nbs/00c_downloads.ipynb #45da99d1
 def unsafe_member(i: zipfile.ZipInfo) -> str:  # "" or what is wrong
     "Why a member of a zip must not be unpacked."
     p = PurePosixPath(i.filename.replace("\\", "/"))
@@ -234,6 +238,14 @@ def unsafe_member(i: zipfile.ZipInfo) -> str:  # "" or what is wrong
     if (kind := stat.S_IFMT(i.external_attr >> 16)) and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)): return "a link or device"
     return ""
 
+def unsafe_archive(z: zipfile.ZipFile, limit: int) -> str:  # "" or what is wrong
+    "The first thing in a zip that speaks against unpacking it."
+    for i in z.infolist():
+        if wrong := unsafe_member(i): return f"{wrong} ({i.filename!r})"
+    size = sum(i.file_size for i in z.infolist())
+    return f"{size:,} bytes when unpacked, over the limit of {limit:,}" if size > limit else ""
+
+# %% ../nbs/00c_downloads.ipynb #7fac7750
 def unpack(path: Path,               # a zip archive
            to: Path,                 # a new folder
            limit: int = 2 << 30,     # bytes, unpacked
@@ -241,11 +253,10 @@ def unpack(path: Path,               # a zip archive
     "Unpacks an archive into a folder that appears when all of it is there; `UsageError` for an archive that cannot be trusted."
     try:
         with zipfile.ZipFile(path) as z:
-            for i in z.infolist():
-                if wrong := unsafe_member(i): raise UsageError(f"{path} holds {wrong} ({i.filename!r}): it is not the published archive; remove it.")
-            if (size := sum(i.file_size for i in z.infolist())) > limit: raise UsageError(f"{path} would unfold to {size:,} bytes, over the limit of {limit:,}: remove it.")
+            if wrong := unsafe_archive(z, limit): raise UsageError(f"{path} holds {wrong}: it is not the published archive; remove it.")
             with disk_room(to), fresh_folder(to) as tmp: z.extractall(tmp)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e: raise UsageError(f"{path} is no whole zip archive ({e}): remove it and fetch it again.") from e
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
+        raise UsageError(f"{path} is no whole zip archive ({e}): remove it and fetch it again.") from e
     return to
 
 # %% ../nbs/00c_downloads.ipynb #a23498b3
@@ -307,7 +318,16 @@ def read_outcomes(log: Path) -> dict:  # item → outcome
         out[item] = word
     return out
 
-# %% ../nbs/00c_downloads.ipynb #d3961540
+# %% ../nbs/00c_downloads.ipynb #47d397c8
+def had_before(urls: dict, folder: Path, log: Path) -> dict:  # item → outcome
+    "What need not be asked for again: pictures that lie there, and what was given up for good."
+    for p in folder.glob(".*.tmp"): p.unlink()  # of a run that was killed
+    there = {p.stem for p in folder.iterdir()} & urls.keys()
+    return {i: w for i, w in read_outcomes(log).items() if i in urls and w in FINAL} | dict.fromkeys(there, "ok")
+
+def host_of(url) -> str: return str(url).partition("//")[2].partition("/")[0]
+
+# %% ../nbs/00c_downloads.ipynb #483d4acb
 def fetch_pictures(urls: dict,    # item id → address
                    folder: Path,  # pictures are filed here
                    log: Path,     # outcomes are written down here
@@ -316,17 +336,18 @@ def fetch_pictures(urls: dict,    # item id → address
                   ) -> dict:      # item → outcome
     "Every picture that can be had, many at a time but few from one host; what was had or given up before is not asked for again."
     folder.mkdir(parents=True, exist_ok=True)
-    for p in folder.glob(".*.tmp"): p.unlink()  # of a run that was killed
-    there = {p.stem for p in folder.iterdir()}
-    out = {i: "ok" if i in there else w for i, w in read_outcomes(log).items() if i in urls and (i in there or w in FINAL)} | dict.fromkeys(there & urls.keys(), "ok")
-    todo, doors = [i for i in urls if i not in out], defaultdict(lambda: threading.Semaphore(net.per_host))
-    for i in todo: doors[urlsplit(str(urls[i])).netloc]  # made here: a defaultdict is not safe between threads
+    out = had_before(urls, folder, log)
+    todo, doors = [i for i in urls if i not in out], {}
+    for i in todo: doors.setdefault(host_of(urls[i]), threading.Semaphore(net.per_host))
     def one(session, i):
         if bad_name(i): return "no address"
-        with doors[urlsplit(str(urls[i])).netloc]: return fetch_picture(session, urls[i], folder, i, net)
+        with doors[host_of(urls[i])]: return fetch_picture(session, urls[i], folder, i, net)
     with disk_room(folder), net.session() as session, progress_bar(len(todo), "fetch pictures", progress) as bar, open(log, "a+", encoding="utf-8") as note:
         whole_lines(note)
-        run_all(one, session, todo, net.workers, lambda i, w: (out.update({i: w}), note.write(json.dumps([i, w]) + "\n"), note.flush(), bar.update()))
+        def done(i, word):
+            out[i] = word
+            note.write(json.dumps([i, word]) + "\n"); note.flush(); bar.update()
+        run_all(one, session, todo, net.workers, done)
     return out
 
 # %% ../nbs/00c_downloads.ipynb #bfeff0d4

@@ -78,7 +78,7 @@ def paths_of(categories) -> str | None:
     one = [" > ".join(s for x in c if (s := said(x))) if isinstance(c, (list, tuple)) else said(c) or "" for c in categories]
     return " | ".join(p for p in one if p) or None
 
-# %% ../nbs/01_sources.ipynb #6f75f39a
+# %% ../nbs/01_sources.ipynb #1000e49b
 def read_metadata(path: Path,
                   wanted,  # item ids
                  ) -> tuple[pd.DataFrame, dict]:  # one row a wanted item, by id; counts of what was wrong
@@ -90,7 +90,8 @@ def read_metadata(path: Path,
         if r is None: wrong["unreadable"] += 1
         elif r["asin"] in found: wrong["repeated"] += 1
         elif r["asin"] in wanted:
-            found[r["asin"]] = [said(r.get("title")), said(r.get("description")), said(r.get("brand")), paths_of(r.get("categories")), said(r.get("imUrl"))]
+            title, description, brand, url = (said(r.get(k)) for k in ("title", "description", "brand", "imUrl"))
+            found[r["asin"]] = [title, description, brand, paths_of(r.get("categories")), url]
     rows = [[i, *found.get(i, [None]*5)] for i in sorted(wanted)]
     t = pd.DataFrame(rows, columns=["item", "title", "description", "brand", "categories", "image_url"]).astype(object)
     return t.where(t.notna(), None), dict(wrong, absent=len(wanted - found.keys()))
@@ -110,12 +111,13 @@ def film_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:  
     m["tags"] = m["item"].map(tags.groupby("movieId")["tag"].agg(lambda s: "|".join(dict.fromkeys(s))))
     return t, m.assign(released=release_year(m["title"])), links.set_index("movieId")["tmdbId"]
 
-# %% ../nbs/01_sources.ipynb #9f11aa00
+# %% ../nbs/01_sources.ipynb #4300a0bf
 def table(path: Path, **kw) -> pd.DataFrame:
     "A table of an unpacked archive; a `UsageError` where it is missing or broken."
     try: return pd.read_csv(path, **kw)
-    except FileNotFoundError: raise UsageError(f"the archive lacks {path.name}: it is not the published one; remove it and fetch it again.") from None
-    except (ValueError, csv.Error, UnicodeError) as e: raise UsageError(f"{path.name} of the archive cannot be read ({e}): remove the archive and fetch it again.") from e
+    except FileNotFoundError: why = "is missing"
+    except (ValueError, csv.Error, UnicodeError) as e: why = f"cannot be read ({e})"
+    raise UsageError(f"{path.name} of the archive {why}: it is not the published one; remove the archive and fetch it again.")
 
 def million_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:  # as `film_tables`; nothing is known of TMDB
     "The tables of `ml-1m`, unpacked."
@@ -124,17 +126,19 @@ def million_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]
     m = read("movies", ["item", "title", "genres"])
     return t, m.assign(released=release_year(m["title"])), pd.Series("", index=m["item"])
 
-# %% ../nbs/01_sources.ipynb #9a12681e
+# %% ../nbs/01_sources.ipynb #a38fe2cb
 TMDB, POSTER = "https://api.themoviedb.org/3", "https://image.tmdb.org/t/p/w342"
 
 def tmdb(path: str, params: dict, session, net: Net) -> dict:
     "One answer of the film database, from the cache or from its host."
-    kept = download_path(f"{TMDB}/{path}").with_name(re.sub(r"[^A-Za-z0-9]+", "-", "-".join([path.rsplit("/", 1)[-1], *params.values()]))[:150] + ".json")
+    asked = "-".join([path.rsplit("/", 1)[-1], *params.values()])
+    kept = download_path(f"{TMDB}/{path}").with_name(re.sub(r"[^A-Za-z0-9]+", "-", asked)[:150] + ".json")
     if kept.is_file(): return json.loads(kept.read_text())
     key, long = (k := os.environ["TMDB_API_KEY"].strip()), len(k) > 40
     q = urllib.parse.urlencode(params | ({} if long else dict(api_key=key)))
     with net.get(session, f"{TMDB}/{path}?{q}", **(dict(Authorization=f"Bearer {key}") if long else {})) as r:
-        if r.status_code == 401: raise UsageError("the film database does not accept the key in TMDB_API_KEY: correct it, or unset it to go without posters and plots.")
+        if r.status_code == 401: raise UsageError("the film database does not accept the key in TMDB_API_KEY: correct it, or unset it "
+                                                  "to go without posters and plots.")
         if r.status_code != 404: r.raise_for_status()
         answer = r.json() if r.ok else {}
     write_atomic(kept, json.dumps(answer))
@@ -145,7 +149,7 @@ def spoken_title(title: str) -> str:
     t = re.sub(r"\s*\([^()]*\)", "", title).strip()
     return re.sub(r"^(.*), (The|A|An|Les|La|Le|L'|Das|Der|Die|El|Il)$", r"\2 \1", t)
 
-# %% ../nbs/01_sources.ipynb #023d25f0
+# %% ../nbs/01_sources.ipynb #614bbd63
 def film(row, tmdb_id: str, session, net: Net) -> dict:
     "What TMDB knows of a film: by its id, else by title and year; {} where it knows none."
     if tmdb_id: return tmdb(f"movie/{tmdb_id}", {}, session, net)
@@ -161,7 +165,8 @@ def with_tmdb(items: pd.DataFrame, ids: pd.Series, net: Net, progress=True) -> p
             try: said_of.append(film(row, ids.get(row.item, ""), session, net))
             except (requests.RequestException, ValueError) as e:
                 why = re.sub(r"api_key=\w+", "api_key=…", plainly(e))
-                raise UsageError(f"the film database stopped answering at item {row.item} ({why}): run the same again, it goes on from there.") from None
+                raise UsageError(f"the film database stopped answering at item {row.item} ({why}): run the same again, "
+                                 "it goes on from there.") from None
             bar.update()
     return items.assign(description=[f.get("overview") or None for f in said_of],
                         image_url=[POSTER + f["poster_path"] if f.get("poster_path") else None for f in said_of])
@@ -196,7 +201,7 @@ def read_films(tables, files: dict, staging: Path, net: Net, progress=True) -> t
     finally: shutil.rmtree(raw)
     return t, with_tmdb(items, ids, net, progress), dict(tmdb="with" if "image_url" in items or os.environ.get("TMDB_API_KEY") else "without")
 
-# %% ../nbs/01_sources.ipynb #47f5648f
+# %% ../nbs/01_sources.ipynb #49407b3d
 AMAZON = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 
@@ -210,7 +215,8 @@ def amazon(category: str, users: int, items: int, interactions: int) -> Source:
 def films(archive: str, title: str, tables, licence: str, users: int, items: int, interactions: int) -> Source:
     "One of the sets of GroupLens."
     remote = Remote(f"{GROUPLENS}/{archive}.zip", md5_url=f"{GROUPLENS}/{archive}.zip.md5")
-    return Source(title, f"{licence}; posters and plots: TMDB, not commercial, with attribution (this product uses the TMDB API but is not endorsed or certified by TMDB)",
+    return Source(title, f"{licence}; posters and plots: TMDB, not commercial, with attribution (this product uses the TMDB API but is not "
+                  "endorsed or certified by TMDB)",
                   "Harper and Konstan, The MovieLens datasets: history and context, ACM TiiS 5(4), 2015", dict(zip=remote),
                   lambda *a: read_films(tables, *a), dict(users=users, items=items, interactions=interactions),
                   "seconds since 1970, when the rating was entered", "year of the film, from its title")
@@ -219,8 +225,10 @@ SOURCES = dict(
     baby=amazon("Baby", 19_445, 7_050, 160_792),
     clothing=amazon("Clothing_Shoes_and_Jewelry", 39_387, 23_033, 278_677),
     sport=amazon("Sports_and_Outdoors", 35_598, 18_357, 296_337),
-    movielens=films("ml-latest-small", "MovieLens, latest small", film_tables, "GroupLens: research, not commercial; passed on only under the same terms", 610, 9_742, 100_836),
-    **{"movielens-1m": films("ml-1m", "MovieLens 1M", million_tables, "GroupLens: research, not commercial, not to be passed on", 6_040, 3_883, 1_000_209)})
+    movielens=films("ml-latest-small", "MovieLens, latest small", film_tables,
+                    "GroupLens: research, not commercial; passed on only under the same terms", 610, 9_742, 100_836),
+    **{"movielens-1m": films("ml-1m", "MovieLens 1M", million_tables,
+                             "GroupLens: research, not commercial, not to be passed on", 6_040, 3_883, 1_000_209)})
 
 # %% ../nbs/01_sources.ipynb #477d68d0
 def check_counts(name: str, t: pd.DataFrame, n_items: int) -> dict:  # the counts that came
@@ -288,7 +296,7 @@ def one_at_a_time(path: Path):
     try: yield
     finally: lock.release()
 
-# %% ../nbs/01_sources.ipynb #65ce473b
+# %% ../nbs/01_sources.ipynb #4aa531d3
 def load_or_fetch(name_or_folder, net: Net = Net(), progress=True) -> Dataset:
     "`load_dataset`, which fetches a published set that is nowhere under the roots."
     name, places = str(name_or_folder), [r/str(name_or_folder) for r in dataset_roots()]
@@ -297,7 +305,8 @@ def load_or_fetch(name_or_folder, net: Net = Net(), progress=True) -> Dataset:
             raise UsageError(f"there is no dataset {name!r}; did you mean {near[0]!r}, which is fetched when it is asked for?")
         if name in SOURCES:
             try: fetch(name, net, progress)
-            except UsageError as e: raise UsageError(f"the dataset {name} is in none of {', '.join(map(str, places))}, and cannot be fetched: {e}") from None
+            except UsageError as e:
+                raise UsageError(f"the dataset {name} is in none of {', '.join(map(str, places))}, and cannot be fetched: {e}") from None
     return load_dataset(name_or_folder)
 
 # %% ../nbs/01_sources.ipynb #3e282e24
