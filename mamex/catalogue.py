@@ -223,19 +223,21 @@ def _table(f, problems):
     try: return _read(f, pd.read_parquet, f"a parquet table of {f.stem}").reset_index(drop=True)
     except UsageError as e: problems.append(_from_sentence(e, f.parent, f.name))
 
-# %% ../nbs/00b_catalogue.ipynb #4218c93f
-def _check_info(folder, inter, items, problems):
-    "dataset.json: is it there, does it say what it should, do its counts hold?"
+# %% ../nbs/00b_catalogue.ipynb #68e3c4d9
+def _check_info(folder, user, items, met, problems):
+    "dataset.json: is it there, does it say what it should, do its counts hold? (None: of a table that could not be read)"
     f = folder/"dataset.json"
     try: info = _json(f)
     except UsageError as e: return problems.append(_from_sentence(e, folder, f.name))
     gone = [k for k in ("title", "licence", "citation") if not info.get(k)]
     if gone: problems.append(Problem("warning", f.name, None, f"{', '.join(gone)} not stated", "Write what it is and whose, for whoever finds it later", kind="not stated"))
     counts = info.get("counts") if isinstance(info.get("counts"), dict) else {}
-    for k, n in dict(users=inter[0].nunique(), items=len(items), interactions=len(pd.DataFrame(dict(u=inter[0], i=inter[1])).drop_duplicates())).items():
-        if k in counts and counts[k] != n: problems.append(Problem("warning", f.name, None, f"it counts {counts[k]} {k}, the tables hold {n}", "Correct the count", kind="wrong count"))
+    there = dict(users=None if user is None else user.nunique(), items=None if items is None else len(items),
+                 interactions=None if user is None else len(pd.DataFrame(dict(u=user, i=met)).drop_duplicates()))
+    for k, n in there.items():
+        if n is not None and k in counts and counts[k] != n: problems.append(Problem("warning", f.name, None, f"it counts {counts[k]} {k}, the tables hold {n}", "Correct the count", kind="wrong count"))
 
-# %% ../nbs/00b_catalogue.ipynb #462bf164
+# %% ../nbs/00b_catalogue.ipynb #3523d282
 def _check_contract(folder, pictures, progress) -> list:
     "All problems of a dataset folder as chapter 00 describes it."
     problems, (f, g) = [], (folder/"interactions.parquet", folder/"items.parquet")
@@ -244,7 +246,7 @@ def _check_contract(folder, pictures, progress) -> list:
     ids = _check_items(items, g, problems) if items is not None else pd.Series(dtype=str)
     if t is not None and items is not None: _check_both(met, ids, f, g, problems)
     seen = _check_pictures(folder, ids, problems, progress) if pictures else set()
-    _check_info(folder, (user, met), ids, problems)
+    _check_info(folder, None if t is None else user, None if items is None else ids, None if t is None else met, problems)
     try: x = _features(folder)
     except UsageError as e: x = problems.append(_from_sentence(e, folder)) or {}
     for m, v in x.items():

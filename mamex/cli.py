@@ -7,17 +7,15 @@ __all__ = ['COMMANDS', 'READING', 'opt', 'command', 'parser', 'pairs', 'typed_se
            'fit_command', 'write_table', 'read_histories', 'recommend_command', 'add_command', 'explain_command',
            'main']
 
-# %% ../nbs/20_cli.ipynb #d2795b66
+# %% ../nbs/20_cli.ipynb #2137a960
 import argparse, json, sys, warnings
-from dataclasses import fields
 from pathlib import Path
 import pandas as pd
 from . import __version__
 from .datasets import UsageError, atomic
 from .catalogue import (CatalogueError, check_folder, from_tables, say_problems, read_table, guess_columns, products_table,
                              picture_files, match_pictures)
-from .model import Config, PRESETS
-from .recommender import Recommender
+# what needs torch is imported where it is used: a check should not wait for it
 
 # %% ../nbs/20_cli.ipynb #c807a945
 COMMANDS = {}  # name → (function, options)
@@ -44,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         for names, how in options: s.add_argument(*names, **how)
     return p
 
-# %% ../nbs/20_cli.ipynb #89fdf991
+# %% ../nbs/20_cli.ipynb #24cd8cc9
 def pairs(words, what: str) -> dict:  # words: KEY=VALUE
     "Words KEY=VALUE as a dict of strings."
     out = {}
@@ -56,7 +54,8 @@ def pairs(words, what: str) -> dict:  # words: KEY=VALUE
 
 def typed_settings(words) -> dict:
     "Settings of the model as their types say; names are checked where they are used."
-    types, out = {f.name: f.type for f in fields(Config)}, pairs(words, "setting")
+    from mamex.model import Config
+    types, out = Config.__annotations__, pairs(words, "setting")
     for k, v in out.items():
         t = types.get(k, str)
         try: out[k] = {"true": True, "false": False}[v.lower()] if t is bool else t(v)
@@ -96,14 +95,15 @@ def check_command(a) -> int:
     print(say_problems(problems, None if a.all else a.most))
     return int(any(p.level == "error" or a.strict for p in problems))
 
-# %% ../nbs/20_cli.ipynb #7fcef10b
+# %% ../nbs/20_cli.ipynb #a46f0766
 @command("fit", opt("folder", help="dataset folder, or its name"), opt("--to", required=True, help="folder for the recommender"),
          opt("--encoder", default="ViT-B-32/openai", help="tiny, offline, ready, or a model of open_clip"),
-         opt("--preset", default="released", help=f"settings: {', '.join(PRESETS)}"), opt("--set", nargs="+", metavar="KEY=VALUE", help="settings to change: epochs=100 dim=64"),
+         opt("--preset", default="released", help="named settings of chapter 07: released, paper, ..."), opt("--set", nargs="+", metavar="KEY=VALUE", help="settings to change: epochs=100 dim=64"),
          opt("--seed", type=int, default=0), opt("--holdout", type=float, default=.2, help="share of the items that chooses the epoch"),
          opt("--no-refit", dest="refit", action="store_false", help="keep the model that saw no held-out item"), opt("--device", default="cpu"))
 def fit_command(a) -> int:
     "train a recommender on all interactions of a dataset folder"
+    from mamex.recommender import Recommender
     rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, device=a.device, **typed_settings(a.set))
     rec.save(a.to)
     b = rec.about
@@ -130,7 +130,7 @@ def read_histories(path) -> dict:
     roles, _ = guess_columns(list(t.rows), "clicks")
     return {u: list(g.str.strip()) for u, g in t.rows.groupby(t.rows[roles["user"]].str.strip(), sort=False)[roles["item"]]}
 
-# %% ../nbs/20_cli.ipynb #398673c2
+# %% ../nbs/20_cli.ipynb #6d3a7c03
 @command("recommend", opt("model", help="folder of a recommender"), opt("--users", nargs="+", metavar="ID", help="known users; without: all"),
          opt("--users-from", metavar="FILE", help="file with one user a line"),
          opt("--histories", metavar="FILE", help="unknown users: a CSV of clicks, or JSON {user: [items]}"),
@@ -140,6 +140,7 @@ def read_histories(path) -> dict:
          opt("--out", help=".csv, .json or .parquet; without: to the screen"))
 def recommend_command(a) -> int:
     "rank items for users"
+    from mamex.recommender import Recommender
     rec, users = Recommender.load(a.model), list(a.users or [])
     if a.users_from:
         try: users += [l.strip() for l in Path(a.users_from).read_text(encoding="utf-8-sig").splitlines() if l.strip()]
@@ -150,11 +151,12 @@ def recommend_command(a) -> int:
     else: print(t.to_string(index=False))
     return 0
 
-# %% ../nbs/20_cli.ipynb #9bd498a5
+# %% ../nbs/20_cli.ipynb #4d3b0fce
 @command("add", opt("model", help="folder of a recommender"), opt("products", help="CSV file, one row a new product"),
          opt("--pictures", help="folder or zip archive, files named by product"), *READING, opt("--replace", action="store_true", help="products that are known already"))
 def add_command(a) -> int:
     "add new items to a recommender"
+    from mamex.recommender import Recommender
     rec, t = Recommender.load(a.model), read_table(a.products, a.delimiter, a.encoding)
     roles, notes = guess_columns(list(t.rows), "products", pairs(a.columns, "column"))
     items = products_table(t, roles, a.duplicates)
@@ -170,6 +172,7 @@ def add_command(a) -> int:
 @command("explain", opt("model", help="folder of a recommender"), opt("items", nargs="+", metavar="ITEM"))
 def explain_command(a) -> int:
     "say what the model makes of an item"
+    from mamex.recommender import Recommender
     rec = Recommender.load(a.model)
     print("\n\n".join(str(rec.explain(i)) for i in a.items))
     return 0
