@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKUP', 'ROLES', 'NEEDED', 'NUMERIC_DATE', 'SUFFIXES', 'Problem', 'say_problems', 'picture_fault', 'check_folder',
-           'decode_csv', 'sniff_delimiter', 'Table', 'read_table', 'plain_name', 'guess_columns', 'day_first',
+           'decode_csv', 'sniff_delimiter', 'Table', 'read_table', 'plain_name', 'guess_columns', 'day_first', 'sane',
            'parse_times', 'picture_files', 'match_pictures', 'products_table', 'clicks_table', 'CatalogueError',
            'Imported', 'from_tables']
 
@@ -174,7 +174,7 @@ def picture_fault(b: bytes) -> str | None:  # None: fine
             im.load()
     except Exception as e: return f"cannot be read ({type(e).__name__})"  # decoders of damaged data raise nearly everything
 
-# %% ../nbs/00b_catalogue.ipynb #78376665
+# %% ../nbs/00b_catalogue.ipynb #a7cdfeaa
 def _check_names(folder, problems):
     "Pictures that no item will show: of another format, in a deeper folder, or the second of an item."
     d = folder/"images"
@@ -186,10 +186,10 @@ def _check_names(folder, problems):
         if n.endswith("/"): continue
         ok, stem = PurePosixPath(n).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"), PurePosixPath(n).stem
         if not ok: problems.append(Problem("warning", f"{where}/{n}", None, "it is not read", "Convert it to .jpg, .png or .webp, or take it away", kind="unread file"))
-        elif stem in seen: problems.append(Problem("warning", f"{where}/{n}", None, f"{seen[stem]} is a picture of the same item, and that one is used", "Keep one", stem, "two pictures"))
+        elif stem in seen: problems.append(Problem("warning", f"{where}/{n}", None, f"{seen[stem]} is a picture of the same item, and that one is used", "Keep one of the two", stem, "two pictures"))
         else: seen[stem] = n
 
-# %% ../nbs/00b_catalogue.ipynb #aef19a38
+# %% ../nbs/00b_catalogue.ipynb #1af90882
 def _check_pictures(folder, items, problems, progress):
     "Ids of the items with a readable picture."
     source = folder/"images" if (folder/"images").is_dir() else folder/"images.zip"
@@ -200,7 +200,7 @@ def _check_pictures(folder, items, problems, progress):
     rows, good, known = {i: r for r, i in reversed(list(items.items()))}, set(), {}
     def say(i, kind, what, remedy): problems.append(Problem("warning", source.name, None, what, remedy, i, kind))
     with progress_bar(len(images), "pictures", progress) as bar:
-        for i in images:
+        for i in sorted(images):
             bar.update(1)
             if i not in rows: say(i, "stray picture", "no item has this name", "Rename it to its item's id, or take it away"); continue
             b = images.read(i)
@@ -449,7 +449,9 @@ def day_first(s) -> bool | None:  # s: texts; None: the rows do not tell, or con
     if a != b: return a
     return True if parts and not a and all(m[2] == "." for m in parts) else None
 
-# %% ../nbs/00b_catalogue.ipynb #0d036641
+# %% ../nbs/00b_catalogue.ipynb #bf2463a6
+def sane(seconds): return (seconds > -2208988800) & (seconds <= 1e10)  # from 1900 to 2286, which is as far as a dataset folder goes
+
 def parse_times(s: pd.Series,          # str; empty: missing
                 dayfirst=None,         # None: look
                ) -> tuple:             # (float seconds since 1970, bool: could not be read, note)
@@ -459,7 +461,7 @@ def parse_times(s: pd.Series,          # str; empty: missing
     if np.isfinite(n[some]).all():
         try: out, note = _numbers_to_seconds(n)
         except ValueError: return n, some & (n.abs() <= 1e10), "seconds and milliseconds are mixed"
-        return out, some & out.isna(), note
+        return out, some & (out.isna() | ~sane(out)), note
     out = pd.to_datetime(s.where(some), format="ISO8601", utc=True, errors="coerce")
     rest, notes = some & out.isna(), ["ISO dates"] if out.notna().any() else []
     iso = out.notna()
@@ -471,16 +473,19 @@ def parse_times(s: pd.Series,          # str; empty: missing
             warnings.simplefilter("ignore")
             out = out.where(~rest, _each_date(s.where(rest), first))
         if (out.notna() & ~iso).any(): notes.append("dates that start with the " + ("day" if first else "month") if numeric else "dates in words")
-    return (out - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1), some & out.isna(), (" and ".join(notes) or "no date") + "; UTC where no zone is given"
+    out = out.dt.tz_localize(None).to_numpy("datetime64[s]")
+    out = pd.Series(np.where(np.isnat(out), np.nan, out.astype(np.int64)), s.index)
+    return out, some & ~sane(out), (" and ".join(notes) or "no date") + "; UTC where no zone is given"
 
-# %% ../nbs/00b_catalogue.ipynb #9d984367
+# %% ../nbs/00b_catalogue.ipynb #a712890b
 def _each_date(s, dayfirst):
     "Texts to times one by one, each distinct text once; what cannot be read, or breaks the order of day and month, is missing."
     def one(v):
         if (m := NUMERIC_DATE.match(v)) and int(m[3 if dayfirst else 1]) > 12: return pd.NaT
         if not m and not re.search(r"[A-Za-z]{3}", v): return pd.NaT  # a lone number is no date
-        try: return pd.to_datetime(v, utc=True, dayfirst=bool(dayfirst))
+        try: t = pd.to_datetime(v, utc=True, dayfirst=bool(dayfirst))
         except (ValueError, OverflowError, TypeError): return pd.NaT
+        return t if 1900 <= t.year < 2262 else pd.NaT
     seen = {v: one(v) for v in s.dropna().unique()}
     return pd.to_datetime(s.map(seen), utc=True)
 
