@@ -95,7 +95,7 @@ def check_command(a) -> int:
     print(say_problems(problems, None if a.all else a.most))
     return int(any(p.level == "error" or a.strict for p in problems))
 
-# %% ../nbs/20_cli.ipynb #a46f0766
+# %% ../nbs/20_cli.ipynb #1034343f
 @command("fit", opt("folder", help="dataset folder, or its name"), opt("--to", required=True, help="folder for the recommender"),
          opt("--encoder", default="ViT-B-32/openai", help="tiny, offline, ready, or a model of open_clip"),
          opt("--preset", default="released", help="named settings of chapter 07: released, paper, ..."), opt("--set", nargs="+", metavar="KEY=VALUE", help="settings to change: epochs=100 dim=64"),
@@ -104,7 +104,7 @@ def check_command(a) -> int:
 def fit_command(a) -> int:
     "train a recommender on all interactions of a dataset folder"
     from mamex.recommender import Recommender
-    rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, device=a.device, **typed_settings(a.set))
+    rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, device=a.device, progress=sys.stderr.isatty(), **typed_settings(a.set))
     rec.save(a.to)
     b = rec.about
     print(f"{rec!r}\n{b['held_out']}: {b['epochs']} epochs chosen by {b['select_on']} {b['validation']['val_own/' + b['select_on']]:.4f} among the held-out items"

@@ -48,7 +48,7 @@ class Recommender:
         new = int((self.met == 0).sum())
         return f"Recommender({len(self.user_ids):,} users, {len(self.items):,} items of which {new:,} are new, encoder {self.about.get('encoder')!r})"
 
-# %% ../nbs/19_recommender.ipynb #032c7522
+# %% ../nbs/19_recommender.ipynb #01d48a7c
 def feature_rows(f: Features, rows) -> Features:
     "The features of some items."
     return Features({m: v[rows] for m, v in f.vectors.items()}, f.mask[rows], f.encoder, f.counts)
@@ -62,12 +62,13 @@ def embed(model: MAMEX, features: Features,
           block: int = 8192,  # items at a time
          ) -> dict:           # e, alpha, gates, has: arrays as in `Recommender`
     "What the model makes of items; afterwards it holds none."
-    parts, n = [], len(features.mask)
+    n, M, c = len(features.mask), len(model.modalities), model.config
+    out = dict(e=np.empty((n, c.dim), np.float32), alpha=np.empty((n, M), np.float32), gates=np.empty((n, M, c.n_experts), np.float32), has=np.empty((n, M), bool))
     for a in range(0, n, block):
         it = model.eval().set_items(feature_rows(features, slice(a, a + block)))()
-        parts.append((it.e, it.alpha, torch.stack(it.gates, 1), it.has))
+        for k, x in dict(e=it.e, alpha=it.alpha, gates=torch.stack(it.gates, 1), has=it.has).items(): out[k][a:a+block] = x.cpu().numpy()
     model.set_items(no_items(model.widths))
-    return {k: torch.cat(x).cpu().numpy() for k, x in zip(("e", "alpha", "gates", "has"), zip(*parts))}
+    return out
 
 # %% ../nbs/19_recommender.ipynb #3d5c200b
 def merge_best(best_s, best_i, rows, cols, s):
@@ -386,7 +387,7 @@ def fold_in_test(ds: Dataset, features: Features,
         said[name] = lambda a, b, e=e, u=u: u[a] @ e[b].T
     return pd.DataFrame({n: evaluate(s, asked, "test").mean() for n, s in said.items()}).T[["recall@10", "ndcg@10"]]
 
-# %% ../nbs/19_recommender.ipynb #255ae227
+# %% ../nbs/19_recommender.ipynb #9fd0f85c
 def picture_bytes(x, item) -> bytes:
     "Bytes of a picture given as bytes, path or PIL image; `UsageError` where there is no such file."
     if isinstance(x, (bytes, bytearray)): return bytes(x)
@@ -398,6 +399,7 @@ def picture_bytes(x, item) -> bytes:
 
 def new_table(items) -> pd.DataFrame:  # items: DataFrame, dict of columns, or list of dicts
     "New items as a table with ids as text."
+    if not isinstance(items, dict) and len(items) == 0: return pd.DataFrame(dict(item=np.array([], object)))
     t = pd.DataFrame([items] if isinstance(items, dict) and not isinstance(items.get("item"), (list, tuple, np.ndarray, pd.Series)) else items).reset_index(drop=True)
     if "item" not in t: raise UsageError(f"the new items need a column 'item' with their ids: they have {', '.join(map(str, t.columns)) or 'none'}.")
     if t["item"].isna().any() or (t["item"].astype(str).str.strip() == "").any(): raise UsageError("a new item has no id: fill it, or drop the row.")
@@ -439,7 +441,7 @@ def extractor(self: Recommender) -> Extractor:
     if x.key != self.about["encoder_key"]: warnings.warn(f"the encoder {self.about['encoder']!r} or its libraries differ from those of the training; new items may sit a little beside the old ones", stacklevel=3)
     return x
 
-# %% ../nbs/19_recommender.ipynb #2b58afcc
+# %% ../nbs/19_recommender.ipynb #d6073b3b
 @patch
 def add_items(self: Recommender,
               items,                 # DataFrame, list of dicts or one dict: item, title, description, ...
@@ -457,9 +459,9 @@ def add_items(self: Recommender,
     at = self.item_at.get_indexer(t["item"])
     fresh = at < 0
     table = pd.concat([self.items, t[fresh]], ignore_index=True)
-    for c in (c for c in t if old and c != "item"):
+    for c in (c for c in table if old and c != "item"):  # what the new row does not say is gone
         table[c] = table[c].astype(object)
-        table.loc[at[~fresh], c] = t.loc[~fresh, c].to_numpy(object)
+        table.loc[at[~fresh], c] = t.loc[~fresh, c].to_numpy(object) if c in t else None
     for k, v in rows.items():
         whole = np.concatenate([getattr(self, k), v[fresh]])
         whole[at[~fresh]] = v[~fresh]
