@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LAMBDAS', 'FORMAT', 'Recommender', 'feature_rows', 'no_items', 'embed', 'merge_best', 'top_items', 'FoldIn',
-           'settings_for', 'held_out', 'everything', 'train_for', 'sums_of', 'choose_lambda', 'encode', 'fold_in_test',
-           'picture_bytes', 'new_table', 'Explanation', 'check_saved']
+           'settings_for', 'held_out', 'everything', 'train_for', 'sums_of', 'choose_lambda', 'encode', 'users_of',
+           'fold_in_test', 'picture_bytes', 'new_table', 'Explanation', 'check_saved']
 
 # %% ../nbs/19_recommender.ipynb #f7044c8a
 from dataclasses import dataclass, field, replace as changed, asdict
@@ -48,15 +48,17 @@ class Recommender:
         new = int((self.met == 0).sum())
         return f"Recommender({len(self.user_ids):,} users, {len(self.items):,} items of which {new:,} are new, encoder {self.about.get('encoder')!r})"
 
-# %% ../nbs/19_recommender.ipynb #01d48a7c
+# %% ../nbs/19_recommender.ipynb #15dc0cac
 def feature_rows(f: Features, rows) -> Features:
     "The features of some items."
     return Features({m: v[rows] for m, v in f.vectors.items()}, f.mask[rows], f.encoder, f.counts)
 
+# %% ../nbs/19_recommender.ipynb #4be8194d
 def no_items(widths: dict, encoder="") -> Features:
     "A catalogue of one item that has nothing: a model has to hold some."
     return Features({m: np.zeros((1, d), np.float32) for m, d in widths.items()}, np.zeros((1, len(widths)), bool), encoder, {})
 
+# %% ../nbs/19_recommender.ipynb #77dbe3c3
 @torch.no_grad()
 def embed(model: MAMEX, features: Features,
           block: int = 8192,  # items at a time
@@ -110,9 +112,10 @@ def top_items(users: np.ndarray,  # float32 [n, d]
             merge_best(best_s, best_i, rows, cols + a, s[rows, cols])
     return I, S
 
-# %% ../nbs/19_recommender.ipynb #9104d996
+# %% ../nbs/19_recommender.ipynb #8dd058c7
 def _some(names, n=3): return ", ".join(map(repr, names[:n])) + (f" and {len(names) - n} more" if len(names) > n else "")
 
+# %% ../nbs/19_recommender.ipynb #0323da6d
 @patch
 def rows_of(self: Recommender, items) -> np.ndarray:  # items: ids; returns int64 rows, each once
     "Rows of items by their ids; `UsageError` names those that are unknown."
@@ -121,6 +124,7 @@ def rows_of(self: Recommender, items) -> np.ndarray:  # items: ids; returns int6
     if (at < 0).any(): raise UsageError(f"unknown items {_some([i for i, a in zip(ids, at) if a < 0])}: add them with add_items, or correct the ids.")
     return at
 
+# %% ../nbs/19_recommender.ipynb #f346681d
 @patch
 def candidates(self: Recommender,
                among="new",  # "new": items that nobody has met in training; "all"; or ids
@@ -162,9 +166,10 @@ def known_users(self: Recommender, users) -> tuple:  # users: ids, one id, or No
         raise UsageError(f"unknown users {_some([u for u, a in zip(ids, at) if a < 0])}: correct the ids, or give what they met, histories={{user: [items]}}.")
     return ids, at
 
-# %% ../nbs/19_recommender.ipynb #d233f3e4
+# %% ../nbs/19_recommender.ipynb #ec89f86d
 LAMBDAS = (.001, .01, .1, 1., 10.)
 
+# %% ../nbs/19_recommender.ipynb #8e1fb88a
 class FoldIn:
     "Vectors of users from what they met, by a ridge on frozen item vectors."
     def __init__(self,
@@ -226,7 +231,7 @@ def recommend(self: Recommender,
     I, S = top_items(vectors, self.vectors_of(rows), len(rows), int(k), banned, block)
     return self.as_table(ids + list(new), rows, I, S)
 
-# %% ../nbs/19_recommender.ipynb #26c8e4c6
+# %% ../nbs/19_recommender.ipynb #6e8a164c
 @patch
 def banned(self: Recommender, users, histories, rows):
     "csr [n, candidates]: what each user, and each history, has met."
@@ -238,6 +243,7 @@ def banned(self: Recommender, users, histories, rows):
     r, c = r[column[c] >= 0], column[c][column[c] >= 0]
     return sparse.csr_array((np.ones(len(r), bool), (r, c)), shape=(len(users) + len(histories), len(rows)))
 
+# %% ../nbs/19_recommender.ipynb #099f4ee5
 @patch
 def as_table(self: Recommender, ids, rows, I, S) -> pd.DataFrame:
     "Ranks and scores as one row a recommendation."
@@ -257,7 +263,7 @@ def settings_for(config,        # name of a preset, or a `Config`
     fits = max(32, 2**int(np.log2(max(1, n_pairs/8))))
     return c if "batch_size" in settings else changed(c, batch_size=min(c.batch_size, fits))
 
-# %% ../nbs/19_recommender.ipynb #cd09195b
+# %% ../nbs/19_recommender.ipynb #6afda998
 def held_out(pairs: np.ndarray,  # int64 [n, 2], user and item; every item has been met
              n_users: int, n_items: int,
              share: float,       # of the items
@@ -268,6 +274,7 @@ def held_out(pairs: np.ndarray,  # int64 [n, 2], user and item; every item has b
     out, none = np.isin(pairs[:, 1], held), np.zeros(0, np.int64)
     return Split(n_users, n_items, pairs[~out], pairs[out], pairs[:0], held, none, f"{len(held)} of {n_items} items held out, seed {seed}")
 
+# %% ../nbs/19_recommender.ipynb #5ec7f510
 def everything(pairs, n_users, n_items) -> Split:
     "The split that holds nothing out."
     none = np.zeros(0, np.int64)
@@ -283,12 +290,13 @@ def train_for(features, split, config, seed, device, epochs: int, progress=True)
             if t.heard is not None: t.listen()
     return t.model.eval()
 
-# %% ../nbs/19_recommender.ipynb #b4c2572f
+# %% ../nbs/19_recommender.ipynb #d3dbc735
 def sums_of(fold: FoldIn, e, pairs, n_users) -> np.ndarray:  # float64 [n_users, d]
     "Σ (e_i − ē) over what each user met."
     y = sparse.csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_users, len(e)))
     return y @ e - np.asarray(y.sum(1)).reshape(-1, 1)*fold.mean
 
+# %% ../nbs/19_recommender.ipynb #94db12b4
 def choose_lambda(e, users, split: Split, config: Config) -> dict:  # λ → validation metric, and "trained"
     "How well folded-in users rank the held-out items, for each λ, beside the trained ones."
     known = np.isin(np.arange(split.n_items), split.warm_items)
@@ -329,7 +337,7 @@ def fit(cls: Recommender,
     seen = sparse.csr_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(ds.n_users, ds.n_items))
     return cls(model, ds.user_ids, ds.items.reset_index(drop=True), **embed(model, f), met=met, seen=seen, about=about)
 
-# %% ../nbs/19_recommender.ipynb #c55dff11
+# %% ../nbs/19_recommender.ipynb #e352a60e
 @patch(cls_method=True)
 def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdout, refit, device, progress) -> tuple:  # model; facts for `about`
     "The two trainings; `f` and `pairs` know only items that somebody has met."
@@ -345,6 +353,7 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
                watch=watch(run.history, c), fold_in_lambda=lam, fold_in={str(k): v for k, v in lams.items()}, select_on=c.select_on)
     return model.cpu(), how
 
+# %% ../nbs/19_recommender.ipynb #5e13d6c3
 @patch(cls_method=True)
 def adopt(cls: Recommender, model: MAMEX, e, split: Split, lam) -> MAMEX:
     "Users who met held-out items only have not been trained: they are folded in from those."
@@ -361,33 +370,29 @@ def encode(ds: Dataset, encoder, text_columns, device, cache, progress) -> tuple
     x = Extractor(encoder, device, tuple(text_columns), cache)
     return x.extract(ds, progress), x.key
 
-# %% ../nbs/19_recommender.ipynb #98d4fdd3
+# %% ../nbs/19_recommender.ipynb #e48193bf
+def users_of(run) -> tuple:  # float32 [n_items, d] items, float32 [n_users, d] users
+    "The vectors of a run."
+    with torch.no_grad(): return run.model().e.cpu().numpy(), run.model.users.detach().cpu().numpy()
+
 def fold_in_test(ds: Dataset, features: Features,
                  split: Split,          # its test items are ranked; training sees neither half of the cold items
-                 config: Config,
-                 seed: int = 0,
+                 config: Config, seed: int = 0,
                  share: float = .2,     # of the users, kept away from the second training
                 ) -> pd.DataFrame:      # one row a way of getting a user's vector, for the users kept away: mean metric
     "Users kept away from training and folded in, beside the same users trained."
     out = np.sort(np.random.default_rng([seed, 3]).choice(ds.n_users, round(share*ds.n_users), replace=False))
-    only = lambda p: p[~np.isin(p[:, 0], out)]
-    without = train(features, changed(split, train=only(split.train), val=only(split.val)), config, seed, progress=False)
-    trained = train(features, split, config, seed, progress=False)
-    asked = changed(split, test=split.test[np.isin(split.test[:, 0], out)])
-    said = {}
-    for name, run in (("trained with the others", trained), ("kept away, folded in", without)):
-        with torch.no_grad(): e = run.model().e.numpy()
-        u = run.model.users.detach().numpy()
-        if run is without:
-            fold = FoldIn(e, np.isin(np.arange(split.n_items), split.warm_items), 1.)
-            inner = changed(split, train=only(split.train), val=only(split.val))
-            lams = choose_lambda(e, u, inner, config)
-            u = fold(sums_of(fold, e, split.train, split.n_users), max(LAMBDAS, key=lams.get))
-            said["kept away, average user"] = lambda a, b, e=e, m=run.model.users.detach().numpy()[np.setdiff1d(np.arange(ds.n_users), out)].mean(0): np.tile(e[b] @ m, (len(a), 1))
-        said[name] = lambda a, b, e=e, u=u: u[a] @ e[b].T
-    return pd.DataFrame({n: evaluate(s, asked, "test").mean() for n, s in said.items()}).T[["recall@10", "ndcg@10"]]
+    only = lambda p, which: p[np.isin(p[:, 0], out) == which]
+    inner = changed(split, train=only(split.train, False), val=only(split.val, False))
+    (E, U), (e, u) = (users_of(train(features, s, config, seed, progress=False)) for s in (split, inner))
+    fold, lams = FoldIn(e, np.isin(np.arange(split.n_items), split.warm_items), 1.), choose_lambda(e, u, inner, config)
+    folded = fold(sums_of(fold, e, split.train, split.n_users), max(LAMBDAS, key=lams.get))
+    average = np.tile(np.delete(u, out, axis=0).mean(0), (split.n_users, 1))
+    ways = {"trained with the others": (E, U), "kept away, folded in": (e, folded), "kept away, average user": (e, average)}
+    asked = changed(split, test=only(split.test, True))
+    return pd.DataFrame({n: evaluate(lambda a, b: v[a] @ x[b].T, asked, "test").mean() for n, (x, v) in ways.items()}).T[["recall@10", "ndcg@10"]]
 
-# %% ../nbs/19_recommender.ipynb #9fd0f85c
+# %% ../nbs/19_recommender.ipynb #26271290
 def picture_bytes(x, item) -> bytes:
     "Bytes of a picture given as bytes, path or PIL image; `UsageError` where there is no such file."
     if isinstance(x, (bytes, bytearray)): return bytes(x)
@@ -397,6 +402,7 @@ def picture_bytes(x, item) -> bytes:
     try: return Path(x).read_bytes()
     except (OSError, TypeError, ValueError): raise UsageError(f"the picture of {item!r} cannot be read from {str(x)[:80]!r}: give bytes, a path or a PIL image.") from None
 
+# %% ../nbs/19_recommender.ipynb #7a4a60d2
 def new_table(items) -> pd.DataFrame:  # items: DataFrame, dict of columns, or list of dicts
     "New items as a table with ids as text."
     if not isinstance(items, dict) and len(items) == 0: return pd.DataFrame(dict(item=np.array([], object)))
@@ -407,7 +413,7 @@ def new_table(items) -> pd.DataFrame:  # items: DataFrame, dict of columns, or l
     if (twice := t["item"][t["item"].duplicated()]).size: raise UsageError(f"the new item {twice.iloc[0]!r} stands twice: keep one row.")
     return t
 
-# %% ../nbs/19_recommender.ipynb #f028ca0f
+# %% ../nbs/19_recommender.ipynb #a61b1f1a
 @patch
 def encode_items(self: Recommender, t: pd.DataFrame, pictures: dict, vectors) -> Features:
     "Vectors of new items in the modalities of the model; what they lack is masked."
@@ -424,6 +430,7 @@ def encode_items(self: Recommender, t: pd.DataFrame, pictures: dict, vectors) ->
             f = Features({}, np.zeros((len(t), 0), bool), self.about["encoder"], {})  # items of which nothing is known
     return self.align(f, len(t))
 
+# %% ../nbs/19_recommender.ipynb #b6a7eee5
 @patch
 def align(self: Recommender, f: Features, n) -> Features:
     "Features in the modalities and widths of the model; `UsageError` where the widths differ."
@@ -434,6 +441,7 @@ def align(self: Recommender, f: Features, n) -> Features:
     mask = np.stack([f.mask[:, f.modalities.index(m)] if m in f.vectors else np.zeros(n, bool) for m in widths], 1)
     return Features({m: f.vectors.get(m, np.zeros((n, d), np.float32)) for m, d in widths.items()}, mask, f.encoder, {})
 
+# %% ../nbs/19_recommender.ipynb #c653687e
 @patch
 def extractor(self: Recommender) -> Extractor:
     "The encoder of the training; a warning where it is another build."
@@ -510,9 +518,10 @@ def explain(self: Recommender,
     return Explanation(str(item), title[row], alpha, pd.DataFrame(used, columns=["modality", "expert", "weight"]), near,
                        [m for j, m in enumerate(names) if not self.has[row, j]], int(self.met[row]))
 
-# %% ../nbs/19_recommender.ipynb #9f05d624
+# %% ../nbs/19_recommender.ipynb #0a11deeb
 FORMAT = 1  # of the folder; a reader refuses others
 
+# %% ../nbs/19_recommender.ipynb #e2804263
 @patch
 def files(self: Recommender) -> dict:  # name → function that writes it to a path
     "What `save` writes, beside recommender.json."
@@ -524,6 +533,7 @@ def files(self: Recommender) -> dict:  # name → function that writes it to a p
             "items.parquet": lambda p: items.to_parquet(p, index=False),
             "users.parquet": lambda p: pd.DataFrame(dict(user=self.user_ids.astype(object))).to_parquet(p, index=False)}
 
+# %% ../nbs/19_recommender.ipynb #c8dea96b
 @patch
 def save(self: Recommender, folder) -> Path:
     "Write the recommender: a folder, whole or not at all; an older recommender of that name is replaced, anything else refused."
@@ -542,7 +552,7 @@ def save(self: Recommender, folder) -> Path:
     finally: shutil.rmtree(work, ignore_errors=True)
     return folder
 
-# %% ../nbs/19_recommender.ipynb #e7f99361
+# %% ../nbs/19_recommender.ipynb #f99460e7
 def check_saved(folder: Path) -> dict:  # what recommender.json says
     "Refuse a folder that is no recommender, is of another version, or has a file that is not the one that was written."
     try: said = json.loads((folder/"recommender.json").read_text(encoding="utf-8"))
@@ -556,6 +566,7 @@ def check_saved(folder: Path) -> dict:  # what recommender.json says
         if not isinstance(sums, dict) or sums.get(n) != now: raise UsageError(f"{folder/n} is damaged or belongs to another recommender: save it again.")
     return said
 
+# %% ../nbs/19_recommender.ipynb #90413aa1
 @patch(cls_method=True)
 def load(cls: Recommender, folder) -> Recommender:
     "Read what `save` wrote, to the same bits; `UsageError` where the folder is damaged, mixed or of another version."
