@@ -51,7 +51,7 @@ def say_problems(problems: list,
     n = [sum(p.level == l for p in problems) for l in ("error", "warning")]
     return "\n".join([*lines, f"{n[0]:,} error{'s'*(n[0] != 1)}, {n[1]:,} warning{'s'*(n[1] != 1)}."])
 
-# %% ../nbs/00b_catalogue.ipynb #53751d54
+# %% ../nbs/00b_catalogue.ipynb #e542ee52
 def _check_ids(t, column, f, problems):
     "The ids of a column as strings, those that are there; index: the row from 0."
     if column not in t:
@@ -61,25 +61,28 @@ def _check_ids(t, column, f, problems):
         return pd.Series(dtype=str)
     gone = t[column].isna().to_numpy()
     beside = t[o].astype(str) if (o := "item" if column == "user" else "user") in t else pd.Series([""]*len(t))
-    problems += _problems("error", "missing id", f.name, np.flatnonzero(gone), beside[gone], f"there is no {column} id", "Fill it or drop the row")
+    problems += _problems("error", "missing id", f.name, np.flatnonzero(gone), beside[gone], f"there is no {column} id",
+                          "Fill it or drop the row")
     if t[column].dtype.kind in "fiu" and len(t):
         problems.append(Problem("warning", f.name, None, f"the {column} ids are numbers; leading zeros, if there were any, are lost",
                                 "Write them as strings", kind="numbers as ids"))
     return _odd_ids(_ids(t[~gone], column, f), column, f, problems)
 
-# %% ../nbs/00b_catalogue.ipynb #835438e0
+# %% ../nbs/00b_catalogue.ipynb #a88e102f
 def _odd_ids(s, column, f, problems):
     "Warn of ids that load, but are hardly meant; returns them."
     first, bare = s[~s.duplicated()], s[~s.duplicated()].str.strip()  # each id once
     def odd(rows, kind, what, remedy): problems.extend(_problems("warning", kind, f.name, first.index[rows], first[rows], what, remedy))
     odd(bare == "", "empty id", f"the {column} id is empty", "Give it a name, or drop the rows")
-    odd(bare.str.lower().isin(["nan", "none", "null", "na", "<na>"]), "placeholder id", f"the {column} id looks like a missing value", "Drop the rows, unless it is a name")
+    odd(bare.str.lower().isin(["nan", "none", "null", "na", "<na>"]), "placeholder id", f"the {column} id looks like a missing value",
+        "Drop the rows, unless it is a name")
     odd((bare != first) & (bare != ""), "spaces around id", f"the {column} id has white space around it", "Strip it in both tables")
     if column == "item":
-        odd(first.str.contains(r"[/\\]"), "slash in id", "the id holds a slash, so no picture file can carry its name", "Replace the slash in both tables")
+        odd(first.str.contains(r"[/\\]"), "slash in id", "the id holds a slash, so no picture file can carry its name",
+            "Replace the slash in both tables")
     return s
 
-# %% ../nbs/00b_catalogue.ipynb #d2ef3ecb
+# %% ../nbs/00b_catalogue.ipynb #d613dc28
 def _check_number(t, column, f, problems):
     "Values of a rating, timestamp or position, or None where `load_dataset` refuses them."
     with warnings.catch_warnings():
@@ -90,44 +93,50 @@ def _check_number(t, column, f, problems):
     bad = (n.isna() & t[column].notna()) | np.isinf(n.astype(float))
     late = n.astype(float) > 1e10 if column == "timestamp" else bad & False
     for rows, kind, what, remedy in ((bad, f"{column} is no number", f"the {column} is no number", "Convert it, or leave it empty"),
-                                     (late & ~bad, "milliseconds", "the timestamp lies beyond the year 2286", "Give seconds since 1970: divide milliseconds by 1000")):
+                                     (late & ~bad, "milliseconds", "the timestamp lies beyond the year 2286",
+                                      "Give seconds since 1970: divide milliseconds by 1000")):
         problems += _problems("error", kind, f.name, at := np.flatnonzero(rows), [f"{t[column].iloc[r]}" for r in at], what, remedy)
-    if not (bad | late).any(): problems.append(Problem("error", f.name, None, why.removeprefix(f"{f} has "), "Write plain numbers", kind=f"{column} is no number"))
+    if not (bad | late).any(): problems.append(Problem("error", f.name, None, why.removeprefix(f"{f} has "), "Write plain numbers",
+                                                       kind=f"{column} is no number"))
 
-# %% ../nbs/00b_catalogue.ipynb #1ac04aa1
+# %% ../nbs/00b_catalogue.ipynb #3d6511c8
 def _check_times(n, f, problems):
     "Warn of timestamps that are missing, far too old or ahead of us."
     soon = pd.Timestamp.now().timestamp() + 86400
-    for rows, kind, what in ((n.isna(), "no timestamp", "there is no timestamp"), (n < 631152000, "old timestamp", "the timestamp lies before 1990"),
+    for rows, kind, what in ((n.isna(), "no timestamp", "there is no timestamp"),
+                             (n < 631152000, "old timestamp", "the timestamp lies before 1990"),
                              (n > soon, "future timestamp", "the timestamp lies in the future")):
         problems += _problems("warning", kind, f.name, at := np.flatnonzero(rows), ["" if pd.isna(v) else f"{v:.0f}" for v in n.iloc[at]],
                               what, "Check its unit, seconds since 1970, or leave the column out")
 
-# %% ../nbs/00b_catalogue.ipynb #b158dbdd
+# %% ../nbs/00b_catalogue.ipynb #1f076432
 def _check_pairs(user, item, f, problems):
     "Warn of pairs that stand twice, and of users with a single interaction."
     t = pd.DataFrame(dict(user=user, item=item)).dropna()
     again = t[t.duplicated(["user", "item"])]
-    problems += _problems("warning", "repeated pair", f.name, again.index, again["user"] + ", " + again["item"], "this user met this item in an earlier row",
+    problems += _problems("warning", "repeated pair", f.name, again.index, again["user"] + ", " + again["item"],
+                          "this user met this item in an earlier row",
                           "Nothing to do: the first row counts")
     once = t[~t["user"].duplicated(keep=False)]
     problems += _problems("warning", "single interaction", f.name, once.index, once["user"], "the user has this one interaction only",
                           "Nothing to do: a k-core of 2 would drop the user")
 
-# %% ../nbs/00b_catalogue.ipynb #3317cffa
+# %% ../nbs/00b_catalogue.ipynb #a41257a9
 def _check_interactions(t, f, problems):
     "(user ids, item ids) that are there, each with the row as its index."
-    if not len(t): problems.append(Problem("error", f.name, None, "there is no interaction", "Add what users met: there is nothing to learn from", kind="no interactions"))
+    if not len(t): problems.append(Problem("error", f.name, None, "there is no interaction",
+                                           "Add what users met: there is nothing to learn from", kind="no interactions"))
     user, item = (_check_ids(t, c, f, problems) for c in ("user", "item"))
     for c in ("rating", "timestamp", "position"):
         n = _check_number(t, c, f, problems) if c in t else None
         if c == "timestamp" and n is not None: _check_times(n, f, problems)
     for c in t.columns.difference(["user", "item", "rating", "timestamp", "position"]):
-        problems.append(Problem("warning", f.name, None, f"the column {c!r} is not read", "Rename it to rating, timestamp or position if it is one", kind="unread column"))
+        problems.append(Problem("warning", f.name, None, f"the column {c!r} is not read",
+                                "Rename it to rating, timestamp or position if it is one", kind="unread column"))
     _check_pairs(user, item, f, problems)
     return user, item
 
-# %% ../nbs/00b_catalogue.ipynb #cb87f608
+# %% ../nbs/00b_catalogue.ipynb #83afdc32
 MARKUP = re.compile(r"</?[a-z][a-z0-9]*(\s[^<>]*)?/?>|&(#\d+|#x[0-9a-f]+|[a-z]{2,8});", re.I)
 
 def _check_texts(t, names, f, problems):
@@ -135,23 +144,27 @@ def _check_texts(t, names, f, problems):
     for c in ("title", "description"):
         if c not in t: continue
         bad = t[c].notna() & ~t[c].map(lambda v: isinstance(v, str)).astype(bool)
-        problems += _problems("error", "not text", f.name, np.flatnonzero(bad), names[bad], f"the {c} is not text", "Join lists, and convert numbers to strings")
+        problems += _problems("error", "not text", f.name, np.flatnonzero(bad), names[bad], f"the {c} is not text",
+                              "Join lists, and convert numbers to strings")
         html = t[c].map(lambda v: isinstance(v, str) and bool(MARKUP.search(v))).astype(bool)
-        problems += _problems("warning", "HTML", f.name, np.flatnonzero(html), names[html], f"there is HTML in the {c}", "Nothing to do: it is stripped before encoding")
+        problems += _problems("warning", "HTML", f.name, np.flatnonzero(html), names[html], f"there is HTML in the {c}",
+                              "Nothing to do: it is stripped before encoding")
     if "title" not in t:
-        problems.append(Problem("warning", f.name, None, "there is no column 'title'", "Add one: names help encoders and readers", kind="no title"))
+        problems.append(Problem("warning", f.name, None, "there is no column 'title'", "Add one: names help encoders and readers",
+                                kind="no title"))
     else:
         none = t["title"].map(lambda v: not isinstance(v, str) and pd.isna(v) is True or isinstance(v, str) and not v.strip()).astype(bool)
         problems += _problems("warning", "no title", f.name, np.flatnonzero(none), names[none], "there is no title", "Add one, if there is one")
 
-# %% ../nbs/00b_catalogue.ipynb #61d50957
+# %% ../nbs/00b_catalogue.ipynb #60c87698
 def _check_items(t, f, problems):
     "Item ids that are there, with the row as index."
     item = _check_ids(t, "item", f, problems)
     twice = item[item.duplicated()]
     first = item[~item.duplicated()]
     at = pd.Series(first.index, first.to_numpy())
-    problems += _problems("error", "duplicate item", f.name, twice.index, twice, [f"this item stands in row {at[i] + 1} already" for i in twice], "Keep one of the rows")
+    problems += _problems("error", "duplicate item", f.name, twice.index, twice,
+                          [f"this item stands in row {at[i] + 1} already" for i in twice], "Keep one of the rows")
     _check_texts(t, item.reindex(range(len(t))).fillna(""), f, problems)
     return item
 
@@ -159,7 +172,8 @@ def _check_both(inter, items, f, g, problems):
     "Interactions with unknown items, and items that nobody met."
     lost, unmet = inter[~inter.isin(items)], items[~items.isin(inter) & ~items.duplicated()]
     problems += _problems("error", "unknown item", f.name, lost.index, lost, f"{g.name} lacks this item", "Add the item, or drop the row")
-    problems += _problems("warning", "never met", g.name, unmet.index, unmet, "nobody has met this item", "Nothing to do: it is one to recommend")
+    problems += _problems("warning", "never met", g.name, unmet.index, unmet, "nobody has met this item",
+                          "Nothing to do: it is one to recommend")
 
 # %% ../nbs/00b_catalogue.ipynb #df811b6e
 def picture_fault(b: bytes) -> str | None:  # None: fine
@@ -174,22 +188,26 @@ def picture_fault(b: bytes) -> str | None:  # None: fine
             im.load()
     except Exception as e: return f"cannot be read ({type(e).__name__})"  # decoders of damaged data raise nearly everything
 
-# %% ../nbs/00b_catalogue.ipynb #a7cdfeaa
+# %% ../nbs/00b_catalogue.ipynb #feb71b6f
 def _check_names(folder, problems):
     "Pictures that no item will show: of another format, in a deeper folder, or the second of an item."
     d = folder/"images"
     names = sorted(p.name for p in d.iterdir()) if d.is_dir() else zipfile.ZipFile(folder/"images.zip").namelist()
     if d.is_dir() and (folder/"images.zip").exists():
-        problems.append(Problem("warning", "images.zip", None, "it is not read, because there is a folder images", "Keep one of the two", kind="two sources of pictures"))
+        problems.append(Problem("warning", "images.zip", None, "it is not read, because there is a folder images", "Keep one of the two",
+                                kind="two sources of pictures"))
     seen, where = {}, d.name if d.is_dir() else "images.zip"
     for n in sorted(names):
         if n.endswith("/"): continue
         ok, stem = PurePosixPath(n).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"), PurePosixPath(n).stem
-        if not ok: problems.append(Problem("warning", f"{where}/{n}", None, "it is not read", "Convert it to .jpg, .png or .webp, or take it away", kind="unread file"))
-        elif stem in seen: problems.append(Problem("warning", f"{where}/{n}", None, f"{seen[stem]} is a picture of the same item, and that one is used", "Keep one of the two", stem, "two pictures"))
+        if not ok: problems.append(Problem("warning", f"{where}/{n}", None, "it is not read",
+                                           "Convert it to .jpg, .png or .webp, or take it away", kind="unread file"))
+        elif stem in seen: problems.append(Problem("warning", f"{where}/{n}", None,
+                                                   f"{seen[stem]} is a picture of the same item, and that one is used",
+                                                   "Keep one of the two", stem, "two pictures"))
         else: seen[stem] = n
 
-# %% ../nbs/00b_catalogue.ipynb #1af90882
+# %% ../nbs/00b_catalogue.ipynb #106b1fb6
 def _check_pictures(folder, items, problems, progress):
     "Ids of the items with a readable picture."
     source = folder/"images" if (folder/"images").is_dir() else folder/"images.zip"
@@ -204,9 +222,11 @@ def _check_pictures(folder, items, problems, progress):
             bar.update(1)
             if i not in rows: say(i, "stray picture", "no item has this name", "Rename it to its item's id, or take it away"); continue
             b = images.read(i)
-            if fault := picture_fault(b): say(i, "unreadable picture", f"the picture {fault}", "Replace it; until then it counts as missing"); continue
+            if fault := picture_fault(b): say(i, "unreadable picture", f"the picture {fault}",
+                                              "Replace it; until then it counts as missing"); continue
             good.add(i)
-            if (twin := known.setdefault(hash(b), i)) != i: say(i, "same picture", f"the picture is that of {twin!r}", "Take it away if it only says that there is none")
+            if (twin := known.setdefault(hash(b), i)) != i: say(i, "same picture", f"the picture is that of {twin!r}",
+                                                                "Take it away if it only says that there is none")
     return good
 
 # %% ../nbs/00b_catalogue.ipynb #1e6ab037
@@ -223,21 +243,24 @@ def _table(f, problems):
     try: return _read(f, pd.read_parquet, f"a parquet table of {f.stem}").reset_index(drop=True)
     except UsageError as e: problems.append(_from_sentence(e, f.parent, f.name))
 
-# %% ../nbs/00b_catalogue.ipynb #68e3c4d9
+# %% ../nbs/00b_catalogue.ipynb #35ad00b4
 def _check_info(folder, user, items, met, problems):
     "dataset.json: is it there, does it say what it should, do its counts hold? (None: of a table that could not be read)"
     f = folder/"dataset.json"
     try: info = _json(f)
     except UsageError as e: return problems.append(_from_sentence(e, folder, f.name))
     gone = [k for k in ("title", "licence", "citation") if not info.get(k)]
-    if gone: problems.append(Problem("warning", f.name, None, f"{', '.join(gone)} not stated", "Write what it is and whose, for whoever finds it later", kind="not stated"))
+    if gone: problems.append(Problem("warning", f.name, None, f"{', '.join(gone)} not stated",
+                                     "Write what it is and whose, for whoever finds it later", kind="not stated"))
     counts = info.get("counts") if isinstance(info.get("counts"), dict) else {}
     there = dict(users=None if user is None else user.nunique(), items=None if items is None else len(items),
                  interactions=None if user is None else len(pd.DataFrame(dict(u=user, i=met)).drop_duplicates()))
     for k, n in there.items():
-        if n is not None and k in counts and counts[k] != n: problems.append(Problem("warning", f.name, None, f"it counts {counts[k]} {k}, the tables hold {n}", "Correct the count", kind="wrong count"))
+        if n is not None and k in counts and counts[k] != n: problems.append(Problem("warning", f.name, None,
+                                                                                     f"it counts {counts[k]} {k}, the tables hold {n}",
+                                                                                     "Correct the count", kind="wrong count"))
 
-# %% ../nbs/00b_catalogue.ipynb #3523d282
+# %% ../nbs/00b_catalogue.ipynb #0b2cb053
 def _check_contract(folder, pictures, progress) -> list:
     "All problems of a dataset folder as chapter 00 describes it."
     problems, (f, g) = [], (folder/"interactions.parquet", folder/"items.parquet")
@@ -251,33 +274,39 @@ def _check_contract(folder, pictures, progress) -> list:
     except UsageError as e: x = problems.append(_from_sentence(e, folder)) or {}
     for m, v in x.items():
         if items is not None and len(v) != len(items):
-            problems.append(Problem("error", f"{m}_feat.npy", None, f"it has {len(v)} rows for {len(items)} items", "Write one row per item", kind="rows of vectors"))
+            problems.append(Problem("error", f"{m}_feat.npy", None, f"it has {len(v)} rows for {len(items)} items",
+                                    "Write one row per item", kind="rows of vectors"))
     if items is not None and pictures: _check_content(items, ids, seen, x, g, problems)
     return problems
 
-# %% ../nbs/00b_catalogue.ipynb #60b23beb
+# %% ../nbs/00b_catalogue.ipynb #bdf822a0
 def _check_content(t, ids, seen, x, g, problems):
     "Items of which nothing can be seen, read or looked up."
     says = [t[c].map(lambda v: isinstance(v, str) and bool(v.strip())).astype(bool) for c in ("title", "description") if c in t]
     has = np.any([*says, ids.isin(seen).reindex(range(len(t)), fill_value=False)], axis=0)
     for v in x.values(): has = has | np.nan_to_num(v).any(1) if len(v) == len(has) else has
     none = ids[[not has[r] for r in ids.index]]
-    problems += _problems("warning", "nothing known", g.name, none.index, none, "neither picture nor text", "Add one: until then it can only be ranked as an average item")
+    problems += _problems("warning", "nothing known", g.name, none.index, none, "neither picture nor text",
+                          "Add one: until then it can only be ranked as an average item")
 
-# %% ../nbs/00b_catalogue.ipynb #934e98c4
+# %% ../nbs/00b_catalogue.ipynb #67dac292
 def _verdict(folder):
     "(dataset or None, what `load_dataset` has against it or None)"
     try: return load_dataset(folder), None
     except UsageError as e: return None, _from_sentence(e, folder)
     except Exception as e:  # a file so odd that nobody expected it
-        return None, Problem("error", folder.name, None, f"loading fails with {type(e).__name__}: {str(e)[:200]}", "Write the tables again with plain columns", kind="refused")
+        return None, Problem("error", folder.name, None, f"loading fails with {type(e).__name__}: {str(e)[:200]}",
+                             "Write the tables again with plain columns", kind="refused")
 
 def _check_loaded(ds, file) -> list:
     "What a loaded set of another format shows; there are no rows to name."
     users, items = (np.bincount(ds.interactions[c], minlength=n) for c, n in (("user", ds.n_users), ("item", ds.n_items)))
-    out = [Problem("warning", file, None, "nobody has met this item", "Nothing to do: it is one to recommend", i, "never met") for i in ds.item_ids[items == 0]]
-    out += [Problem("warning", file, None, "the user has one interaction only", "Nothing to do", u, "single interaction") for u in ds.user_ids[users == 1]]
-    if n := ds.info.get("repeats"): out.append(Problem("warning", file, None, f"{n} pairs stand in an earlier row already", "Nothing to do: the first row counts", kind="repeated pair"))
+    out = [Problem("warning", file, None, "nobody has met this item", "Nothing to do: it is one to recommend", i,
+                   "never met") for i in ds.item_ids[items == 0]]
+    out += [Problem("warning", file, None, "the user has one interaction only", "Nothing to do", u,
+                    "single interaction") for u in ds.user_ids[users == 1]]
+    if n := ds.info.get("repeats"): out.append(Problem("warning", file, None, f"{n} pairs stand in an earlier row already",
+                                                       "Nothing to do: the first row counts", kind="repeated pair"))
     return out
 
 # %% ../nbs/00b_catalogue.ipynb #e0e69bf3
@@ -426,11 +455,12 @@ def guess_columns(have: list,      # column names
                              f"say so, columns={{'{table}.{role}': NAME}} (in the shell: --columns {table}.{role}=NAME).")
     return roles, notes
 
-# %% ../nbs/00b_catalogue.ipynb #70ccbbd3
+# %% ../nbs/00b_catalogue.ipynb #c4449b88
 def _numbers_to_seconds(n):
     "float [n] → (seconds since 1970, note); NaN stays."
     v = n.dropna()
-    if len(v) and v.between(19000101, 21001231).all() and not pd.to_datetime(v.astype("int64").astype(str), format="%Y%m%d", errors="coerce").isna().any():
+    if len(v) and v.between(19000101, 21001231).all() and not pd.to_datetime(v.astype("int64").astype(str), format="%Y%m%d",
+                                                                             errors="coerce").isna().any():
         days = pd.to_datetime(n.astype("Int64").astype("string"), format="%Y%m%d")
         return (days - pd.Timestamp(0)) / pd.Timedelta(seconds=1), "dates written as YYYYMMDD"
     unit = np.select([v.abs() > 1e16, v.abs() > 1e13, v.abs() > 1e10], [1e9, 1e6, 1e3], 1.)
@@ -522,41 +552,46 @@ def match_pictures(ids: list,          # item ids
         if hit: out[i] = hit
     return out
 
-# %% ../nbs/00b_catalogue.ipynb #b241f0e2
+# %% ../nbs/00b_catalogue.ipynb #0700a458
 def _column(t, roles, role): return t.rows[roles[role]].str.strip() if role in roles else None
 
 def _further(t, roles):
     "The columns that play no role, kept: numbers where every value is one (and has no leading zero), else texts."
     out = {}
-    for c in [c for c in t.rows if c and c not in roles.values() and plain_name(c) not in ("item", "title", "description", "released", "image_url")]:
+    for c in [c for c in t.rows if c and c not in roles.values() and plain_name(c) not in ("item", "title", "description", "released",
+                                                                                           "image_url")]:
         s = t.rows[c].str.strip()
         some = s[s != ""]
         number = len(some) and pd.to_numeric(some, errors="coerce").notna().all() and not some.str.match(r"[+-]?0\d").any()
         out[c] = pd.to_numeric(s.where(s != "")) if number else s.where(s != "", None)
     return out
 
-# %% ../nbs/00b_catalogue.ipynb #4e57cb19
+# %% ../nbs/00b_catalogue.ipynb #a5f2ca15
 def products_table(t: Table,
                    roles: dict,                # role → column
                    duplicates: str = "refuse", # rows of one product that differ: "refuse", "first", "last"
                   ) -> pd.DataFrame:           # item, title, description, …; `_row`: data row from 0; `_picture`: what the picture column says
     "The items table; problems go to `t.problems`."
     item = _column(t, roles, "item")
-    out = pd.DataFrame(dict(item=item) | {r: c.where(c != "", None) for r in ("title", "description", "image_url", "released") if (c := _column(t, roles, r)) is not None}
+    out = pd.DataFrame(dict(item=item) | {r: c.where(c != "", None) for r in ("title", "description", "image_url",
+                                                                              "released") if (c := _column(t, roles, r)) is not None}
                        | _further(t, roles) | dict(_picture=p if (p := _column(t, roles, "picture")) is not None else ""))
-    t.problems += _problems("error", "missing id", t.name, np.flatnonzero(item == ""), [""]*(item == "").sum(), "the product has no id", "Fill it or drop the row")
+    t.problems += _problems("error", "missing id", t.name, np.flatnonzero(item == ""), [""]*(item == "").sum(), "the product has no id",
+                            "Fill it or drop the row")
     out = out.assign(_row=range(len(out)))[item != ""]
     same = out.duplicated(out.columns.difference(["_row"]))
-    t.problems += _problems("warning", "repeated product", t.name, out["_row"][same], out["item"][same], "the same row stands above", "Nothing to do: it counts once")
+    t.problems += _problems("warning", "repeated product", t.name, out["_row"][same], out["item"][same], "the same row stands above",
+                            "Nothing to do: it counts once")
     return _one_each(out[~same], t, duplicates)
 
-# %% ../nbs/00b_catalogue.ipynb #5bd9c05e
+# %% ../nbs/00b_catalogue.ipynb #bdc2908b
 def _one_each(out, t, duplicates):
     "One row a product, as `duplicates` says."
     twice = out["item"].duplicated(keep="last" if duplicates == "last" else "first")
     level = "error" if duplicates == "refuse" else "warning"
     remedy = "Keep one, or take duplicates='first' or 'last' (--duplicates)" if level == "error" else f"Nothing to do: the {duplicates} row counts"
-    t.problems += _problems(level, "duplicate product", t.name, out["_row"][twice], out["item"][twice], "another row has the same id and says something else", remedy)
+    t.problems += _problems(level, "duplicate product", t.name, out["_row"][twice], out["item"][twice],
+                            "another row has the same id and says something else", remedy)
     return out[~twice].reset_index(drop=True)
 
 # %% ../nbs/00b_catalogue.ipynb #0767721c
@@ -575,7 +610,7 @@ def _unknown_clicks(item, items, t, unknown):
                             "Add the product" if level == "error" else "Nothing to do: the click is left out")
     return lost
 
-# %% ../nbs/00b_catalogue.ipynb #0f4804a6
+# %% ../nbs/00b_catalogue.ipynb #85a13976
 def clicks_table(t: Table,
                  roles: dict,              # role → column
                  items,                    # ids of the products
@@ -585,25 +620,30 @@ def clicks_table(t: Table,
     "The interactions: unique pairs, of each the earliest; problems go to `t.problems`."
     user, item = (_column(t, roles, r) for r in ("user", "item"))
     anonymous = (user == "") | (item == "")
-    t.problems += _problems("warning", "half a click", t.name, np.flatnonzero(anonymous), (user + item)[anonymous], "user or product is missing", "Nothing to do: the click is left out")
+    t.problems += _problems("warning", "half a click", t.name, np.flatnonzero(anonymous), (user + item)[anonymous],
+                            "user or product is missing", "Nothing to do: the click is left out")
     out = pd.DataFrame(dict(user=user, item=item))
     if "timestamp" in roles: out["timestamp"] = _times(t, roles["timestamp"], dayfirst)
     if "rating" in roles: out["rating"] = _ratings(t, roles["rating"])
     out = out[~(anonymous | _unknown_clicks(item, items, t, unknown))]
     again = (out.sort_values("timestamp", kind="stable") if "timestamp" in out else out).duplicated(["user", "item"]).reindex(out.index)
-    t.problems += _problems("warning", "repeated click", t.name, again.index[again], (out["user"] + ", " + out["item"])[again], "this user met this product earlier", "Nothing to do: the earliest counts")
-    if not len(out): t.problems.append(Problem("error", t.name, None, "no click is left", "Give clicks of users on products of the catalogue", kind="no clicks"))
+    t.problems += _problems("warning", "repeated click", t.name, again.index[again], (out["user"] + ", " + out["item"])[again],
+                            "this user met this product earlier", "Nothing to do: the earliest counts")
+    if not len(out): t.problems.append(Problem("error", t.name, None, "no click is left",
+                                               "Give clicks of users on products of the catalogue", kind="no clicks"))
     return out[~again].reset_index(drop=True)
 
-# %% ../nbs/00b_catalogue.ipynb #87360002
+# %% ../nbs/00b_catalogue.ipynb #8b47f846
 def _times(t, column, dayfirst):
     "Seconds since 1970, int64 where none is missing."
     try: s, bad, note = parse_times(t.rows[column], dayfirst)
     except UsageError as e:
-        t.problems.append(Problem("error", t.name, None, f"the date {str(e).partition(': ')[0]}", "Say so: dayfirst=True or False (--day-first, --month-first)", kind="ambiguous date"))
+        t.problems.append(Problem("error", t.name, None, f"the date {str(e).partition(': ')[0]}",
+                                  "Say so: dayfirst=True or False (--day-first, --month-first)", kind="ambiguous date"))
         return np.nan
     t.notes.append(f"the column {column!r} holds {note}")
-    t.problems += _problems("error", "unreadable time", t.name, np.flatnonzero(bad), t.rows[column][bad], "the time cannot be read" if "mixed" not in note else note,
+    t.problems += _problems("error", "unreadable time", t.name, np.flatnonzero(bad), t.rows[column][bad],
+                            "the time cannot be read" if "mixed" not in note else note,
                             "Write it as 2024-01-31 12:00:00, or leave it empty")
     return s.floordiv(1) if s.isna().any() else s.floordiv(1).astype("int64")
 
@@ -612,10 +652,11 @@ def _ratings(t, column):
     s = t.rows[column].str.strip()
     n = pd.to_numeric(s.str.replace(",", ".", regex=False), errors="coerce")
     bad = (s != "") & ~np.isfinite(n)
-    t.problems += _problems("error", "unreadable rating", t.name, np.flatnonzero(bad), s[bad], "the rating is no number", "Write a number, or leave it empty")
+    t.problems += _problems("error", "unreadable rating", t.name, np.flatnonzero(bad), s[bad], "the rating is no number",
+                            "Write a number, or leave it empty")
     return n.astype(float)
 
-# %% ../nbs/00b_catalogue.ipynb #a5d85d17
+# %% ../nbs/00b_catalogue.ipynb #ac16aa36
 class CatalogueError(UsageError):
     "The tables hold errors: `problems` lists all of them."
     def __init__(self, problems):
@@ -631,24 +672,30 @@ class Imported:
     counts: dict     # of what was written
 
     def __str__(self):
-        return "\n".join([*self.notes, say_problems(self.problems), f"{self.folder.name}: " + ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in self.counts.items()) + "."])
+        return "\n".join([*self.notes, say_problems(self.problems),
+                          f"{self.folder.name}: " + ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in self.counts.items()) + "."])
 
-# %% ../nbs/00b_catalogue.ipynb #37fc6089
+# %% ../nbs/00b_catalogue.ipynb #337c8667
 def _take_pictures(source, items, problems, notes):
     "Item id → reader of its picture, those that can be read."
     files, other = picture_files(source)
     named = items["_picture"].tolist() if (items["_picture"] != "").any() else None
     at, where = match_pictures(items["item"].tolist(), files, named), Path(source).name
     def say(kind, file, what, remedy, i=""): problems.append(Problem("warning", file, None, what, remedy, i, kind))
-    for n in other: say("unread file", f"{where}/{n}", "it is no picture that can be read", "Convert it to .jpg, .png or .webp, if it is a picture")
-    for n in sorted(set(files) - set(at.values())): say("unmatched picture", f"{where}/{n}", "no product has this name", "Rename it to the product's id, or name it in a column 'picture'")
+    for n in other: say("unread file", f"{where}/{n}", "it is no picture that can be read",
+                        "Convert it to .jpg, .png or .webp, if it is a picture")
+    for n in sorted(set(files) - set(at.values())): say("unmatched picture", f"{where}/{n}", "no product has this name",
+                                                        "Rename it to the product's id, or name it in a column 'picture'")
     good = {}
     for i, n in at.items():
-        if set("/\\") & set(i): say("slash in id", f"{where}/{n}", "the product's id holds a slash, so its picture cannot be stored", "Replace the slash", i)
-        elif fault := picture_fault(_try(files[n])): say("unreadable picture", f"{where}/{n}", f"the picture {fault}", "Replace it; until then the product has none", i)
+        if set("/\\") & set(i): say("slash in id", f"{where}/{n}", "the product's id holds a slash, so its picture cannot be stored",
+                                    "Replace the slash", i)
+        elif fault := picture_fault(_try(files[n])): say("unreadable picture", f"{where}/{n}", f"the picture {fault}",
+                                                         "Replace it; until then the product has none", i)
         else: good[i] = files[n]
     for r, i in zip(items["_row"], items["item"]):
-        if i not in at: problems.append(Problem("warning", "products", int(r) + 1, "there is no picture", "Add one, if there is one", i, "no picture"))
+        if i not in at: problems.append(Problem("warning", "products", int(r) + 1, "there is no picture", "Add one, if there is one", i,
+                                                "no picture"))
     notes.append(f"pictures: {len(at)} of {len(items)} products matched " + ("by the picture column, then " if named else "") + f"by file name; {len(good)} can be read")
     return good
 
@@ -667,7 +714,7 @@ def _write_folder(ds, to, replace):
         os.replace(work/to.name, to)
     finally: shutil.rmtree(work, ignore_errors=True)
 
-# %% ../nbs/00b_catalogue.ipynb #21edabd2
+# %% ../nbs/00b_catalogue.ipynb #b3a558e8
 def _dataset(name, items, inter, pics, about):
     "The tables as a `Dataset`."
     users, ids = pd.Index(inter["user"].unique()), pd.Index(items["item"])
@@ -675,7 +722,8 @@ def _dataset(name, items, inter, pics, about):
     counts = dict(users=len(users), items=len(ids), interactions=len(pairs), images=len(pics)) | {
         f"items_with_{c}": int(items[c].notna().sum()) for c in ("title", "description") if c in items}
     info = dict(name=name, title=name, licence="not stated", citation="not stated", counts=counts,
-                timestamp="seconds since 1970, UTC" if "timestamp" in inter else None, released="as the products say" if "released" in items else None) | about
+                timestamp="seconds since 1970, UTC" if "timestamp" in inter else None,
+                released="as the products say" if "released" in items else None) | about
     images = Images(lambda i: pics[i](), pics) if pics else None
     return Dataset(name, users.to_numpy(str), ids.to_numpy(str), pairs, items.drop(columns=["_row", "_picture"]), images, info=info)
 
@@ -690,7 +738,7 @@ def _check_place(to, replace):
     if to.exists() and not replace: raise UsageError(f"{to} is there already: choose another place, or say replace=True (--replace).")
     if to.exists() and not (to/"interactions.parquet").is_file(): raise UsageError(f"{to} is no dataset folder, so it is not replaced: choose another place.")
 
-# %% ../nbs/00b_catalogue.ipynb #0d5abc32
+# %% ../nbs/00b_catalogue.ipynb #b15e822b
 def from_tables(products,                  # CSV file or DataFrame: one row a product
                 clicks,                    # CSV file or DataFrame: who met what
                 pictures=None,             # folder (with sub-folders) or zip archive; None: there are none
@@ -711,7 +759,8 @@ def from_tables(products,                  # CSV file or DataFrame: one row a pr
     (pr, pn), (cr, cn) = (guess_columns(list(t.rows), n, columns) for t, n in ((p, "products"), (c, "clicks")))
     p.notes += pn; c.notes += cn
     items = products_table(p, pr, duplicates)
-    if not len(items): p.problems.append(Problem("error", p.name, None, "there is no product", "Add rows below the column names", kind="no products"))
+    if not len(items): p.problems.append(Problem("error", p.name, None, "there is no product", "Add rows below the column names",
+                                                 kind="no products"))
     inter = clicks_table(c, cr, items["item"], unknown, dayfirst)
     notes, problems = [f"{t.name}: {n}" for t in (p, c) for n in t.notes], p.problems + c.problems
     pics = _take_pictures(pictures, items, problems, notes) if pictures is not None else {}

@@ -62,18 +62,20 @@ def typed_settings(words) -> dict:
         except (KeyError, ValueError): raise UsageError(f"the setting {k} is {v!r}: it must be of type {t.__name__}.") from None
     return out
 
-# %% ../nbs/20_cli.ipynb #1bd2d7ea
+# %% ../nbs/20_cli.ipynb #551c1f76
 READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column is which, where the guess is wrong: item=sku clicks.item=product"),
            opt("--delimiter", help="of the CSV files"), opt("--encoding", help="of the CSV files"),
            opt("--duplicates", default="refuse", choices=["refuse", "first", "last"], help="rows of one product that differ"))
 
 @command("import", opt("products", help="CSV file, one row a product"), opt("clicks", help="CSV file: user, product, perhaps a date"),
-         opt("--pictures", help="folder or zip archive, files named by product"), opt("--to", required=True, help="dataset folder to make"), *READING,
+         opt("--pictures", help="folder or zip archive, files named by product"), opt("--to", required=True, help="dataset folder to make"),
+         *READING,
          opt("--unknown", default="drop", choices=["drop", "refuse"], help="clicks on products that are not there"),
          opt("--day-first", dest="dayfirst", action="store_const", const=True, help="03/04/2024 is 3 April"),
          opt("--month-first", dest="dayfirst", action="store_const", const=False, help="03/04/2024 is 4 March"),
          opt("--replace", action="store_true", help="replace an older dataset folder"),
-         opt("--about", nargs="+", metavar="KEY=TEXT", help="title, licence, citation"), opt("--most", type=int, default=5, help="problems to show of each kind"))
+         opt("--about", nargs="+", metavar="KEY=TEXT", help="title, licence, citation"),
+         opt("--most", type=int, default=5, help="problems to show of each kind"))
 def import_command(a) -> int:
     "make a dataset folder of two CSV files and a folder of pictures"
     try: made = from_tables(a.products, a.clicks, a.pictures, a.to, pairs(a.columns, "column"), a.dayfirst, a.unknown, a.duplicates, a.delimiter,
@@ -85,9 +87,10 @@ def import_command(a) -> int:
     print(*made.notes, say_problems(problems, a.most), str(made).splitlines()[-1], sep="\n")
     return 0
 
-# %% ../nbs/20_cli.ipynb #ab5dcd61
+# %% ../nbs/20_cli.ipynb #a8c8d288
 @command("check", opt("folder", help="dataset folder of any kind, or its name"), opt("--all", action="store_true", help="show every problem"),
-         opt("--most", type=int, default=5, help="problems to show of each kind"), opt("--strict", action="store_true", help="status 1 for warnings, too"),
+         opt("--most", type=int, default=5, help="problems to show of each kind"),
+         opt("--strict", action="store_true", help="status 1 for warnings, too"),
          opt("--no-pictures", dest="pictures", action="store_false", help="do not open the pictures"))
 def check_command(a) -> int:
     "list every problem of a dataset folder, with file, row and remedy"
@@ -95,20 +98,23 @@ def check_command(a) -> int:
     print(say_problems(problems, None if a.all else a.most))
     return int(any(p.level == "error" or a.strict for p in problems))
 
-# %% ../nbs/20_cli.ipynb #1034343f
+# %% ../nbs/20_cli.ipynb #574ea653
 @command("fit", opt("folder", help="dataset folder, or its name"), opt("--to", required=True, help="folder for the recommender"),
          opt("--encoder", default="ViT-B-32/openai", help="tiny, offline, ready, or a model of open_clip"),
-         opt("--preset", default="released", help="named settings of chapter 07: released, paper, ..."), opt("--set", nargs="+", metavar="KEY=VALUE", help="settings to change: epochs=100 dim=64"),
+         opt("--preset", default="released", help="named settings of chapter 07: released, paper, ..."),
+         opt("--set", nargs="+", metavar="KEY=VALUE", help="settings to change: epochs=100 dim=64"),
          opt("--seed", type=int, default=0), opt("--holdout", type=float, default=.2, help="share of the items that chooses the epoch"),
          opt("--no-refit", dest="refit", action="store_false", help="keep the model that saw no held-out item"), opt("--device", default="cpu"))
 def fit_command(a) -> int:
     "train a recommender on all interactions of a dataset folder"
     from mamex.recommender import Recommender
-    rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, device=a.device, progress=sys.stderr.isatty(), **typed_settings(a.set))
+    rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, device=a.device, progress=sys.stderr.isatty(),
+                          **typed_settings(a.set))
     rec.save(a.to)
     b = rec.about
     print(f"{rec!r}\n{b['held_out']}: {b['epochs']} epochs chosen by {b['select_on']} {b['validation']['val_own/' + b['select_on']]:.4f} among the held-out items"
-          f"{', then trained on all ' + format(b['interactions'], ',') + ' interactions' if a.refit else ''}; {b['seconds']:.0f} seconds", *b["watch"], sep="\n")
+          f"{', then trained on all ' + format(b['interactions'], ',') + ' interactions' if a.refit else ''}; {b['seconds']:.0f} seconds",
+          *b["watch"], sep="\n")
     return 0
 
 # %% ../nbs/20_cli.ipynb #5b5c7da9
@@ -151,9 +157,10 @@ def recommend_command(a) -> int:
     else: print(t.to_string(index=False))
     return 0
 
-# %% ../nbs/20_cli.ipynb #4d3b0fce
+# %% ../nbs/20_cli.ipynb #1bf690cf
 @command("add", opt("model", help="folder of a recommender"), opt("products", help="CSV file, one row a new product"),
-         opt("--pictures", help="folder or zip archive, files named by product"), *READING, opt("--replace", action="store_true", help="products that are known already"))
+         opt("--pictures", help="folder or zip archive, files named by product"), *READING,
+         opt("--replace", action="store_true", help="products that are known already"))
 def add_command(a) -> int:
     "add new items to a recommender"
     from mamex.recommender import Recommender
@@ -177,7 +184,7 @@ def explain_command(a) -> int:
     print("\n\n".join(str(rec.explain(i)) for i in a.items))
     return 0
 
-# %% ../nbs/20_cli.ipynb #787a41d2
+# %% ../nbs/20_cli.ipynb #2d2d5205
 def main(argv: list[str] | None = None,  # None: the command line
         ) -> int:
     "`mamex COMMAND ...`; returns the status."
@@ -186,7 +193,8 @@ def main(argv: list[str] | None = None,  # None: the command line
         warnings.showwarning = lambda m, *_, **__: print(f"warning: {m}", file=sys.stderr)
         try: return COMMANDS[args.command][0](args)
         except UsageError as e: print(e, file=sys.stderr); return 2
-        except OSError as e: print(f"{e.filename or 'a file'}: {e.strerror or e}; choose another place, or make room.", file=sys.stderr); return 2
+        except OSError as e: print(f"{e.filename or 'a file'}: {e.strerror or e}; choose another place, or make room.",
+                                   file=sys.stderr); return 2
         except KeyboardInterrupt: print("stopped", file=sys.stderr); return 130
 
 # %% ../nbs/20_cli.ipynb #150e4858

@@ -58,14 +58,15 @@ def no_items(widths: dict, encoder="") -> Features:
     "A catalogue of one item that has nothing: a model has to hold some."
     return Features({m: np.zeros((1, d), np.float32) for m, d in widths.items()}, np.zeros((1, len(widths)), bool), encoder, {})
 
-# %% ../nbs/19_recommender.ipynb #77dbe3c3
+# %% ../nbs/19_recommender.ipynb #766b3a7a
 @torch.no_grad()
 def embed(model: MAMEX, features: Features,
           block: int = 8192,  # items at a time
          ) -> dict:           # e, alpha, gates, has: arrays as in `Recommender`
     "What the model makes of items; afterwards it holds none."
     n, M, c = len(features.mask), len(model.modalities), model.config
-    out = dict(e=np.empty((n, c.dim), np.float32), alpha=np.empty((n, M), np.float32), gates=np.empty((n, M, c.n_experts), np.float32), has=np.empty((n, M), bool))
+    out = dict(e=np.empty((n, c.dim), np.float32), alpha=np.empty((n, M), np.float32), gates=np.empty((n, M, c.n_experts), np.float32),
+               has=np.empty((n, M), bool))
     for a in range(0, n, block):
         it = model.eval().set_items(feature_rows(features, slice(a, a + block)))()
         for k, x in dict(e=it.e, alpha=it.alpha, gates=torch.stack(it.gates, 1), has=it.has).items(): out[k][a:a+block] = x.cpu().numpy()
@@ -192,7 +193,7 @@ class FoldIn:
         u = np.linalg.solve(self.gram + (lam*np.trace(self.gram)/d + 1e-12)*np.eye(d), sums.T).T
         return (u * (self.length / np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1e-12))).astype(np.float32)
 
-# %% ../nbs/19_recommender.ipynb #1339513c
+# %% ../nbs/19_recommender.ipynb #9092d863
 @patch
 def fold_in(self: Recommender,
             history,           # item ids that the user met; each counts once
@@ -200,7 +201,8 @@ def fold_in(self: Recommender,
     "A user's vector from a history. Without any item that says something it is the average user's, with a warning."
     rows = self.rows_of(history)
     rows = rows[self.has[rows].any(1)]
-    if "fold" not in self.kept: self.kept["fold"] = FoldIn(self.e, (self.met > 0) & self.has.any(1), float(np.linalg.norm(self.users, axis=1).mean()))
+    if "fold" not in self.kept: self.kept["fold"] = FoldIn(self.e, (self.met > 0) & self.has.any(1),
+                                                           float(np.linalg.norm(self.users, axis=1).mean()))
     fold = self.kept["fold"]
     if not len(rows):
         warnings.warn("a history without any item that has a picture or a text: the average user is taken", stacklevel=2)
@@ -243,14 +245,15 @@ def banned(self: Recommender, users, histories, rows):
     r, c = r[column[c] >= 0], column[c][column[c] >= 0]
     return sparse.csr_array((np.ones(len(r), bool), (r, c)), shape=(len(users) + len(histories), len(rows)))
 
-# %% ../nbs/19_recommender.ipynb #099f4ee5
+# %% ../nbs/19_recommender.ipynb #182b5c05
 @patch
 def as_table(self: Recommender, ids, rows, I, S) -> pd.DataFrame:
     "Ranks and scores as one row a recommendation."
     n, place = np.nonzero(I >= 0)
     at = rows[I[n, place]]
     title = self.items["title"].fillna("").to_numpy(object) if "title" in self.items else np.full(len(self.items), "", object)
-    return pd.DataFrame(dict(user=np.array(ids, dtype=object)[n], rank=place + 1, item=self.item_at.to_numpy(object)[at], score=S[n, place], title=title[at]))
+    return pd.DataFrame(dict(user=np.array(ids, dtype=object)[n], rank=place + 1, item=self.item_at.to_numpy(object)[at], score=S[n, place],
+                             title=title[at]))
 
 # %% ../nbs/19_recommender.ipynb #aae78e41
 def settings_for(config,        # name of a preset, or a `Config`
@@ -306,7 +309,7 @@ def choose_lambda(e, users, split: Split, config: Config) -> dict:  # λ → val
         said[lam] = float(evaluate(lambda a, b: u[a] @ e[b].T, split, "val", config.select_pool)[config.select_on].mean())
     return said
 
-# %% ../nbs/19_recommender.ipynb #7ac0d490
+# %% ../nbs/19_recommender.ipynb #7c12853a
 @patch(cls_method=True)
 def fit(cls: Recommender,
         dataset,                            # a `Dataset`, a folder, or a name
@@ -331,13 +334,14 @@ def fit(cls: Recommender,
     warm = np.flatnonzero(met)
     inner, mine = feature_rows(f, warm), np.stack([pairs[:, 0], np.searchsorted(warm, pairs[:, 1])], 1)
     model, how = cls.learn(inner, mine, ds.n_users, c, seed, holdout, refit, device, progress)
-    about = dict(dataset=ds.name, encoder=f.encoder, encoder_key=key, text_columns=list(text_columns), modalities=f.modalities, widths=model.widths,
+    about = dict(dataset=ds.name, encoder=f.encoder, encoder_key=key, text_columns=list(text_columns), modalities=f.modalities,
+                 widths=model.widths,
                  config=asdict(c), seed=seed, holdout=holdout, refit=refit, users=ds.n_users, items_met=len(warm), interactions=len(pairs),
                  mamex=__version__, **how, seconds=round(time.perf_counter() - start, 2))
     seen = sparse.csr_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(ds.n_users, ds.n_items))
     return cls(model, ds.user_ids, ds.items.reset_index(drop=True), **embed(model, f), met=met, seen=seen, about=about)
 
-# %% ../nbs/19_recommender.ipynb #e352a60e
+# %% ../nbs/19_recommender.ipynb #084c4ff2
 @patch(cls_method=True)
 def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdout, refit, device, progress) -> tuple:  # model; facts for `about`
     "The two trainings; `f` and `pairs` know only items that somebody has met."
@@ -348,7 +352,8 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     users = run.model.users.detach().cpu().numpy()
     lams, best = choose_lambda(e, users, split, c), next(r for r in run.history if r["epoch"] == run.best_epoch)
     lam = max(LAMBDAS, key=lams.get)
-    model = train_for(f, everything(pairs, n_users, n), c, seed, device, run.best_epoch + 1, progress) if refit else cls.adopt(run.model, e, split, lam)
+    model = train_for(f, everything(pairs, n_users, n), c, seed, device, run.best_epoch + 1, progress) if refit else cls.adopt(run.model, e,
+                                                                                                                               split, lam)
     how = dict(held_out=split.rule, epochs=run.best_epoch + 1, validation={k: v for k, v in best.items() if k.startswith("val_own/")},
                watch=watch(run.history, c), fold_in_lambda=lam, fold_in={str(k): v for k, v in lams.items()}, select_on=c.select_on)
     return model.cpu(), how
@@ -370,7 +375,7 @@ def encode(ds: Dataset, encoder, text_columns, device, cache, progress) -> tuple
     x = Extractor(encoder, device, tuple(text_columns), cache)
     return x.extract(ds, progress), x.key
 
-# %% ../nbs/19_recommender.ipynb #e48193bf
+# %% ../nbs/19_recommender.ipynb #2b12e4eb
 def users_of(run) -> tuple:  # float32 [n_items, d] items, float32 [n_users, d] users
     "The vectors of a run."
     with torch.no_grad(): return run.model().e.cpu().numpy(), run.model.users.detach().cpu().numpy()
@@ -390,7 +395,8 @@ def fold_in_test(ds: Dataset, features: Features,
     average = np.tile(np.delete(u, out, axis=0).mean(0), (split.n_users, 1))
     ways = {"trained with the others": (E, U), "kept away, folded in": (e, folded), "kept away, average user": (e, average)}
     asked = changed(split, test=only(split.test, True))
-    return pd.DataFrame({n: evaluate(lambda a, b: v[a] @ x[b].T, asked, "test").mean() for n, (x, v) in ways.items()}).T[["recall@10", "ndcg@10"]]
+    return pd.DataFrame({n: evaluate(lambda a, b: v[a] @ x[b].T, asked, "test").mean() for n, (x, v) in ways.items()}).T[["recall@10",
+                                                                                                                          "ndcg@10"]]
 
 # %% ../nbs/19_recommender.ipynb #26271290
 def picture_bytes(x, item) -> bytes:
@@ -402,25 +408,28 @@ def picture_bytes(x, item) -> bytes:
     try: return Path(x).read_bytes()
     except (OSError, TypeError, ValueError): raise UsageError(f"the picture of {item!r} cannot be read from {str(x)[:80]!r}: give bytes, a path or a PIL image.") from None
 
-# %% ../nbs/19_recommender.ipynb #7a4a60d2
+# %% ../nbs/19_recommender.ipynb #85235ea5
 def new_table(items) -> pd.DataFrame:  # items: DataFrame, dict of columns, or list of dicts
     "New items as a table with ids as text."
     if not isinstance(items, dict) and len(items) == 0: return pd.DataFrame(dict(item=np.array([], object)))
-    t = pd.DataFrame([items] if isinstance(items, dict) and not isinstance(items.get("item"), (list, tuple, np.ndarray, pd.Series)) else items).reset_index(drop=True)
+    t = pd.DataFrame([items] if isinstance(items, dict) and not isinstance(items.get("item"),
+                                                                           (list, tuple, np.ndarray,
+                                                                            pd.Series)) else items).reset_index(drop=True)
     if "item" not in t: raise UsageError(f"the new items need a column 'item' with their ids: they have {', '.join(map(str, t.columns)) or 'none'}.")
     if t["item"].isna().any() or (t["item"].astype(str).str.strip() == "").any(): raise UsageError("a new item has no id: fill it, or drop the row.")
     t = t.assign(item=t["item"].astype(str))
     if (twice := t["item"][t["item"].duplicated()]).size: raise UsageError(f"the new item {twice.iloc[0]!r} stands twice: keep one row.")
     return t
 
-# %% ../nbs/19_recommender.ipynb #a61b1f1a
+# %% ../nbs/19_recommender.ipynb #d0d19452
 @patch
 def encode_items(self: Recommender, t: pd.DataFrame, pictures: dict, vectors) -> Features:
     "Vectors of new items in the modalities of the model; what they lack is masked."
     if vectors is None and self.about["encoder_key"] in ("", "ready"):
         raise UsageError("this recommender was trained on ready vectors: give those of the new items, vectors={modality: [items, d]}.")
     ids = t["item"].to_numpy(str)
-    ds = Dataset("new items", np.array([], str), ids, pd.DataFrame(dict(user=[], item=[]), dtype=np.int64), t, Images(pictures.get, pictures), vectors or {})
+    ds = Dataset("new items", np.array([], str), ids, pd.DataFrame(dict(user=[], item=[]), dtype=np.int64), t,
+                 Images(pictures.get, pictures), vectors or {})
     if vectors is not None: f = ready_features(ds)
     else:
         if "extractor" not in self.kept: self.kept["extractor"] = self.extractor()
@@ -430,12 +439,12 @@ def encode_items(self: Recommender, t: pd.DataFrame, pictures: dict, vectors) ->
             f = Features({}, np.zeros((len(t), 0), bool), self.about["encoder"], {})  # items of which nothing is known
     return self.align(f, len(t))
 
-# %% ../nbs/19_recommender.ipynb #b6a7eee5
+# %% ../nbs/19_recommender.ipynb #0c715bde
 @patch
 def align(self: Recommender, f: Features, n) -> Features:
     "Features in the modalities and widths of the model; `UsageError` where the widths differ."
     widths = self.model.widths
-    if odd := [m for m in f.vectors if m not in widths and vars(f)["encoder"] == "ready"]: raise UsageError(f"the model knows no modality {odd[0]!r}: it has {', '.join(widths)}.")
+    if odd := [m for m in f.vectors if m not in widths and f.encoder == "ready"]: raise UsageError(f"the model knows no modality {odd[0]!r}: it has {', '.join(widths)}.")
     for m in set(widths) & set(f.vectors):
         if f.vectors[m].shape != (n, widths[m]): raise UsageError(f"the {m} vectors have the shape {list(f.vectors[m].shape)}, the model expects {[n, widths[m]]}: use the encoder that it was trained with.")
     mask = np.stack([f.mask[:, f.modalities.index(m)] if m in f.vectors else np.zeros(n, bool) for m in widths], 1)
@@ -479,7 +488,7 @@ def add_items(self: Recommender,
     self.item_at, self.kept = pd.Index(table["item"]), {k: v for k, v in self.kept.items() if k != "fold"}
     return self
 
-# %% ../nbs/19_recommender.ipynb #3b1e746f
+# %% ../nbs/19_recommender.ipynb #75a20845
 @dataclass
 class Explanation:
     "What the model makes of one item."
@@ -493,12 +502,13 @@ class Explanation:
 
     def __str__(self):
         weights = ", ".join(f"{m} {a:.0%}" for m, a in self.alpha.items()) if self.alpha.any() else "nothing is known of it: it is ranked as the average item"
-        spoke = "; ".join(f"{m}: " + ", ".join(f"expert {r.expert} {r.weight:.0%}" for r in g.itertuples()) for m, g in self.experts.groupby("modality", sort=False))
+        spoke = "; ".join(f"{m}: " + ", ".join(f"expert {r.expert} {r.weight:.0%}" for r in g.itertuples()) for m,
+                          g in self.experts.groupby("modality", sort=False))
         near = "\n".join(f"  {r.cosine:6.3f}  {r.item}  {r.title}" for r in self.neighbours.itertuples())
         return (f"{self.item}  {self.title}\nmet by {self.met:,} users in training\nweights: {weights}\nexperts: {spoke or 'none'}\n"
                 f"missing: {', '.join(self.missing) or 'nothing'}\nnearest known items (cosine):\n{near}")
 
-# %% ../nbs/19_recommender.ipynb #3e329c09
+# %% ../nbs/19_recommender.ipynb #5e380212
 @patch
 def explain(self: Recommender,
             item,        # id
@@ -507,7 +517,8 @@ def explain(self: Recommender,
     "Weights, experts and nearest known items of an item; `UsageError` for one that is unknown."
     (row,), names = self.rows_of([item]), list(self.model.modalities)
     alpha = pd.Series(self.alpha[row].round(6), index=names, name="alpha")
-    used = [(m, k, float(w)) for j, m in enumerate(names) if self.has[row, j] for k, w in sorted(enumerate(self.gates[row, j]), key=lambda x: -x[1]) if w > 0]
+    used = [(m, k, float(w)) for j, m in enumerate(names) if self.has[row, j] for k,
+            w in sorted(enumerate(self.gates[row, j]), key=lambda x: -x[1]) if w > 0]
     known = (self.met > 0) & self.has.any(1)
     known[row] = False
     norms = np.sqrt(np.einsum("nd,nd->n", self.e, self.e))
@@ -521,19 +532,20 @@ def explain(self: Recommender,
 # %% ../nbs/19_recommender.ipynb #0a11deeb
 FORMAT = 1  # of the folder; a reader refuses others
 
-# %% ../nbs/19_recommender.ipynb #e2804263
+# %% ../nbs/19_recommender.ipynb #b122dfc3
 @patch
 def files(self: Recommender) -> dict:  # name → function that writes it to a path
     "What `save` writes, beside recommender.json."
     seen = self.seen.tocsr()
-    arrays = dict(e=self.e, alpha=self.alpha, gates=self.gates, has=self.has, met=self.met, seen_indptr=seen.indptr.astype(np.int64), seen_indices=seen.indices.astype(np.int64))
+    arrays = dict(e=self.e, alpha=self.alpha, gates=self.gates, has=self.has, met=self.met, seen_indptr=seen.indptr.astype(np.int64),
+                  seen_indices=seen.indices.astype(np.int64))
     items = self.items.assign(**{c: self.items[c].map(lambda v: None if v is None or v is pd.NA or v != v else str(v)) for c in self.items if self.items[c].dtype == object})
     return {"model.safetensors": lambda p: self.model.save(p),
             "items.safetensors": lambda p: p.write_bytes(safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})),
             "items.parquet": lambda p: items.to_parquet(p, index=False),
             "users.parquet": lambda p: pd.DataFrame(dict(user=self.user_ids.astype(object))).to_parquet(p, index=False)}
 
-# %% ../nbs/19_recommender.ipynb #c8dea96b
+# %% ../nbs/19_recommender.ipynb #4792efd2
 @patch
 def save(self: Recommender, folder) -> Path:
     "Write the recommender: a folder, whole or not at all; an older recommender of that name is replaced, anything else refused."
@@ -546,7 +558,8 @@ def save(self: Recommender, folder) -> Path:
         (work/"new").mkdir()
         for name, write in self.files().items(): write(work/"new"/name)
         sums = {n: hashlib.sha256((work/"new"/n).read_bytes()).hexdigest() for n in self.files()}
-        write_atomic(work/"new"/"recommender.json", json.dumps(dict(format="mamex.recommender", version=FORMAT, files=sums, about=self.about), indent=1) + "\n")
+        write_atomic(work/"new"/"recommender.json", json.dumps(dict(format="mamex.recommender", version=FORMAT, files=sums,
+                                                                    about=self.about), indent=1) + "\n")
         if folder.exists(): os.replace(folder, work/"old")
         os.replace(work/"new", folder)
     finally: shutil.rmtree(work, ignore_errors=True)
@@ -566,7 +579,7 @@ def check_saved(folder: Path) -> dict:  # what recommender.json says
         if not isinstance(sums, dict) or sums.get(n) != now: raise UsageError(f"{folder/n} is damaged or belongs to another recommender: save it again.")
     return said
 
-# %% ../nbs/19_recommender.ipynb #90413aa1
+# %% ../nbs/19_recommender.ipynb #e02bd04d
 @patch(cls_method=True)
 def load(cls: Recommender, folder) -> Recommender:
     "Read what `save` wrote, to the same bits; `UsageError` where the folder is damaged, mixed or of another version."
@@ -577,7 +590,8 @@ def load(cls: Recommender, folder) -> Recommender:
         model = load_model(folder/"model.safetensors", no_items(about["widths"], about["encoder"]))
         items, users = (pd.read_parquet(folder/f"{n}.parquet") for n in ("items", "users"))
         n = len(items)
-        if any(len(x[k]) != n for k in ("e", "alpha", "gates", "has", "met")) or len(users) != len(model.users): raise ValueError("the sizes differ")
+        if any(len(x[k]) != n for k in ("e", "alpha", "gates", "has",
+                                        "met")) or len(users) != len(model.users): raise ValueError("the sizes differ")
         seen = sparse.csr_array((np.ones(len(x["seen_indices"]), bool), x["seen_indices"], x["seen_indptr"]), shape=(len(users), n))
         return cls(model, users["user"].to_numpy(str), items, x["e"], x["alpha"], x["gates"], x["has"], x["met"], seen, about)
     except UsageError: raise
