@@ -17,11 +17,13 @@ from .catalogue import (CatalogueError, check_folder, from_tables, say_problems,
                              picture_files, match_pictures)
 # what needs torch is imported where it is used: a check should not wait for it
 
-# %% ../nbs/20_cli.ipynb #c807a945
+# %% ../nbs/20_cli.ipynb #47931651
 COMMANDS = {}  # name → (function, options)
 
+# %% ../nbs/20_cli.ipynb #cd9cf3ce
 def opt(*names, **how): return names, how  # arguments of argparse's add_argument
 
+# %% ../nbs/20_cli.ipynb #861b5fed
 def command(name: str,   # the word on the command line
             *options,    # made by `opt`
            ):
@@ -42,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         for names, how in options: s.add_argument(*names, **how)
     return p
 
-# %% ../nbs/20_cli.ipynb #24cd8cc9
+# %% ../nbs/20_cli.ipynb #a4468933
 def pairs(words, what: str) -> dict:  # words: KEY=VALUE
     "Words KEY=VALUE as a dict of strings."
     out = {}
@@ -52,6 +54,7 @@ def pairs(words, what: str) -> dict:  # words: KEY=VALUE
         out[k] = v
     return out
 
+# %% ../nbs/20_cli.ipynb #6d81847c
 def typed_settings(words) -> dict:
     "Settings of the model as their types say; names are checked where they are used."
     from mamex.model import Config
@@ -62,11 +65,12 @@ def typed_settings(words) -> dict:
         except (KeyError, ValueError): raise UsageError(f"the setting {k} is {v!r}: it must be of type {t.__name__}.") from None
     return out
 
-# %% ../nbs/20_cli.ipynb #551c1f76
+# %% ../nbs/20_cli.ipynb #ce063f01
 READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column is which, where the guess is wrong: item=sku clicks.item=product"),
            opt("--delimiter", help="of the CSV files"), opt("--encoding", help="of the CSV files"),
            opt("--duplicates", default="refuse", choices=["refuse", "first", "last"], help="rows of one product that differ"))
 
+# %% ../nbs/20_cli.ipynb #757610cb
 @command("import", opt("products", help="CSV file, one row a product"), opt("clicks", help="CSV file: user, product, perhaps a date"),
          opt("--pictures", help="folder or zip archive, files named by product"), opt("--to", required=True, help="dataset folder to make"),
          *READING,
@@ -117,7 +121,7 @@ def fit_command(a) -> int:
           *b["watch"], sep="\n")
     return 0
 
-# %% ../nbs/20_cli.ipynb #5b5c7da9
+# %% ../nbs/20_cli.ipynb #f10b3f36
 def write_table(t: pd.DataFrame, path):
     "A table as .csv, .json (one record a row) or .parquet, atomically."
     how = {".csv": lambda p: t.to_csv(p, index=False), ".json": lambda p: t.to_json(p, orient="records", force_ascii=False, indent=1),
@@ -125,6 +129,7 @@ def write_table(t: pd.DataFrame, path):
     if not how: raise UsageError(f"{path} should end in .csv, .json or .parquet: choose one of them.")
     with atomic(path) as tmp: how(tmp)
 
+# %% ../nbs/20_cli.ipynb #ad44a6be
 def read_histories(path) -> dict:
     "user → items, from a CSV of clicks or a JSON object."
     if Path(path).suffix.lower() == ".json":
@@ -157,7 +162,7 @@ def recommend_command(a) -> int:
     else: print(t.to_string(index=False))
     return 0
 
-# %% ../nbs/20_cli.ipynb #1bf690cf
+# %% ../nbs/20_cli.ipynb #009616de
 @command("add", opt("model", help="folder of a recommender"), opt("products", help="CSV file, one row a new product"),
          opt("--pictures", help="folder or zip archive, files named by product"), *READING,
          opt("--replace", action="store_true", help="products that are known already"))
@@ -176,6 +181,7 @@ def add_command(a) -> int:
     print(f"{len(items)} items, {len(at)} with a picture\n{rec!r}")
     return 0
 
+# %% ../nbs/20_cli.ipynb #912e6ed7
 @command("explain", opt("model", help="folder of a recommender"), opt("items", nargs="+", metavar="ITEM"))
 def explain_command(a) -> int:
     "say what the model makes of an item"
