@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'READING', 'opt', 'command', 'parser', 'pairs', 'typed_settings', 'import_command', 'check_command',
-           'fit_command', 'write_table', 'read_histories', 'recommend_command', 'add_command', 'explain_command',
-           'main']
+           'fetch_command', 'fit_command', 'write_table', 'read_histories', 'recommend_command', 'add_command',
+           'explain_command', 'main']
 
-# %% ../nbs/20_cli.ipynb #2137a960
+# %% ../nbs/20_cli.ipynb #b12d5035
 import argparse, json, sys, warnings
 from pathlib import Path
 import pandas as pd
 from . import __version__
 from .datasets import UsageError, atomic
-from .catalogue import (CatalogueError, check_folder, from_tables, say_problems, read_table, guess_columns, products_table,
-                             picture_files, match_pictures)
+from .checks import check_folder, say_problems
+from .catalogue import CatalogueError, from_tables, read_table, guess_columns, products_table, picture_files, match_pictures
 # what needs torch is imported where it is used: a check should not wait for it
 
 # %% ../nbs/20_cli.ipynb #47931651
@@ -101,6 +101,14 @@ def check_command(a) -> int:
     problems = check_folder(a.folder, a.pictures, progress=sys.stderr.isatty())
     print(say_problems(problems, None if a.all else a.most))
     return int(any(p.level == "error" or a.strict for p in problems))
+
+# %% ../nbs/20_cli.ipynb #8e48c53b
+@command("fetch", opt("names", nargs="+", metavar="NAME", help="baby, clothing, sport, movielens, movielens-1m"),
+         opt("--again", action="store_true", help="ask once more for the pictures that could not be had"))
+def fetch_command(a) -> int:
+    "fetch published datasets into the cache"
+    from mamex.sources import main
+    return main(a.names + ["--again"] * a.again)
 
 # %% ../nbs/20_cli.ipynb #574ea653
 @command("fit", opt("folder", help="dataset folder, or its name"), opt("--to", required=True, help="folder for the recommender"),

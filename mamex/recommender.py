@@ -7,7 +7,7 @@ __all__ = ['LAMBDAS', 'FORMAT', 'Recommender', 'feature_rows', 'no_items', 'embe
            'settings_for', 'held_out', 'everything', 'train_for', 'sums_of', 'choose_lambda', 'encode', 'users_of',
            'fold_in_test', 'picture_bytes', 'new_table', 'Explanation', 'check_saved']
 
-# %% ../nbs/19_recommender.ipynb #f7044c8a
+# %% ../nbs/19_recommender.ipynb #0cb13b6c
 from dataclasses import dataclass, field, replace as changed, asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from PIL import Image
 from scipy import sparse
 from . import __version__
-from .datasets import Dataset, Images, UsageError, load_dataset, write_atomic, atomic, progress_bar
+from .datasets import Dataset, Images, UsageError, write_atomic, atomic, progress_bar
+from .sources import load_or_fetch
 from .splits import Split
 from .extractor import Extractor, Features, ready_features, tally
 from .metrics import evaluate
@@ -309,7 +310,7 @@ def choose_lambda(e, users, split: Split, config: Config) -> dict:  # λ → val
         said[lam] = float(evaluate(lambda a, b: u[a] @ e[b].T, split, "val", config.select_pool)[config.select_on].mean())
     return said
 
-# %% ../nbs/19_recommender.ipynb #7c12853a
+# %% ../nbs/19_recommender.ipynb #e315b2c1
 @patch(cls_method=True)
 def fit(cls: Recommender,
         dataset,                            # a `Dataset`, a folder, or a name
@@ -324,7 +325,7 @@ def fit(cls: Recommender,
         **settings,                         # to change from the preset: epochs=100, dim=64, ...
        ) -> Recommender:
     "Encode, train with some items held out to choose the epoch, train again on all; same input and seed, same bytes."
-    start, ds = time.perf_counter(), dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+    start, ds = time.perf_counter(), dataset if isinstance(dataset, Dataset) else load_or_fetch(dataset)
     if not 0 < holdout < 1: raise UsageError(f"holdout is {holdout}: it is a share between 0 and 1.")
     pairs = ds.interactions[["user", "item"]].to_numpy(np.int64)
     c, met = settings_for(config, len(pairs), settings), np.bincount(pairs[:, 1], minlength=ds.n_items)

@@ -9,9 +9,11 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 import mamex.catalogue as C
-from mamex.catalogue import CatalogueError, check_folder, from_tables, guess_columns, parse_times, read_table, say_problems
-from mamex.datasets import UsageError, load_dataset, save_dataset, toy
-from mamex.extractor import clean_text, open_picture
+from mamex import checks
+from mamex.catalogue import CatalogueError, from_tables, guess_columns, parse_times, read_table
+from mamex.checks import check_folder, say_problems
+from mamex.datasets import UsageError, judge_picture, load_dataset, save_dataset, toy
+from mamex.extractor import clean_text
 from test_datasets import authors, mmrec
 
 QUICK = dict(deadline=None, suppress_health_check=list(HealthCheck))
@@ -105,7 +107,7 @@ def test_all_problems_at_once_and_not_the_first(tmp_path):
 
 
 def test_problems_are_cut_by_kind_and_counted():
-    ps = [C.Problem("warning", "f", r, "w", "R", kind="k") for r in range(1, 8)] + [C.Problem("error", "f", 1, "e", "R", kind="z")]
+    ps = [checks.Problem("warning", "f", r, "w", "R", kind="k") for r in range(1, 8)] + [checks.Problem("error", "f", 1, "e", "R", kind="z")]
     lines = say_problems(ps, 2).splitlines()
     assert lines[0].startswith("error") and "5 more of the kind 'k'" in lines[3] and lines[-1] == "1 error, 7 warnings."
     assert len(say_problems(ps, None).splitlines()) == 9
@@ -200,12 +202,6 @@ def test_check_and_load_agree_on_damaged_bytes(tmp_path_factory, name, at, flip,
     shutil.rmtree(d)
 
 
-@settings(max_examples=60, **QUICK)
-@given(st.one_of(st.binary(max_size=60), st.integers(0, 200).map(lambda n: png()[:n]), st.sampled_from([png(format=f) for f in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")])))
-def test_a_picture_is_readable_here_if_it_is_for_the_extractor(b):
-    assert (C.picture_fault(b) is None) == (bool(b) and open_picture(b) is not None)
-
-
 # ---- CSV files of all manners
 def tables(d, products="sku,name\n01,Lamp\n02,Pot\n", clicks="user,sku\nann,01\nbob,02\n", encoding="utf-8"):
     d.mkdir(parents=True, exist_ok=True)
@@ -294,7 +290,7 @@ def test_pictures_by_stem_by_column_and_unmatched(tmp_path):
     for n, b in {"01.PNG": png(), "shots/front.png": png("blue"), "03.jpg": b"cut", "04.gif": png(format="GIF"), "logo.png": png(), "read.me": b""}.items(): (tmp_path/"photos"/n).write_bytes(b)
     made = from_tables(*a, tmp_path/"photos", tmp_path/"o")
     ds = load_dataset(tmp_path/"o")
-    assert sorted(ds.images) == ["01", "04", "B-2"] and ds.images.read("B-2") == png("blue") and open_picture(ds.images.read("04"))
+    assert sorted(ds.images) == ["01", "04", "B-2"] and ds.images.read("B-2") == png("blue") and judge_picture(ds.images.read("04"))[0]
     assert {(p.kind, p.file, p.row, p.id) for p in made.problems} == {
         ("unread file", "photos/read.me", None, ""), ("unmatched picture", "photos/logo.png", None, ""), ("unreadable picture", "photos/03.jpg", None, "03"), ("no picture", "products", 5, "05")}
     with zipfile.ZipFile(tmp_path/"photos.zip", "w") as z: z.write(tmp_path/"photos"/"01.PNG", "in/01.PNG")

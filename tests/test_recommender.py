@@ -62,7 +62,7 @@ def test_the_way_of_a_shop_through_the_command_line(tmp_path):
         return done.stdout, done.stderr
     out, _ = mamex("import products.csv clicks.csv --pictures photos --to shop")
     assert "item is the column 'sku'" in out and "49 of 50 products matched" in out
-    done = subprocess.run([sys.executable, "-m", "mamex.catalogue", "check", "shop"], cwd=tmp_path, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(ROOT)))
+    done = subprocess.run([sys.executable, "-m", "mamex.cli", "check", "shop"], cwd=tmp_path, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(ROOT)))
     assert done.returncode == 0 and "0 errors" in done.stdout
     mamex("fit shop --to model --encoder tiny --set epochs=20 dim=32")
     mamex("recommend model --users u0000 u0001 --k 3 --histories walkin.json --out recommendations.csv")
