@@ -6,9 +6,9 @@
 __all__ = ['top_k', 'lists', 'gini', 'cold_popularity', 'bands', 'jensen_shannon', 'band_shares', 'beyond', 'only', 'jaccard',
            'overlap', 'agreement']
 
-# %% ../nbs/08b_beyond.ipynb #225ec99c
+# %% ../nbs/08b_beyond.ipynb #03ed62e8
 from dataclasses import replace
-import numpy as np
+import numpy as np, torch
 from .datasets import UsageError
 from .extractor import Features
 from .splits import Split
@@ -135,18 +135,20 @@ def overlap(first, second, split: Split, items: np.ndarray, part: str = "test", 
         total += jaccard(*(top_k(np.asarray(s(users[a:a+chunk], items)), k) for s in (first, second))).sum()
     return float(total / len(users))
 
-# %% ../nbs/08b_beyond.ipynb #02fdbfe2
+# %% ../nbs/08b_beyond.ipynb #06fe6a0e
 def agreement(
-        model,                 # with `set_items` and `scorer`
+        run,                   # with `model`, `config` and `seed`: what `fit` returns (chapter 09)
         features: Features,
         split: Split,
         part: str = "test",
         k: int = 10,
-    ) -> dict[str, float]:     # "image/text" → mean Jaccard index, one entry a pair of modalities
-    "How far a model's lists from one modality are its lists from another; the model keeps its catalogue."
-    items, names = split.pool(part), features.modalities
+    ) -> dict[str, float]:     # "image/text" → mean Jaccard index, one entry a pair of modalities; empty with one modality
+    "How far a model's lists from one modality are its lists from another."
+    items, names, scorers = split.pool(part), features.modalities, {}
     items = items[features.mask[items].all(1)]
-    if len(items) <= k: return {}
-    try: scorers = {m: model.set_items(only(features, m)).scorer() for m in names} if len(names) > 1 else {}
-    finally: model.set_items(features)
-    return {f"{a}/{b}": overlap(scorers[a], scorers[b], split, items, part, k) for n, a in enumerate(names) for b in names[n+1:] if len(names) > 1}
+    if len(items) <= k or len(names) < 2: return {}
+    for m in names:
+        with torch.random.fork_rng(): model = run.config.build(only(features, m), split, run.seed)
+        model.load_state_dict(run.model.state_dict())
+        scorers[m] = model.eval().scorer()
+    return {f"{a}/{b}": overlap(scorers[a], scorers[b], split, items, part, k) for n, a in enumerate(names) for b in names[n+1:]}
