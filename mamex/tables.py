@@ -82,20 +82,22 @@ def peak_memory():
     try: yield top
     finally: over.set(); t.join()
 
-# %% ../nbs/15b_tables.ipynb #8fe1eeca
+# %% ../nbs/15b_tables.ipynb #3968f1dd
 class OutOfTime(Exception): "A trial has met the cap."
 
-def attempt(features: Features, split: Split, config, seed: int, left_s: float, device: str = "cpu", checkpoints=None) -> dict:
-    "One trial: value, state (finished, cut, failed), seconds, epochs, peak memory."
-    rows, began = [], time.perf_counter()
+def attempt(features: Features, split: Split, config, seed: int, left_s: float, device: str = "cpu", state: Path | None = None) -> dict:
+    "One trial: value, state (finished, cut, failed), seconds of processor time, epochs, peak memory. `state`: file of the run, kept by `fit`."
+    rows, began, was = [], time.process_time(), state is not None and state.exists()
     def watch(row):
         rows.append(row)
-        if time.perf_counter() - began > left_s and row["epoch"] + 1 < config.epochs: raise OutOfTime
+        if time.process_time() - began > left_s and row["epoch"] + 1 < config.epochs: raise OutOfTime
     out = dict(value=None, state="finished", why="")
     with peak_memory() as top:
-        try: rows, seconds = (run := fit(features, split, config, seed, device, checkpoints, progress=False, callback=watch)).history, run.seconds
-        except OutOfTime: out["state"], seconds = "cut", time.perf_counter() - began
-        except UsageError as e: out.update(state="failed", why=str(e)); seconds = time.perf_counter() - began
+        try: rows = (run := fit(features, split, config, seed, device, state and state.parent, progress=False, callback=watch)).history
+        except OutOfTime: out["state"] = "cut"
+        except UsageError as e: out.update(state="failed", why=str(e))
+    seconds = time.process_time() - began
+    if was and out["state"] == "finished": seconds = max(seconds, run.seconds)  # trained before, by another study
     if out["state"] != "failed":
         best = max(rows, key=lambda r: r[selected_by(config)])
         out.update(value=best[selected_by(config)], best_epoch=best["epoch"])
@@ -122,7 +124,7 @@ def only_best(trials: list[dict], state: Path | None):  # trials: grows by one i
     values = [t["value"] if t["value"] is not None else -1 for t in trials]
     if not was and len(values) > 1 and values[-1] <= max(values[:-1]): state.unlink(missing_ok=True)
 
-# %% ../nbs/15b_tables.ipynb #99577880
+# %% ../nbs/15b_tables.ipynb #c9f0bcb6
 def tune(name: str, features: Features, split: Split, base, n_trials: int, cap_s: float, root: Path,
          seed: int = 0, device: str = "cpu", checkpoints=None, each=lambda: None) -> list[dict]:  # each: called after every trial
     "Trials until there are `n_trials` or their seconds reach `cap_s`; goes on where an earlier call was stopped."
@@ -130,8 +132,9 @@ def tune(name: str, features: Features, split: Split, base, n_trials: int, cap_s
     trials = read_trials(folder)
     while len(trials) < n_trials and (left := cap_s - sum(t["seconds"] for t in trials)) > 0:
         config = replace(base, **(settings := ask(name, base, trials, seed)))
-        with only_best(trials, checkpoints and Path(checkpoints) / f"{run_key(features, split, config, seed)}.safetensors"):
-            t = dict(number=len(trials), settings=settings) | attempt(features, split, config, seed, left, device, checkpoints)
+        state = Path(checkpoints) / f"{run_key(features, split, config, seed)}.safetensors" if checkpoints else None
+        with only_best(trials, state):
+            t = dict(number=len(trials), settings=settings) | attempt(features, split, config, seed, left, device, state)
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / f"{len(trials):04d}.json", json.dumps(t)); trials.append(t)
         each()
@@ -182,15 +185,14 @@ def told(d: dict, level: float = .05) -> int:  # d: of `duels`; returns -1, 0 or
     "The sign of a difference that can be told."
     return clear(d) if d["p_holm"] < level else 0
 
-# %% ../nbs/15b_tables.ipynb #48a7d393
-def costs(runs: dict[str, list[Run]], found: dict) -> dict:  # name → parameters, seconds_per_epoch, seconds, seconds_to_best, epochs, best_epoch, peak_mib
-    "Means over the seeds; the peak is that of the search's trials, of the whole process."
+# %% ../nbs/15b_tables.ipynb #3dff22e1
+def costs(runs: dict[str, list[Run]], found: dict) -> dict:  # name → parameters, seconds_per_epoch, seconds_to_best, epochs, best_epoch, peak_mib
+    "What each trained model costs; epochs are means over the seeds."
     out = {}
     for n, rs in runs.items():
-        epochs, best, s = (np.array(x, float) for x in zip(*((r.history[-1]["epoch"] + 1, r.best_epoch + 1, r.seconds) for r in rs)))
-        out[n] = dict(parameters=sum(p.numel() for p in rs[0].model.parameters()), seconds_per_epoch=float((s / epochs).mean()), seconds=float(s.mean()),
-                      seconds_to_best=float((s * best / epochs).mean()), epochs=float(epochs.mean()), best_epoch=float(best.mean()),
-                      peak_mib=max(t["peak_mib"] for t in found[n.split("/")[0]]["trials"]))
+        s = found[n.split("/")[0]]; t = s["trials"][0] if n.endswith("/released") else s["best"]
+        out[n] = dict(parameters=sum(p.numel() for p in rs[0].model.parameters()), seconds_per_epoch=t["seconds"] / t["epochs"], seconds_to_best=t["seconds"] * (t["best_epoch"] + 1) / t["epochs"],
+                      epochs=float(np.mean([r.history[-1]["epoch"] + 1 for r in rs])), best_epoch=float(np.mean([r.best_epoch + 1 for r in rs])), peak_mib=t["peak_mib"])
     return out
 
 # %% ../nbs/15b_tables.ipynb #d40b6839
@@ -210,7 +212,7 @@ def duel_table(vs: dict, metric: str = "ndcg@10", model: str = "MAMEX") -> pd.Da
     return pd.DataFrame([{"against": n, f"difference in {metric}": f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]", "p": f"{d['p']:.4f}",
                           "p, Holm": f"{d['p_holm']:.4f}", "d_z": f"{d['dz']:+.2f}", f"{model} is": word[told(d)]} for n, d in vs.items()]).set_index("against")
 
-# %% ../nbs/15b_tables.ipynb #2dc17ee2
+# %% ../nbs/15b_tables.ipynb #549f68d3
 def settings_text(settings: dict) -> str:
     "Settings as in a call, in short."
     return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items()) or "the defaults"
@@ -218,7 +220,7 @@ def settings_text(settings: dict) -> str:
 def search_table(found: dict) -> pd.DataFrame:
     "One row a model: what the search did and what it chose."
     count = lambda t, s: sum(x["state"] == s for x in t)
-    return pd.DataFrame([{"model": n, "trials": len(s["trials"]), "cut": count(s["trials"], "cut"), "failed": count(s["trials"], "failed"), "seconds": f"{sum(t['seconds'] for t in s['trials']):.0f}",
+    return pd.DataFrame([{"model": n, "trials": len(s["trials"]), "cut": count(s["trials"], "cut"), "failed": count(s["trials"], "failed"), "CPU s": f"{sum(t['seconds'] for t in s['trials']):.0f}",
                           "defaults": "–" if (v := s["trials"][0]["value"]) is None else short(v), "best": short(s["best"]["value"]) if s["best"] else "–",
                           "chosen": settings_text(s["best"]["settings"]) if s["best"] else "nothing: every trial failed"} for n, s in found.items()]).set_index("model")
 
@@ -301,15 +303,15 @@ def who_wins(vs: dict, model: str, where: str = "in the joint pool") -> str:
     parts = [f"{w} {names[s]}" for s, w in ((1, "ranks better than"), (-1, "ranks worse than"), (0, "cannot be told apart from")) if names[s]]
     return f"On test NDCG@10 {where}, `{model}` {'; '.join(parts)}."
 
-# %% ../nbs/15b_tables.ipynb #8f096107
+# %% ../nbs/15b_tables.ipynb #d656ceb8
 def peers_note(card: dict) -> str:
     "How the models of a report were searched and trained."
     s, way = card["search"], ", ".join(f"{k}={v:g}" for k, v in card["recipe"].items())
     return (f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`, modalities {', '.join(card['features']['widths'])}. All models: {way}. "
-            f"Search: {s['trials']} trials and at most {s['cap_s']:g} s a model, seed {s['seed']}, on validation NDCG@10 in the joint pool; trial 0 is the defaults. Then seeds {', '.join(map(str, card['seeds']))} of each choice, and test once. "
+            f"Search: {s['trials']} trials and at most {s['cap_s']:g} s of processor time a model, seed {s['seed']}, on validation NDCG@10 in the joint pool; trial 0 is the defaults. Then seeds {', '.join(map(str, card['seeds']))} of each choice, and test once. "
             "Mean ± sd over seeds [95 % interval over users]; differences are paired by user and seed, their intervals cover both. `oracle/popularity` looks at the answers and takes no part in the tests.")
 
-# %% ../nbs/15b_tables.ipynb #996eae0b
+# %% ../nbs/15b_tables.ipynb #21268069
 PEERS_CAPTIONS = dict(
     duels="MAMEX minus each other model: right of the dashed line MAMEX ranks better. Orange: the interval leaves out zero and p after Holm's correction is below .05.",
     beyond="Top 10 of the joint pool. Coverage: share of the cold items that stand in somebody's list. Gini: of their exposure, 0 if even. Novelty: bits. Popularity lift: 1 if the lists are as popular as what users met. "
@@ -326,6 +328,6 @@ def peers_page(report: dict) -> str:
         "![differences](peers_duels.png)\n\n" + PEERS_CAPTIONS["duels"], *(x for n, v in vs.items() if n != main for x in (f"## {n} against each other", markdown_table(duel_table(v, model=n)))),
         "## Test, own pool", markdown_table(results_table(report, "test_own")), "## Validation, joint pool", markdown_table(results_table(report, "val")),
         "## The search", markdown_table(search_table(found)), "Trials that ran into the cap count with what they had reached; trials that failed count as trials.", markdown_table(space_table(found)),
-        *(f"- `{n}` is missing: {why}" for n, why in report["failed"].items()), "## What it costs", markdown_table(cost_table(report["cost"])), "Training and validation, mean over seeds; the peak is of the whole process, over the trials of the search.",
+        *(f"- `{n}` is missing: {why}" for n, why in report["failed"].items()), "## What it costs", markdown_table(cost_table(report["cost"])), "Seconds of processor time, training and validation, and the peak of the whole process: in the trial of that setting. Epochs: means over the seeds.",
         "## Beyond accuracy", markdown_table(beyond_table(report["beyond"])), PEERS_CAPTIONS["beyond"],
         *(["## The paper's rows", "Facts of print, not comparable: other vectors, another recipe.", markdown_table(paper)] if paper is not None else []), "## Run card", markdown_table(card_table(card))])
