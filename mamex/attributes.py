@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['multi_hot', 'truncated_svd', 'attribute_features']
 
-# %% ../nbs/03c_attributes.ipynb #468ff4f8
+# %% ../nbs/03c_attributes.ipynb #826bf826
 import numpy as np, pandas as pd
 from scipy import sparse
-from scipy.sparse.linalg import svds
 from .datasets import Dataset, UsageError
 from .extractor import Features, tally
 
@@ -26,18 +25,20 @@ def multi_hot(
     norm = np.sqrt(np.asarray(x.multiply(x).sum(1)).ravel())
     return sparse.csr_array(sparse.diags_array(1 / np.where(norm > 0, norm, 1)) @ x)
 
-# %% ../nbs/03c_attributes.ipynb #98600e7d
+# %% ../nbs/03c_attributes.ipynb #ff11b922
 def truncated_svd(
         x,              # sparse [n, p]
         dim: int,       # d; fewer where x has no more
         seed: int = 0,  # of the start
+        steps: int = 4, # of refinement
     ) -> np.ndarray:    # float32 [n, d], largest singular value first
     "U S of the `dim` largest singular values, signs fixed."
-    d = min(dim, min(x.shape) - 1)
-    u, s, vt = svds(x.astype(np.float64), k=d, v0=np.random.default_rng(seed).normal(size=min(x.shape)))
-    order = np.argsort(-s)
-    sign = np.sign(vt[np.arange(d), np.abs(vt).argmax(1)])
-    return ((u * s * sign)[:, order]).astype(np.float32)
+    d = min(dim, min(x.shape))
+    q = np.random.default_rng(seed).normal(size=(x.shape[1], min(2 * d, min(x.shape))))
+    for _ in range(steps): q = np.linalg.qr(x.T @ np.linalg.qr(x @ q)[0])[0]  # float64 [p, 2 d], orthonormal columns
+    u, s, vt = np.linalg.svd(x @ q, full_matrices=False)
+    v = q @ vt[:d].T
+    return (u[:, :d] * s[:d] * np.sign(v[np.abs(v).argmax(0), np.arange(d)])).astype(np.float32)
 
 # %% ../nbs/03c_attributes.ipynb #df699960
 def attribute_features(
