@@ -276,7 +276,7 @@ def plot_duels(vs: dict, model: str = "mamex/tuned", metric: str = "NDCG@10"):
     forest(ax, vs, list(vs)); ax.set_xlabel(f"test {metric} of {model} minus that of the other, joint pool"); fig.tight_layout()
     return fig
 
-# %% ../nbs/15b_tables.ipynb #c0d5d9a2
+# %% ../nbs/15b_tables.ipynb #6666382c
 def over_datasets(root: Path, model: str = "mamex/tuned") -> dict:  # dataset → `duels`
     "The comparisons of every report `*/peers.json` under `root`."
     out = {}
@@ -290,9 +290,10 @@ def plot_over_datasets(root: Path, model: str = "mamex/tuned"):
     sets = over_datasets(root, model)
     if not sets: raise UsageError(f"no report peers.json with {model} under {Path(root).name}/; make one with `make reports dataset=toy only=peers`")
     seen = list(dict.fromkeys(n for vs in sets.values() for n in vs))
-    names = [n for n in seen if "/" in n and n != "mamex/released"] + [n for n in seen if "/" not in n and n not in PEERS] + [n for n in seen if n in PEERS or n == "mamex/released"]
+    trained = [*EXTRA, *PEERS, "mamex/released", "mamex/tuned"]
+    names = [n for n in seen if n not in trained] + [n for n in trained if n in seen]
     fig, axs = plt.subplots(1, len(sets), figsize=(2.2 + 2.1 * len(sets), .26 * len(names) + 1), sharey=True, squeeze=False)
-    for ax, (name, vs) in zip(axs[0], sets.items()): forest(ax, vs, names); ax.set_title(name)
+    for ax, (name, vs) in zip(axs[0], sets.items()): forest(ax, vs, names); ax.set_title(name); ax.xaxis.set_major_locator(plt.MaxNLocator(4))
     fig.supxlabel(f"test NDCG@10 of {model} minus that of the other, joint pool", fontsize=9); fig.tight_layout()
     return fig
 
