@@ -44,10 +44,12 @@ def positive(v):  # of the notebook: trials, cap_s
     if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < float("inf"): raise UsageError(f"trials and cap_s must be numbers above 0, not {v!r}")
     return v
 
-# %% ../nbs/15b_tables.ipynb #4ebaa12c
-def schedule(split: Split, **changes) -> dict:  # changes: epochs, eval_every, patience; 0: as in `recipe`
-    "The recipe that all models share."
-    return recipe(split) | {k: v for k, v in changes.items() if v}
+# %% ../nbs/15b_tables.ipynb #2abc920c
+def schedule(split: Split, **changes) -> dict:  # changes: epochs, eval_every, patience; 0: as here
+    "The recipe that all models share: that of chapter 15 with ten validations, and an end after three of them without a gain."
+    way = recipe(split)
+    way |= dict(epochs=changes.get("epochs") or way["epochs"])
+    return way | dict(eval_every=max(1, way["epochs"] // 10), patience=max(2, 3 * way["epochs"] // 10)) | {k: v for k, v in changes.items() if v}
 
 def defaults(name: str, way: dict):  # way: settings of the recipe; returns a config
     "A model as it is before any search: its own defaults under the shared recipe."
