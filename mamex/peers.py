@@ -325,16 +325,16 @@ class GAR(Peer):
         self.generator, self.of_user, self.of_item = tower(self.content.shape[1], h, d, .1), tower(d, h, d, .5, True), tower(d, h, d, .5, True)
 
     def losses(self, users, positives, negatives, warm, drop=None):
-        c, b, p, q = self.config, len(users), self.p[users], self.q[positives]
-        unique, (at,) = once(positives)
-        made, fake = (F.embedding(at, g) for g in (self.generator(self.content[unique]), asleep(self.generator, self.content[unique]).detach()))
-        other = torch.where(self.warm[negatives].unsqueeze(1), self.q[negatives], 0)
-        if (cold := ~self.warm[negatives]).any(): other[cold] = asleep(self.generator, self.content[negatives[cold]]).detach()
-        real, fooled, less = (self.of_user(p).repeat(3, 1) * self.of_item(torch.cat([q, fake, other]))).sum(1).split(b)
-        u = asleep(self.of_user, p)
-        rank = ((asleep(self.of_item, made) - asleep(self.of_item, q)) * u).sum(1)
+        c, (who, (of,)), (unique, (i, j)), (met, (at,)) = self.config, once(users), once(positives, negatives), once(positives)
+        made, fake = self.generator(self.content[met]), asleep(self.generator, self.content[met]).detach()
+        q = self.q[unique]
+        if (cold := ~self.warm[unique]).any(): q = q.masked_scatter(cold.unsqueeze(1), asleep(self.generator, self.content[unique[cold]]).detach())
+        u, v = F.embedding(of, self.of_user(self.p[who])), self.of_item(torch.cat([q, fake]))
+        real, less, fooled = ((u * F.embedding(k, v)).sum(1) for k in (i, j, at + len(unique)))
+        judge = asleep(self.of_item, made) - asleep(self.of_item, self.q[met])
+        rank = (F.embedding(of, asleep(self.of_user, self.p[who])) * F.embedding(at, judge)).sum(1)
         return dict(ranker=F.softplus((1 - c.beta) * fooled + c.beta * less - real).mean(), fooling=F.softplus(-rank).mean(),
-                    similar=(made - q).abs().mean(), reg=theta_norm(self.parameters())), None
+                    similar=F.embedding(at, (made - self.q[met]).abs()).mean(), reg=theta_norm(self.parameters())), None
 
     def total(self, parts):
         a = self.config.alpha
@@ -378,8 +378,8 @@ class AlignRec(Peer):
         z, mask = self.encode(unique), self.mask[unique]
         code, v, u = mean_of(z, mask), self.id(unique), F.embedding(users, self.users)
         i, j = (F.embedding(at, code + v) for at in (at_i, at_j))
-        M, some = len(self.widths), mask.any(1) & self.warm[unique]
-        both = [(m, n, mask[:, m] & mask[:, n]) for m in range(M) for n in range(m + 1, M)]
+        M, met = len(self.widths), torch.zeros(len(unique), dtype=torch.bool, device=u.device).index_fill(0, at_i, True)
+        some, both = met & mask.any(1), [(m, n, met & mask[:, m] & mask[:, n]) for m in range(M) for n in range(m + 1, M)]
         content = sum((in_batch(z[on, m], z[on, n], c.temperature) for m, n, on in both), start=u.sum() * 0)
         return dict(bpr=bpr_loss(u, i, j), content=content, id=in_batch(code[some], v[some], c.temperature),
                     user=(1 - F.cosine_similarity(u, i)).mean(), reg=batch_norms(u, i, j)), None
