@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ORACLE', 'TABLE1', 'PEERS_CAPTIONS', 'contenders', 'positive', 'schedule', 'defaults', 'holds', 'ask', 'peak_memory',
            'OutOfTime', 'attempt', 'search_folder', 'read_trials', 'only_best', 'tune', 'search_all', 'finalists',
-           'measure_all', 'duels', 'told', 'costs', 'beyond_all', 'duel_table', 'settings_text', 'search_table',
-           'space_table', 'cost_table', 'beyond_table', 'printed_table', 'forest', 'plot_duels', 'over_datasets',
-           'plot_over_datasets', 'who_wins', 'peers_note', 'peers_page']
+           'closed_forms', 'measure_all', 'duels', 'told', 'costs', 'beyond_all', 'duel_table', 'settings_text',
+           'search_table', 'space_table', 'cost_table', 'beyond_table', 'printed_table', 'forest', 'plot_duels',
+           'over_datasets', 'plot_over_datasets', 'who_wins', 'peers_note', 'peers_page']
 
 # %% ../nbs/15b_tables.ipynb #8c2e55c7
 from contextlib import contextmanager
@@ -161,13 +161,16 @@ def finalists(found: dict, way: dict) -> dict:  # found: of `search_all`; name i
     chosen = {n: replace(defaults(n, way), **s["best"]["settings"]) for n, s in found.items() if s["best"]}
     return {n: c for n, c in chosen.items() if n != "mamex"} | {"mamex/released": defaults("mamex", way)} | ({"mamex/tuned": chosen["mamex"]} if "mamex" in chosen else {})
 
-# %% ../nbs/15b_tables.ipynb #586ef82d
+# %% ../nbs/15b_tables.ipynb #2d69b3cd
 ORACLE = "oracle/popularity"
 
-def measure_all(runs: dict[str, list[Run]], features: Features, split: Split) -> dict:  # part → {name → per-user frames, one a seed}
-    "Floors, oracle and models on both halves and in both pools."
-    lines = {n: [s] for n, (s, _) in (floors(features, split) | extra_floors(features, split)).items()}
-    out = measure(lines | {n: [r.model.scorer() for r in rs] for n, rs in runs.items()}, split)
+def closed_forms(features: Features, split: Split) -> dict:  # name → score function
+    "Every floor, tuned on validation."
+    return {n: s for n, (s, _) in (floors(features, split) | extra_floors(features, split)).items()}
+
+def measure_all(lines: dict, runs: dict[str, list[Run]], split: Split) -> dict:  # part → {name → per-user frames, one a seed}
+    "Closed forms, oracle and models on both halves and in both pools."
+    out = measure({n: [s] for n, s in lines.items()} | {n: [r.model.scorer() for r in rs] for n, rs in runs.items()}, split)
     first = {k: {"random": v["random"], ORACLE: [evaluate(oracle_popularity(split, part), split, part, pool)]} for (k, v), (part, pool) in zip(out.items(), PARTS.values())}
     return {k: first[k] | v for k, v in out.items()}
 
@@ -197,11 +200,10 @@ def costs(runs: dict[str, list[Run]], found: dict) -> dict:  # name → paramete
                       epochs=float(np.mean([r.history[-1]["epoch"] + 1 for r in rs])), best_epoch=float(np.mean([r.best_epoch + 1 for r in rs])), peak_mib=t["peak_mib"])
     return out
 
-# %% ../nbs/15b_tables.ipynb #d40b6839
-def beyond_all(runs: dict[str, list[Run]], features: Features, split: Split, part: str = "test") -> dict:  # name → {measure → {"mean", "sd"}}
-    "Chapter 08b's measures of every floor and model; `agreement` of those that are trained."
-    rows = {n: [beyond(s, split, part)] for n, (s, _) in (floors(features, split) | extra_floors(features, split)).items()}
-    rows = {"random": rows["random"], ORACLE: [beyond(oracle_popularity(split, part), split, part)]} | rows
+# %% ../nbs/15b_tables.ipynb #75af71f7
+def beyond_all(lines: dict, runs: dict[str, list[Run]], features: Features, split: Split, part: str = "test") -> dict:  # name → {measure → {"mean", "sd"}}
+    "Chapter 08b's measures of every closed form and model; `agreement` of those that are trained."
+    rows = {n: [beyond(s, split, part)] for n, s in ({"random": lines["random"], ORACLE: oracle_popularity(split, part)} | lines).items()}
     for n, rs in runs.items():
         rows[n] = [beyond(r.model.scorer(), split, part) | {f"agreement {k}": v for k, v in agreement(r, features, split, part).items()} for r in rs]
     stat = lambda x: dict(mean=float(np.mean(x)), sd=float(np.std(x, ddof=1)) if len(x) > 1 else None)
