@@ -316,7 +316,7 @@ def peers_note(card: dict) -> str:
             f"Search: {s['trials']} trials and at most {s['cap_s']:g} s of processor time a model, seed {s['seed']}, on validation NDCG@10 in the joint pool; trial 0 is the defaults. Then seeds {', '.join(map(str, card['seeds']))} of each choice, and test once. "
             "Mean ± sd over seeds [95 % interval over users]; differences are paired by user and seed, their intervals cover both. `oracle/popularity` looks at the answers and takes no part in the tests.")
 
-# %% ../nbs/15b_tables.ipynb #21268069
+# %% ../nbs/15b_tables.ipynb #d2f68836
 PEERS_CAPTIONS = dict(
     duels="MAMEX minus each other model: right of the dashed line MAMEX ranks better. Orange: the interval leaves out zero and p after Holm's correction is below .05.",
     beyond="Top 10 of the joint pool. Coverage: share of the cold items that stand in somebody's list. Gini: of their exposure, 0 if even. Novelty: bits. Popularity lift: 1 if the lists are as popular as what users met. "
@@ -326,11 +326,13 @@ def peers_page(report: dict) -> str:
     "`peers.md` from `peers.json`."
     card, found, vs = report["card"], report["search"], report["compare"]
     main = "mamex/tuned" if "mamex/tuned" in vs else "mamex/released"
-    paper = printed_table(report, card["dataset"]["name"])
+    paper, kept = printed_table(report, card["dataset"]["name"]), found["mamex"]["best"] and not found["mamex"]["best"]["settings"]
+    second = {n: v for n, v in vs.items() if n != main and not kept}
     return "\n\n".join([
-        f"# Table 1 whole: {card['dataset']['name']}", peers_note(card), *(who_wins(v, n) for n, v in vs.items()), *(who_wins(v, n, "in the own pool") for n, v in report["compare_own"].items() if n == main),
+        f"# Table 1 whole: {card['dataset']['name']}", peers_note(card), who_wins(vs[main], main), *(who_wins(v, n) for n, v in second.items()), who_wins(report["compare_own"][main], main, "in the own pool"),
+        *(["The search found nothing better than MAMEX's defaults: `mamex/tuned` is `mamex/released`."] if kept else []),
         "## Test, joint pool (the paper's)", markdown_table(results_table(report)), f"## {main} against each other", markdown_table(duel_table(vs[main], model=main)),
-        "![differences](peers_duels.png)\n\n" + PEERS_CAPTIONS["duels"], *(x for n, v in vs.items() if n != main for x in (f"## {n} against each other", markdown_table(duel_table(v, model=n)))),
+        "![differences](peers_duels.png)\n\n" + PEERS_CAPTIONS["duels"], *(x for n, v in second.items() for x in (f"## {n} against each other", markdown_table(duel_table(v, model=n)))),
         "## Test, own pool", markdown_table(results_table(report, "test_own")), "## Validation, joint pool", markdown_table(results_table(report, "val")),
         "## The search", markdown_table(search_table(found)), "Trials that ran into the cap count with what they had reached; trials that failed count as trials.", markdown_table(space_table(found)),
         *(f"- `{n}` is missing: {why}" for n, why in report["failed"].items()), "## What it costs", markdown_table(cost_table(report["cost"])), "Seconds of processor time, training and validation, and the peak of the whole process: in the trial of that setting. Epochs: means over the seeds.",
