@@ -3,7 +3,7 @@ from dataclasses import replace
 import json
 import numpy as np, pytest, torch
 from mamex.baselines import factorise, factors, interactions, LinearCF, oracle_popularity, random_scorer, tune_linear_cf
-from mamex.datasets import UsageError, load_dataset
+from mamex.datasets import UsageError, load_dataset, toy as make_toy
 from mamex.extractor import Extractor, Features
 from mamex.metrics import evaluate
 from mamex.model import Config, preset
@@ -41,12 +41,19 @@ def quick(name, **settings):
 
 # what they learn
 
+@pytest.fixture(scope="module")
+def large():
+    "A larger toy: with its 320 candidates chance ranks low (NDCG@10 .024; among the 80 of the usual one it has .096, and nothing reaches three times that)."
+    ds = make_toy(n_users=400, n_items=1600)
+    return Extractor("tiny").extract(ds, progress=False), cold_split(ds)
+
+
 @pytest.mark.parametrize("name", ALL)
-def test_learns_on_toy(name, toy):
-    "Well above chance on cold items of the test half, from a short training without tuning."
-    run = fit(*toy, quick(name), progress=False)
-    got, chance = (evaluate(s, toy[1])["ndcg@10"].mean() for s in (run.model.scorer(), random_scorer(toy[1])))
-    assert got > 1.4 * chance, (got, chance)
+def test_learns_on_toy(name, large):
+    "Three times chance on cold items of the test half, from a short training without tuning."
+    run = fit(*large, quick(name, epochs=21), progress=False)
+    got, chance = (evaluate(s, large[1])["ndcg@10"].mean() for s in (run.model.scorer(), random_scorer(large[1])))
+    assert got > 3 * chance, (got, chance)
     assert set(run.history[0]) >= {"val/ndcg@10", "val_own/ndcg@10", "total"} and not any(k.startswith("alpha") for k in run.history[0])
     assert watch(run.history, run.config) is not None
 
