@@ -23,7 +23,7 @@ from .reports import git_commit, report_folder, reports_root
 from .temporal import launches
 
 # %% ../nbs/17_regenerate.ipynb #c5650d30
-NOTEBOOKS = ("run", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart")  # the order in which they start
+NOTEBOOKS = ("run", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart")  # the order in which they start
 
 # %% ../nbs/17_regenerate.ipynb #76088f65
 def digest(*parts) -> str:  # parts: bytes or str
@@ -92,9 +92,10 @@ def is_up_to_date(
 
 # %% ../nbs/17_regenerate.ipynb #e5152718
 def choose_encoder(ds: Dataset) -> tuple[str, str]:  # the parameter, and why
-    "Ready vectors or toy's own encoder; else `offline` where its extra is installed; else the notebooks' default."
+    "Ready vectors or toy's own encoder; attributes where there is nothing to look at or to read; else `offline` where its extra is installed; else the notebooks' default."
     if ds.features: return "auto", "ready vectors"
     if ds.name == "toy": return "auto", "toy's own"
+    if "attributes" in ds.items and not ds.images and not {"title", "description"} & set(ds.items): return "attributes", "neither pictures nor texts"
     return ("offline", "the extra is installed") if has_offline() else ("auto", "the extra `offline` is not installed")
 
 # %% ../nbs/17_regenerate.ipynb #5920e8e3

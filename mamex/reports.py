@@ -21,6 +21,7 @@ from html import escape
 from fastcore.basics import AttrDict
 from IPython.display import HTML
 from .datasets import Dataset, UsageError, project_root, write_atomic, dataset_card
+from .attributes import attribute_features
 from .extractor import Extractor, Features, clean_text, decode_picture, ready_features
 from .splits import Split, split_card
 from .metrics import evaluate, summarise, paired_test
@@ -69,12 +70,13 @@ def check_device(v: str) -> str:
 
 # %% ../nbs/13_reports.ipynb #813b0926
 def extract(ds: Dataset,
-            encoder: str = "auto",  # see `Extractor`; "auto": ready vectors if the folder has them, `tiny` for toy, else ViT-B-32/openai
+            encoder: str = "auto",  # see `Extractor`; "attributes": chapter 03c; "auto": ready vectors if the folder has them, `tiny` for toy, else ViT-B-32/openai
             device: str = "cpu",
             text_columns=("title", "description"),
            ) -> Features:
     "The vectors of a dataset: ready ones, or extracted and cached."
     if encoder in ("auto", "ready") and ds.features: return ready_features(ds)
+    if encoder == "attributes": return attribute_features(ds)
     if encoder == "ready": raise UsageError(f"the folder of {ds.name} has no ready vectors; choose an encoder")
     if encoder == "auto": encoder = "tiny" if ds.name == "toy" else "ViT-B-32/openai"
     return Extractor(encoder, device=device, text_columns=tuple(text_columns)).extract(ds)

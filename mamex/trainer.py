@@ -54,9 +54,10 @@ class PairSampler:
 # %% ../nbs/09_trainer.ipynb #967c9a70
 def run_key(features: Features, split: Split, config: Config, seed: int, life=None) -> str:  # 16 hex digits
     "A name for a run: a hash of features, split, settings, seed and of the code that trains."
-    code = "".join(inspect.getsource(m) for m in (mamex.adapters, mamex.gate, mamex.losses, mamex.model, sys.modules[PairSampler.__module__])
+    own = [sys.modules.get(m) for m in getattr(config, "code", ())]  # where a peer's model stands
+    code = "".join(inspect.getsource(m) for m in (mamex.adapters, mamex.gate, mamex.losses, mamex.model, sys.modules[PairSampler.__module__], *own)
                    if getattr(m, "__file__", None))
-    facts = [features.fingerprint, split.fingerprint(), asdict(config), seed, code, torch.__version__] + ([life.fingerprint] if life else [])
+    facts = [features.fingerprint, split.fingerprint(), type(config).__name__, asdict(config), seed, code, torch.__version__] + ([life.fingerprint] if life else [])
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/09_trainer.ipynb #6e8dac23
@@ -91,17 +92,18 @@ class Trainer:
     def __init__(self, features: Features, split: Split, config: Config = Config(), seed: int = 0, device: str = "cpu", life=None):
         self.split, self.config, self.seed, self.device, self.life = split, config, seed, torch.device(device), life
         torch.manual_seed(seed)
-        self.model = MAMEX(features, split.n_users, config).to(self.device)
+        self.model = config.build(features, split, seed).to(self.device)
+        if life and not isinstance(self.model, MAMEX): raise UsageError(f"{type(config).__name__} cannot live through time; `life` is for MAMEX")
         if life: life.start(self.model)
         self.opt = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
-        listens = "performance" in (config.adapter_target, config.fusion_target)
+        listens = "performance" in [getattr(config, f"{k}_target", "none") for k in ("adapter", "fusion")]
         inner, self.heard = hold_out(split, config.holdout, seed) if listens else (split, None)
         self.sampler, self.rng = PairSampler(inner, config.negatives), np.random.default_rng(seed)
         self.warm = torch.as_tensor(np.isin(np.arange(split.n_items), inner.warm_items), device=self.device)
         self.history, self.best, self.best_epoch, self.next_epoch, self.seconds = [], None, None, 0, 0.
 
     def step(self, batch: np.ndarray) -> dict[str, float]:  # batch: int64 [3, b]
-        drop = draw_drop(self.model.mask, self.config.modality_dropout) if self.config.modality_dropout else None
+        drop = draw_drop(self.model.mask, self.config.modality_dropout) if getattr(self.config, "modality_dropout", 0) else None
         parts, _ = self.model.losses(*torch.as_tensor(batch, device=self.device), self.warm, drop)
         total = self.model.total(parts)
         parts = {k: v.item() for k, v in parts.items()} | {"total": total.item()}
@@ -163,23 +165,31 @@ def selected_by(config: Config) -> str:
     "The column of the history that keeps the best epoch."
     return f"val{'_own' if config.select_pool == 'own' else ''}/{config.select_on}"
 
+# %% ../nbs/09_trainer.ipynb #5b1d0c7e
+@patch
+@torch.no_grad()
+def diagnostics(self: MAMEX) -> dict[str, float]:
+    "α over the items where the gate has a choice, what the balance aims at, and the use of each expert."
+    it, row = self(), {}
+    full = self.mask.all(1)
+    for m, name in enumerate(self.modalities):
+        alpha = it.alpha[full, m] if full.any() else it.alpha[:, m]
+        row |= {f"alpha/{name}": alpha.mean().item(), f"alpha_sd/{name}": alpha.std(correction=0).item()}
+        row |= {f"alpha_q{q:02d}/{name}": torch.quantile(alpha, q / 100).item() for q in (5, 25, 50, 75, 95)}
+        row |= {f"fusion_aim/{name}": self.fusion_aim[m].item()}
+        row |= {f"use/{name}/{k}": v.item() for k, v in enumerate(expert_use(it.gates[m], self.mask[:, m])["weight"])}
+    return row
+
 # %% ../nbs/09_trainer.ipynb #3ff1161b
 @patch
 def validate(self: Trainer, epoch: int, losses: dict[str, float]) -> dict[str, float]:
-    "One row of the history: losses, validation metrics, α and expert use; keeps the weights if they are the best."
+    "One row of the history: losses, validation metrics, the model's own diagnostics; keeps the weights if they are the best."
     self.model.eval()
     if self.life: self.life.now(self.model)
     score = self.model.scorer()
     joint, own = (evaluate(score, self.split, "val", pool).mean() for pool in ("joint", "own"))
     row = dict(epoch=epoch) | losses | {f"val/{m}": v for m, v in joint.items()} | {f"val_own/{m}": v for m, v in own.items()}
-    with torch.no_grad(): it = self.model()
-    full = self.model.mask.all(1)  # where the gate has a choice
-    for m, name in enumerate(self.model.modalities):
-        alpha = it.alpha[full, m] if full.any() else it.alpha[:, m]
-        row |= {f"alpha/{name}": alpha.mean().item(), f"alpha_sd/{name}": alpha.std(correction=0).item()}
-        row |= {f"alpha_q{q:02d}/{name}": torch.quantile(alpha, q / 100).item() for q in (5, 25, 50, 75, 95)}
-        row |= {f"fusion_aim/{name}": self.model.fusion_aim[m].item()}
-        row |= {f"use/{name}/{k}": v.item() for k, v in enumerate(expert_use(it.gates[m], self.model.mask[:, m])["weight"])}
+    row |= self.model.diagnostics()
     key = selected_by(self.config)
     if self.best is None or row[key] > max(r[key] for r in self.history):
         self.best, self.best_epoch = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}, epoch
@@ -217,11 +227,11 @@ def load_state(self: Trainer, path: Path) -> bool:  # True: the run was finished
 @dataclass
 class Run:
     "What `fit` returns."
-    model: MAMEX        # with the weights of the best epoch, in evaluation mode
+    model: nn.Module    # with the weights of the best epoch, in evaluation mode
     history: list[dict] # one row a validation
     best_epoch: int     # counted from 0
     seconds: float      # of training and validation, over all interruptions
-    config: Config
+    config: Config      # or a peer's settings
     seed: int
 
     @property
@@ -230,7 +240,7 @@ class Run:
 # %% ../nbs/09_trainer.ipynb #502cf1f4
 def fit(features: Features,
         split: Split,
-        config: Config = Config(),
+        config: Config = Config(),  # or a peer's settings (chapter 10b)
         seed: int = 0,
         device: str = "cpu",
         checkpoints=None,      # folder for the state of the run; None: keep nothing
@@ -288,11 +298,12 @@ def expert_collapse(row: dict, floor: float = .02) -> list[str]:  # floor: share
 def stagnation(history: list[dict], config: Config) -> list[str]:
     "A ranking loss that does not fall below that of a coin, or that the regularisers outweigh."
     out, row = [], history[-1]
+    if "bpr" not in row: return out  # a peer that ranks by another loss
     if min(r["bpr"] for r in history) > .95 * math.log(2):
         out.append(f"stagnant loss: BPR is {row['bpr']:.3f} after {row['epoch'] + 1} epochs and that of a coin is {math.log(2):.3f}; "
                    "train longer, raise lr or lower the lambdas")
-    aux = {k: getattr(config, f"lambda_{k}") * row[k] for k in ("align", "adapter", "fusion", "reg")
-           if getattr(config, f"{k}_target", "") != "none"}
+    aux = {k: getattr(config, f"lambda_{k}") * row[k] for k in ("align", "adapter", "fusion", "reg") if k in row
+           and getattr(config, f"{k}_target", "") != "none"}
     if sum(aux.values()) > row["bpr"]:
         worst = max(aux, key=aux.get)
         out.append(f"dominated loss: the regularisers make up {sum(aux.values()) / row['total']:.0%} of the total, most of it {worst}; lower lambda_{worst}")

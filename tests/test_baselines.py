@@ -1,0 +1,347 @@
+"The floors' new neighbours and the peers: losses by hand, tricks that matter, what they learn, what they stand."
+from dataclasses import replace
+import json
+import numpy as np, pytest, torch
+from mamex.baselines import factorise, factors, interactions, LinearCF, oracle_popularity, random_scorer, tune_linear_cf
+from mamex.datasets import UsageError, load_dataset, toy as make_toy
+from mamex.extractor import Extractor, Features
+from mamex.metrics import evaluate
+from mamex.model import Config, preset
+from mamex.peers import EXTRA, PEERS, SPACES, environments, peer_config, suggest
+from mamex.splits import Split, cold_split
+from mamex.trainer import Trainer, fit, run_key, watch
+
+ALL = [*PEERS, *EXTRA]
+OFF = dict(dropoutnet=dict(dropout=0.), metaembed=dict(alpha=1.), mtpr=dict(lambda_counterfactual=0.), clcrec=dict(replace=0.),
+           gar=dict(alpha=1., beta=1.), alignrec=dict(lambda_id=0.), milk=dict(lambda_variance=0.), mlp=dict(lambda_align=0.))
+
+
+@pytest.fixture(scope="module")
+def toy():
+    ds = load_dataset("toy")
+    return Extractor("tiny").extract(ds, progress=False), cold_split(ds)
+
+
+def tiny(n_users=14, n_items=24, seed=0):
+    "Three tastes that content and interactions share; the last four items are cold, item 0 lacks a modality, item 1 has none."
+    rng = np.random.default_rng(seed)
+    kind, taste = np.arange(n_items) % 3, np.arange(n_users) % 3
+    pairs = np.argwhere(taste[:, None] == kind)
+    v = lambda d: (np.eye(3)[kind] @ rng.normal(size=(3, d)) * 2 + rng.normal(size=(n_items, d))).astype("float32")
+    mask = np.ones((n_items, 2), bool); mask[0, 0] = False; mask[1] = False
+    f = Features(dict(image=v(6), text=v(5)), mask, "made", dict(image={}, text={}))
+    cold, val = pairs[:, 1] >= n_items - 4, pairs[:, 1] >= n_items - 2
+    return f, Split(n_users, n_items, pairs[~cold], pairs[cold & ~val], pairs[val], np.arange(n_items - 4, n_items - 2), np.arange(n_items - 2, n_items))
+
+
+def quick(name, **settings):
+    more = dict(alpha=.9) if name == "gar" else {}  # at .05, its default, this short a game stays near chance
+    return peer_config(name, **dict(batch_size=512, lr=3e-3, epochs=31, eval_every=10) | more | settings)
+
+
+# what they learn
+
+@pytest.fixture(scope="module")
+def large():
+    "A larger toy: with its 320 candidates chance ranks low (NDCG@10 .024; among the 80 of the usual one it has .096, and nothing reaches three times that)."
+    ds = make_toy(n_users=400, n_items=1600)
+    return Extractor("tiny").extract(ds, progress=False), cold_split(ds)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_learns_on_toy(name, large):
+    "Three times chance on cold items of the test half, from a short training without tuning."
+    run = fit(*large, quick(name, epochs=21), progress=False)
+    got, chance = (evaluate(s, large[1])["ndcg@10"].mean() for s in (run.model.scorer(), random_scorer(large[1])))
+    assert got > 3 * chance, (got, chance)
+    assert set(run.history[0]) >= {"val/ndcg@10", "val_own/ndcg@10", "total"} and not any(k.startswith("alpha") for k in run.history[0])
+    assert watch(run.history, run.config) is not None
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_fits_a_tiny_set(name):
+    "With enough epochs the training pairs of a tiny set are ranked before nearly all else that is warm."
+    f, split = tiny()
+    f = replace(f, mask=np.ones_like(f.mask))
+    few = dict(mf_reg=.1, hidden=64) if name in ("gar", "dropoutnet") else {}
+    if name == "gar": few |= dict(beta=.9)  # the ranker's weight on items not met: at .1 it learns to tell real from made, and little else
+    t = Trainer(f, split, peer_config(name, dim=16, lr=1e-2, batch_size=64, **few))
+    for _ in range(250): t.epoch()
+    score, met = t.model.scorer()(np.arange(split.n_users), split.warm_items), interactions(split).T.toarray()[:, split.warm_items] > 0
+    auc = np.mean([(row[hit][:, None] > row[~hit]).mean() for row, hit in zip(score, met)])
+    assert auc > .97, auc
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_trick_off_changes_the_outcome(name, toy):
+    with_it, without = (fit(*toy, quick(name, epochs=4, eval_every=2, **off), progress=False).model.scorer()(np.arange(9), toy[1].cold_items)
+                        for off in ({}, OFF[name]))
+    assert np.abs(with_it - without).max() > 1e-3
+
+
+# what they compute
+
+def sig(x): return 1 / (1 + np.exp(-x))
+def softplus(x): return np.log1p(np.exp(x))
+def unit(x): return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+def norms(*xs): return np.mean(sum((x**2).sum(1) for x in xs))
+def bpr(u, i, j): return softplus((u * (j - i)).sum(1)).mean()
+def nce(a, b, tau):
+    e = np.exp(unit(a) @ unit(b).T / tau)
+    return -np.log(np.diag(e) / e.sum(1)).mean()
+
+
+class Hand:
+    "A model on the tiny set, its weights in numpy, and one batch with a repeated item."
+    def __init__(self, name, **settings):
+        self.f, self.split = tiny()
+        self.c = peer_config(name, dim=4, negatives="warm", **settings)
+        torch.manual_seed(1); self.m = self.c.build(self.f, self.split, 0).eval()
+        self.w = {k: v.detach().numpy().astype(float) for k, v in self.m.named_parameters()} | {k: v.numpy() for k, v in self.m.named_buffers()}
+        self.u, self.i, self.j = np.array([0, 1, 2, 5, 3]), np.array([0, 1, 2, 2, 3]), np.array([7, 2, 4, 12, 19])
+        self.x = self.w["content"].astype(float)
+        self.z = np.split(self.x, [6], 1)
+
+    def parts(self, seed=0):
+        torch.manual_seed(seed)
+        p, aux = self.m.losses(*map(torch.as_tensor, (self.u, self.i, self.j)), None)
+        assert aux is None
+        return {k: v.item() for k, v in p.items()}, self.m.total(p).item()
+
+    def lin(self, name, x): return x @ self.w[f"{name}.weight"].T + self.w.get(f"{name}.bias", 0)
+    def check(self, want, total):
+        got, t = self.parts()
+        assert set(got) == set(want)
+        for k, v in want.items(): assert np.isclose(got[k], v, rtol=2e-4, atol=1e-6), (k, got[k], v)
+        assert np.isclose(t, total, rtol=2e-4), (t, total)
+
+
+def bn(x): return x / np.sqrt(1 + 1e-5)  # evaluation mode before any step: mean 0, variance 1
+
+
+def test_dropoutnet_by_hand():
+    h = Hand("dropoutnet", dropout=0., hidden=7, mf_reg=.05, lambda_reg=.1); w = h.w
+    p, q = factors(h.split, 4, 10., .05, 0)
+    std = lambda x, rows: np.where(np.isin(np.arange(len(x)), rows)[:, None], (x - x[rows].mean(0)) / x[rows].std(0), 0)
+    ps, qs = std(p, np.unique(h.split.train[:, 0])), std(q, h.split.warm_items)
+    u = h.lin("f_user.4", np.tanh(bn(h.lin("f_user.0", ps[h.u]))))
+    v = lambda i: h.lin("top.2", np.tanh(bn(h.lin("from_content", h.x[i]) + qs[i] @ w["from_factors.weight"].T)))
+    errors = [(u * v(i)).sum(1) - (p[h.u] * q[i]).sum(1) for i in (h.i, h.j)]
+    rebuild, reg = np.mean(np.square(errors)), np.mean([norms(u, v(i)) for i in (h.i, h.j)])
+    h.check(dict(rebuild=rebuild, reg=reg), rebuild + .1 * reg)
+
+
+def test_metaembed_by_hand():
+    h = Hand("metaembed", alpha=.3, inner_lr=.7, shots=2, lambda_reg=.1); w = h.w
+    items = np.unique(h.i)
+    torch.manual_seed(0); draws = [h.m.tasks(torch.as_tensor(items), 2) for _ in "ab"]
+    (ua, ya), (ub, yb) = ((a.numpy(), b.numpy()) for a, b in draws)
+    met = set(map(tuple, h.split.train))
+    for us, ys in ((ua, ya), (ub, yb)): assert [[(a, i) in met for a in row] for row, i in zip(us, items)] == ys.astype(bool).tolist()
+    phi = w["scale"] * np.tanh(h.lin("generator", h.x[items]))
+    U = w["users"]
+    logloss = lambda phi, us, y: (softplus(l := np.einsum("td,tkd->tk", phi, U[us])) - y * l).mean(1)
+    grad = np.einsum("tk,tkd->td", sig(np.einsum("td,tkd->tk", phi, U[ua])) - ya, U[ua]) / ya.shape[1]
+    u, i, j = U[h.u], w["ids"][h.i], w["ids"][h.j]
+    want = dict(base=softplus(-(u * i).sum(1)).mean() + softplus((u * j).sum(1)).mean(), cold=logloss(phi, ua, ya).mean(),
+                warmed=logloss(phi - .7 * grad, ub, yb).mean(), reg=norms(u, i, j))
+    h.check(want, want["base"] + .3 * want["cold"] + .7 * want["warmed"] + .1 * want["reg"])
+
+
+def test_metaembed_second_order():
+    "The warm-up step is differentiated through: the generator's gradient is that of the loss after the step, by finite differences."
+    h = Hand("metaembed", alpha=0., inner_lr=5., lambda_reg=0.); m = h.m.double()
+    def loss():
+        torch.manual_seed(0)
+        return m.losses(*map(torch.as_tensor, (h.u, h.i, h.j)), None)[0]["warmed"]
+    g, = torch.autograd.grad(loss(), m.scale)
+    up, down = (loss().item() for d in (.05, -.1) if m.scale.data.add_(d) is not None)
+    assert np.isclose(g.item(), (up - down) / .1, rtol=5e-3), (g.item(), (up - down) / .1)
+
+
+def test_mtpr_by_hand():
+    h = Hand("mtpr", lambda_counterfactual=.5, lambda_reg=.1); w = h.w
+    u, f, c = w["users"][h.u], w["readers"][h.u], h.x @ w["encoder.weight"].T
+    full = lambda i: (u * w["ids"][i]).sum(1) + (f * c[i]).sum(1)
+    bare = lambda i: (f * c[i]).sum(1)
+    pair = lambda a, b: softplus(b(h.j) - a(h.i)).mean()
+    want = dict(bpr=pair(full, full), counterfactual=pair(full, bare) + pair(bare, full) + pair(bare, bare),
+                reg=norms(u, w["ids"][h.i], w["ids"][h.j]) + norms(f, c[h.i], c[h.j]))
+    h.check(want, want["bpr"] + .5 * want["counterfactual"] + .1 * want["reg"])
+
+
+@pytest.mark.parametrize("share", [0., 1.])
+def test_clcrec_by_hand(share):
+    h = Hand("clcrec", replace=share, n_negatives=3, hidden=6, temperature=.5, lambda_content=.3, lambda_reg=.1); w = h.w
+    hidden = h.lin("encoder.0", h.x); code = h.lin("encoder.2", np.where(hidden > 0, hidden, .01 * hidden))
+    few, u = h.j[:3], w["users"][h.u]
+    def contrast(a, table, norm=lambda x: x):
+        e = np.exp(np.c_[(a * norm(table[h.i])).sum(1), a @ norm(table[few]).T] / .5)
+        return -np.log(e[:, 0] / e.sum(1)).mean()
+    want = dict(content=contrast(unit(w["ids"][h.i]), code, unit), user=contrast(u, code if share else w["ids"]),
+                reg=norms(u, w["ids"][h.i]) + norms(w["ids"][few]))
+    h.check(want, .3 * want["content"] + .7 * want["user"] + .1 * want["reg"])
+
+
+def test_gar_by_hand():
+    h = Hand("gar", hidden=5, alpha=.3, beta=.2, mf_reg=.05, lambda_reg=.01); w = h.w
+    p, q = (x / np.sqrt((x[x.any(1)]**2).mean()) for x in factors(h.split, 4, 10., .05, 0))
+    net = lambda n, x, k=0: h.lin(f"{n}.{k+4}", np.tanh(bn(h.lin(f"{n}.{k}", bn(x) if k else x))))
+    made, R, T = net("generator", h.x), lambda x: net("of_user", x, 1), lambda x: net("of_item", x, 1)
+    D = lambda v: (R(p[h.u]) * T(v)).sum(1)
+    real, less, fooled = D(q[h.i]), D(q[h.j]), D(made[h.i])
+    theta = sum((v.detach().numpy()**2).sum() for v in h.m.parameters())
+    want = dict(ranker=softplus(-(real - .8 * fooled - .2 * less)).mean(), fooling=softplus(-(fooled - real)).mean(),
+                similar=np.abs(made[h.i] - q[h.i]).mean(), reg=theta)
+    h.check(want, want["ranker"] + .7 * want["fooling"] + .3 * want["similar"] + .01 * theta)
+
+
+def projected(h, deep):
+    z = []
+    for n, x in enumerate(h.z):
+        a = h.lin(f"encoders.{n}" + ".0" * deep, x)
+        z.append(h.lin(f"encoders.{n}.2", np.where(a > 0, a, .01 * a)) if deep else a)
+    return z, h.f.mask
+
+
+def test_alignrec_by_hand():
+    h = Hand("alignrec", lambda_content=.2, lambda_id=.3, lambda_user=.4, temperature=.5, lambda_reg=.1); w = h.w
+    (a, b), mask = projected(h, True)
+    c = np.where(mask.any(1)[:, None], (a * mask[:, :1] + b * mask[:, 1:]) / np.maximum(mask.sum(1, keepdims=True), 1), 0)
+    e, u, met = c + w["ids"], w["users"][h.u], np.unique(h.i)
+    both, some = met[mask[met].all(1)], met[mask[met].any(1)]
+    want = dict(bpr=bpr(u, e[h.i], e[h.j]), content=nce(a[both], b[both], .5), id=nce(c[some], w["ids"][some], .5),
+                user=(1 - (unit(u) * unit(e[h.i])).sum(1)).mean(), reg=norms(u, e[h.i], e[h.j]))
+    h.check(want, want["bpr"] + .2 * want["content"] + .3 * want["id"] + .4 * want["user"] + .1 * want["reg"])
+
+
+def test_milk_by_hand():
+    h = Hand("milk", lambda_variance=30., lambda_align=.2, concentration=.5, lambda_reg=.1); w = h.w
+    (a, b), mask = projected(h, False)
+    torch.manual_seed(0); (l, r) = environments(2, .5)[1].double().numpy()
+    def env(x, y):
+        s = np.array([x, y]) * mask; s = s / np.maximum(s.sum(1, keepdims=True), 1e-12)
+        return s[:, :1] * a + s[:, 1:] * b
+    u, es = w["users"][h.u], [env(.5, .5), env(l, r), env(r, l)]
+    L = np.array([bpr(u, e[h.i], e[h.j]) for e in es])
+    met = np.unique(h.i); both = met[mask[met].all(1)]
+    want = dict(bpr=L.mean(), variance=L.var(ddof=1), align=((a[both] - b[both])**2).mean(), reg=norms(u, es[0][h.i], es[0][h.j]))
+    h.check(want, L.sum() + 30 * want["variance"] + .2 * want["align"] + .1 * want["reg"])
+
+
+def test_mlp_by_hand():
+    h = Hand("mlp", hidden=6, lambda_align=.5, lambda_reg=.1); w = h.w
+    z = [h.lin(f"encoders.{n}.2", np.maximum(h.lin(f"encoders.{n}.0", x), 0)) for n, x in enumerate(h.z)]
+    mask = h.f.mask
+    e = (z[0] * mask[:, :1] + z[1] * mask[:, 1:]) / np.maximum(mask.sum(1, keepdims=True), 1)
+    u = w["users"][h.u]
+    want = dict(bpr=bpr(u, e[h.i], e[h.j]), align=sum(((e - z[m])[mask[:, m]]**2).mean() for m in (0, 1)), reg=norms(u, e[h.i], e[h.j]))
+    h.check(want, want["bpr"] + .5 * want["align"] + .1 * want["reg"])
+
+
+# what they stand
+
+@pytest.mark.parametrize("name", ALL)
+def test_same_twice_and_resumed(name, tmp_path):
+    "Two runs agree to the bit, and so does one that was interrupted; ids of cold items are nobody's business."
+    f, split = tiny()
+    c = peer_config(name, dim=8, batch_size=16, epochs=9, eval_every=2)
+    a, b = fit(f, split, c, progress=False), fit(f, split, c, progress=False)
+    class Kill(Exception): pass
+    def stop(row):
+        if row["epoch"] >= 4: raise Kill
+    with pytest.raises(Kill): fit(f, split, c, progress=False, checkpoints=tmp_path, callback=stop)
+    r = fit(f, split, c, progress=False, checkpoints=tmp_path)
+    for other in (b, r):
+        assert other.history == a.history
+        for x, y in zip(a.model.state_dict().values(), other.model.state_dict().values()): assert torch.equal(x, y)
+    assert fit(f, split, replace(c, epochs=1), seed=1, progress=False).history != fit(f, split, replace(c, epochs=1), progress=False).history
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("negatives", ["warm", "all"])
+def test_missing_one_and_three_modalities(name, negatives):
+    "Holes, an item with nothing, one modality, three: all train, and what an absent vector holds makes no difference."
+    f, split = tiny()
+    c = peer_config(name, dim=8, batch_size=32, epochs=2, eval_every=1, negatives=negatives)
+    rng = np.random.default_rng(0)
+    three = replace(f, vectors=f.vectors | dict(sound=rng.normal(size=(24, 3)).astype("float32")), mask=np.c_[f.mask, rng.random(24) < .5], counts=f.counts | dict(sound={}))
+    three.mask[-1] = False                                   # a cold item of which nothing is known
+    noisy = replace(three, vectors={m: np.where(three.mask[:, [n]], v, 9).astype("float32") for n, (m, v) in enumerate(three.vectors.items())})
+    users = np.arange(split.n_users)
+    for g in (f.subset(["text"]), three): assert np.isfinite(fit(g, split, c, progress=False).model.scorer()(users, np.arange(24))).all()
+    a, b = (fit(g, split, c, progress=False).model.scorer()(users, split.cold_items) for g in (three, noisy))
+    assert np.array_equal(a, b)
+    assert np.allclose(a[:, -1], a[:, :-1].mean(1), atol=1e-5)  # it stands in the middle
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ("milk", "mlp")])
+def test_a_cold_item_is_its_content(name):
+    "Two items with the same vectors, one warm and one cold: the cold one does not borrow an id, and another cold item's vectors do not matter."
+    f, split = tiny()
+    m = fit(f, split, peer_config(name, dim=8, batch_size=32, epochs=5, eval_every=5), progress=False).model
+    users, cold = np.arange(split.n_users), split.cold_items
+    before, warm = m.scorer()(users, cold), m.scorer()(users, split.warm_items)
+    for k in ("ids", "q"):
+        if hasattr(m, k): getattr(m, k).data[torch.as_tensor(cold)] += 7.
+    if name == "dropoutnet": m.q[torch.as_tensor(cold)] = 0  # its input is the buffer itself
+    assert np.array_equal(m.scorer()(users, cold), before) and np.array_equal(m.scorer()(users, split.warm_items), warm)
+
+
+def test_run_key_knows_the_peer(toy):
+    assert len({run_key(*toy, c, 0) for c in (peer_config("mtpr"), peer_config("mtpr", dim=32), peer_config("milk"), Config())}) == 4
+    class Mtpr2(type(peer_config("mtpr"))): pass
+    assert run_key(*toy, Mtpr2(), 0) != run_key(*toy, peer_config("mtpr"), 0)  # same settings, another class
+    class Blind(type(peer_config("mtpr"))): code = ()
+    class Seeing(type(peer_config("mtpr"))): pass
+    Blind.__name__ = Seeing.__name__ = "C"
+    assert run_key(*toy, Blind(), 0) != run_key(*toy, Seeing(), 0)             # the peers' code counts
+
+
+def test_refusals(toy):
+    f, split = toy
+    filled = replace(f, fills=dict(image=f.vectors["image"]))
+    with pytest.raises(UsageError, match="takes no fills"): peer_config("milk").build(filled, split, 0)
+    with pytest.raises(UsageError, match="no search space for 'milkk'; did|did you mean 'milk'"): suggest(None, "milkk")
+    with pytest.raises(UsageError, match="cannot live through time"): Trainer(f, split, peer_config("milk"), life=object())
+    with pytest.raises(UsageError, match="replace is 1.5"): peer_config("clcrec", replace=1.5)
+
+
+# factors and floors
+
+def test_factors_find_what_was_planted():
+    "Two groups of users and items that meet inside the group only: two factors rebuild the matrix, and hidden pairs come first."
+    rng = np.random.default_rng(0)
+    gu, gi = np.arange(60) % 2, np.arange(40) % 2
+    pairs = np.argwhere((gu[:, None] == gi) & (rng.random((60, 40)) < .6)); hide = rng.random(len(pairs)) < .2
+    pad = Split(60, 40, pairs[~hide], pairs[:0], pairs[:0], np.array([], int), np.array([], int))
+    p, q = factorise(pad, 2, reg=.1)
+    s = p @ q.T
+    assert s[gu[:, None] == gi].min() > s[gu[:, None] != gi].max()
+    known = interactions(pad).T.toarray() > 0
+    pop = known.sum(0)
+    auc = lambda s: np.mean([(s[u, i] > s[u][~known[u]]).mean() for u, i in pairs[hide]])
+    assert auc(s) > .65 > auc(np.broadcast_to(pop, s.shape))  # the other unmet items of the group are as good: .7 is all there is
+    again = factorise(pad, 2, reg=.1)
+    assert np.array_equal(p, again[0]) and np.array_equal(q, again[1])
+
+
+def test_linear_cf_needs_the_factors(toy):
+    f, split = toy
+    score, (dim, lam), val = tune_linear_cf(f, split, f.modalities)
+    got, chance = (evaluate(s, split)["ndcg@10"].mean() for s in (score, random_scorer(split)))
+    assert got > 1.8 * chance and val[dim, lam] == max(val.values())
+    many = LinearCF(f, split, f.modalities, dim).scorer(lam)
+    assert np.allclose(many(np.arange(5), split.cold_items), score(np.arange(5), split.cold_items))
+
+
+def test_oracle_is_a_ceiling_of_one_order(toy):
+    _, split = toy
+    top = evaluate(oracle_popularity(split, "val"), split, "val")["recall@10"].mean()
+    order = np.random.default_rng(0).permutation(split.n_items)
+    assert top > evaluate(lambda u, i: np.broadcast_to(order[i], (len(u), len(i))), split, "val")["recall@10"].mean()
+
+
+def test_spaces_are_alike():
+    assert {len(s) for s in SPACES.values()} == {5} and all({"lr", "dim"} <= set(s) for s in SPACES.values())
+    assert len({json.dumps([s["lr"], s["dim"]]) for s in SPACES.values()}) == 1

@@ -1,0 +1,258 @@
+"The peers' study: what accuracy does not see, the search that survives a kill, Holm, the page, attributes, and the notebook end to end."
+import json, os, shutil
+import numpy as np, pandas as pd, papermill as pm, pytest
+from hypothesis import given, settings, strategies as st
+from conftest import ROOT
+from mamex import tables
+from mamex.attributes import attribute_features, multi_hot, truncated_svd
+from mamex.beyond import agreement, bands, beyond, cold_popularity, gini, jaccard, jensen_shannon, overlap, top_k
+from mamex.datasets import UsageError, load_dataset
+from mamex.extractor import Extractor
+from mamex.insight import holm
+from mamex.metrics import relevant_ranks
+from mamex.regenerate import choose_encoder
+from mamex.reports import extract
+from mamex.splits import Split, cold_split
+from mamex.trainer import fit
+
+
+@pytest.fixture(scope="module")
+def toy():
+    ds = load_dataset("toy")
+    return ds, Extractor("tiny").extract(ds, progress=False), cold_split(ds)
+
+
+# beyond accuracy
+
+@given(st.integers(1, 30), st.integers(1, 25), st.integers(1, 30), st.integers(1, 5), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_lists_are_the_ranks_below_k(n, p, k, values, seed):
+    s = np.random.default_rng(seed).integers(0, values, (n, p)).astype(float)  # few values: many ties
+    ranks = relevant_ranks(s, np.ones_like(s, bool))[1].reshape(n, p)
+    top = top_k(s, k)
+    assert top.shape == (n, min(k, p)) and (np.take_along_axis(ranks, top, 1) == np.arange(min(k, p))).all()
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40).filter(any), st.integers(1, 7))
+@settings(max_examples=100, deadline=None)
+def test_gini_is_a_gini(x, factor):
+    g = gini(x)
+    assert -1e-12 <= g <= 1 - 1 / len(x) + 1e-12
+    assert np.isclose(g, gini(np.multiply(x, factor))) and np.isclose(g, gini(x[::-1]))
+    assert np.isclose(g, np.abs(np.subtract.outer(x, x)).mean() / (2 * np.mean(x)))
+    assert gini([*x, *x]) == pytest.approx(g)  # a population twice as large
+
+
+@given(st.integers(2, 5), st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_divergence_is_symmetric_and_bounded(b, seed):
+    p, q = np.random.default_rng(seed).dirichlet(np.full(b, .3), (2, 8))
+    d = jensen_shannon(p, q)
+    assert np.allclose(d, jensen_shannon(q, p)) and (d >= -1e-12).all() and (d <= 1 + 1e-12).all() and np.allclose(jensen_shannon(p, p), 0)
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=40).filter(any))
+@settings(max_examples=100, deadline=None)
+def test_bands_follow_popularity(counts):
+    c = np.array(counts); b = bands(c)
+    order = np.argsort(-c, kind="stable")
+    assert (np.diff(b[order]) >= 0).all() and b[order[0]] == 0
+    head = c[b == 0].sum() / c.sum()
+    assert head >= .2 or (b == 0).all()
+
+
+def test_measures_by_hand():
+    "Three users, four items met by 4, 2, 1 and 1; lists of two."
+    split = Split(4, 6, np.array([[0, 0]]), np.array([[0, 2], [1, 2], [2, 2], [3, 2]]), np.array([[0, 3], [1, 3], [1, 4], [2, 5]]), np.array([2]), np.array([3, 4, 5]))
+    assert cold_popularity(split).tolist() == [0, 0, 4, 2, 1, 1]
+    want = {0: (2, 3), 1: (2, 3), 2: (4, 3)}
+    got = beyond(lambda u, i: np.array([[2. * (y == want[x][0]) + (y == want[x][1]) for y in i] for x in u]), split, k=2)
+    assert got["coverage"] == 3 / 4 and got["gini"] == gini([2, 3, 1, 0])
+    assert got["novelty"] == pytest.approx((2 * 0 + 3 * 1 + 1 * 2) / 6)          # -log2 of 4/4, 2/4, 1/4
+    assert got["popularity_lift"] == pytest.approx((3 + 3 + 1.5) / (2 + 1.5 + 1))
+    half = (.5 * np.log2(.5 / .75) + .5 * np.log2(.5 / .25) + np.log2(1 / .75)) / 2  # (½, ½, 0) from (0, 1, 0)
+    # bands: 2 head, 3 and 4 middle, 5 tail; user 2 is shown the middle only and took the tail
+    assert got["miscalibration"] == pytest.approx((half + half + 1) / 3)
+    own = beyond(lambda u, i: np.tile(-i.astype(float), (len(u), 1)), split, pool="own", k=1)
+    assert own["coverage"] == 1 / 3 and own["novelty"] == pytest.approx(1)
+
+
+@given(st.integers(1, 400))
+@settings(max_examples=12, deadline=None)
+def test_blocks_do_not_show(toy, chunk):
+    ds, f, split = toy
+    noise = np.random.default_rng(0).random((ds.n_users, ds.n_items))
+    score = lambda u, i: noise[np.ix_(u, i)]
+    a, b = beyond(score, split), beyond(score, split, chunk=chunk)
+    assert all(a[m] == pytest.approx(b[m], abs=1e-12) for m in a)
+    assert overlap(score, score, split, split.cold_items, chunk=chunk) == 1
+
+
+def test_no_measure_of_a_broken_model(toy):
+    ds, f, split = toy
+    with pytest.raises(UsageError, match="NaN"): beyond(lambda u, i: np.full((len(u), len(i)), np.nan), split)
+    with pytest.raises(UsageError, match="at least 1"): beyond(lambda u, i: np.zeros((len(u), len(i))), split, k=0)
+
+
+def test_modalities_that_say_the_same_agree(toy):
+    ds, f, split = toy
+    run = fit(f, split, tables.defaults("milk", tables.schedule(split, epochs=2, eval_every=1)), progress=False)
+    before = run.model.scorer()(np.arange(3), split.cold_items)
+    got = agreement(run, f, split)
+    assert 0 < got["image/text"] < 1
+    assert (run.model.scorer()(np.arange(3), split.cold_items) == before).all()
+    assert agreement(run, f, split, k=10**6) == {}  # no list is a choice
+
+
+# attributes
+
+def test_attributes_become_a_modality(toy):
+    ds = load_dataset("toy")
+    ids = np.random.default_rng(0).integers(0, 25, (ds.n_items, 3))
+    ds.items["attributes"] = [None if n % 7 == 0 else " ".join(map(str, r)) for n, r in enumerate(ids)]
+    f = extract(ds, "attributes")
+    assert f.modalities == ["attributes"] and f.encoder == "attributes" and f.counts["attributes"]["missing"] == len(ids[::7])
+    assert (f.mask[:, 0] == (np.arange(ds.n_items) % 7 > 0)).all() and not f.vectors["attributes"][::7].any()
+    assert f.fingerprint == attribute_features(ds).fingerprint
+    a = f.vectors["attributes"]; twins = [(1, 2)] if (ids[1] == ids[2]).all() else []
+    ds.items.loc[2, "attributes"] = ds.items.loc[1, "attributes"]
+    b = attribute_features(ds).vectors["attributes"]
+    assert np.allclose(b[1], b[2], atol=1e-5) and (twins or not np.allclose(a[1], a[2], atol=1e-3))
+    fit(f, cold_split(ds), tables.defaults("mamex", tables.schedule(cold_split(ds), epochs=1, eval_every=1)), progress=False)  # items without anything and all
+
+
+def test_attributes_do_not_look_at_interactions(toy):
+    ds = load_dataset("toy"); ds.items["attributes"] = ds.items["title"]
+    before = attribute_features(ds).fingerprint
+    ds.interactions = ds.interactions.iloc[::2]
+    assert attribute_features(ds).fingerprint == before
+
+
+@pytest.mark.parametrize("column", [[None] * 400, ["same"] * 400, [f"own{n}" for n in range(400)]])
+def test_attributes_that_say_nothing_are_refused(column):
+    ds = load_dataset("toy"); ds.items["attributes"] = column
+    with pytest.raises(UsageError, match="fewer than two attributes that items share"): attribute_features(ds)
+
+
+def test_a_set_of_attributes_alone_is_recognised():
+    ds = load_dataset("toy"); ds.name, ds.images = "shop", None
+    ds.items = ds.items[[]].assign(attributes="a b")
+    assert choose_encoder(ds) == ("attributes", "neither pictures nor texts")
+
+
+# the search and the tests
+
+def test_holm_by_hand():
+    assert np.allclose(holm(np.array([.01, .04, .03, .005])), [.03, .06, .06, .02])
+    assert np.allclose(holm(np.array([.5, .9])), [1, 1])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_holm_lies_between_p_and_bonferroni(p):
+    p = np.array(p); h = holm(p)
+    assert (h >= p - 1e-12).all() and (h <= np.minimum(1, p * len(p)) + 1e-12).all() and (np.diff(h[np.argsort(p, kind="stable")]) >= -1e-12).all()
+
+
+def test_a_killed_search_goes_on_as_if_nothing_had_been(toy, tmp_path):
+    ds, f, split = toy
+    base = tables.defaults("clcrec", tables.schedule(split, epochs=2, eval_every=1))
+    class Kill(Exception): pass
+    def kill(): raise Kill
+    facts = lambda trials: [(t["number"], t["settings"], t["value"], t["state"]) for t in trials]
+    whole = tables.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "a")
+    for n in range(1, 4):  # killed after each of the first three trials
+        with pytest.raises(Kill): tables.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b", each=kill)
+    assert facts(tables.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b")) == facts(whole)
+    assert len({json.dumps(t["settings"]) for t in whole}) == 7 and whole[0]["settings"] == {}
+    assert facts(tables.tune("clcrec", f, split, base, 4, 1e6, tmp_path / "a")) == facts(whole[:4])  # fewer are a part of more
+    other = tables.tune("clcrec", f, split, base, 2, 1e6, tmp_path / "a", seed=1)
+    assert other[1]["settings"] != whole[1]["settings"]
+
+
+def test_cap_and_failures_are_counted(toy, tmp_path):
+    ds, f, split = toy
+    way = tables.schedule(split, epochs=2, eval_every=1)
+    cut = tables.tune("mtpr", f, split, tables.defaults("mtpr", way), 5, 1e-6, tmp_path)
+    assert [t["state"] for t in cut] == ["cut"] and cut[0]["value"] > 0
+    wild = tables.search_all(["milk"], f, split, way | dict(lr=1e30), 1, 99, tmp_path, progress=False)
+    assert wild["milk"]["best"] is None and wild["milk"]["trials"][0]["state"] == "failed"
+    row = tables.search_table(wild).loc["milk"]
+    assert row["failed"] == 1 and row["chosen"] == "nothing: every trial failed"
+    assert "milk" not in tables.finalists(wild | {"mamex": wild["milk"]}, way)
+
+
+@pytest.mark.parametrize("name", tables.contenders())
+def test_every_model_can_be_asked_and_built(toy, name):
+    ds, f, split = toy
+    base, past = tables.defaults(name, tables.schedule(split)), [dict(settings={}, value=.1)]
+    for n in range(6):
+        s = tables.ask(name, base, past)
+        assert set(s) == set(tables.SPACES[name]) and tables.holds(tables.SPACES[name], tables.replace(base, **s))
+        past.append(dict(settings=s, value=.1 + n / 100))
+
+
+def test_a_floor_stands_against_every_seed():
+    rng = np.random.default_rng(0)
+    frame = lambda x: pd.DataFrame({"ndcg@10": x})
+    a, b = rng.random((3, 50)), rng.random(50)
+    vs = tables.duels({"test": {"mamex": [frame(x) for x in a], "ridge/all": [frame(b)], "oracle/popularity": [frame(b + 1)]}}, "mamex")
+    d = (a - b).mean(0)
+    assert list(vs) == ["ridge/all"] and vs["ridge/all"]["diff"] == pytest.approx(d.mean()) and vs["ridge/all"]["dz"] == pytest.approx(d.mean() / d.std(ddof=1))
+
+
+# the notebook
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    "Two models, two trials, few epochs, two seeds: the whole notebook."
+    out = tmp_path_factory.mktemp("peers")
+    was = os.environ.pop("IN_TEST", None)  # the parameters given here are short enough
+    try: pm.execute_notebook(ROOT / "nbs" / "peers.ipynb", out / "peers.ipynb", dict(models=["clcrec"], trials=2, cap_s=60, epochs=2, eval_every=1, seeds="0,1", out=str(out), device="cpu"), progress_bar=False, cwd=str(ROOT / "nbs"))
+    finally:
+        if was is not None: os.environ["IN_TEST"] = was
+    return out, json.loads((out / "peers.json").read_text())
+
+
+def test_notebook_end_to_end(report):
+    out, r = report
+    assert list(r["search"]) == ["clcrec", "mamex"] and all(len(s["trials"]) == 2 for s in r["search"].values())
+    for part in ("val", "test", "val_own", "test_own"):
+        assert {"random", "oracle/popularity", "ridge/all", "linear-cf", "clcrec", "mamex/released", "mamex/tuned"} <= set(r[part])
+        assert set(r[part]["clcrec"]["ndcg@10"]) == {"mean", "sd", "ci95"} and r[part]["clcrec"]["ndcg@10"]["sd"] is not None
+    assert set(r["compare"]) == {"mamex/tuned", "mamex/released"} and "oracle/popularity" not in r["compare"]["mamex/tuned"]
+    assert r["cost"]["clcrec"]["parameters"] > 0 and r["cost"]["mamex/tuned"]["seconds_per_epoch"] > 0 and r["cost"]["clcrec"]["peak_mib"] > 100
+    assert 0 < r["beyond"]["mamex/tuned"]["coverage"]["mean"] <= 1 and "agreement image/text" in r["beyond"]["clcrec"]
+    assert r["card"]["recipe"]["epochs"] == 2 and r["card"]["search"]["cap_s"] == 60
+    assert (out / "peers_duels.png").stat().st_size > 2000
+
+
+def test_page_is_a_function_of_the_json(report):
+    out, r = report
+    assert (out / "peers.md").read_text() == tables.peers_page(r).rstrip() + "\n"
+    changed = json.loads(json.dumps(r)); changed["test"]["clcrec"]["ndcg@10"]["mean"] = .9876
+    assert ".9876" in tables.peers_page(changed) and ".9876" not in tables.peers_page(r)
+    sport = json.loads(json.dumps(r)); sport["card"]["dataset"]["name"] = "sport"
+    assert "not comparable" in tables.peers_page(sport) and "not comparable" not in tables.peers_page(r)
+
+
+def test_claim_and_figure_over_datasets(report, tmp_path):
+    from mamex import claims
+    out, r = report
+    verdict, finding = claims.beats_peers(r)
+    assert verdict in (claims.FAILS, claims.OPEN) and "6 of the seven were not trained" in finding
+    for n in ("a", "b"): (tmp_path / n).mkdir(); shutil.copy(out / "peers.json", tmp_path / n)
+    assert list(tables.over_datasets(tmp_path)) == ["a", "b"]
+    assert len(tables.plot_over_datasets(tmp_path).axes) == 2
+    assert "## a" in claims.index_page(tmp_path) and "[peers](a/peers.md)" in claims.index_page(tmp_path)  # a set with this report alone
+
+
+@pytest.mark.parametrize("bad", [0, -1, "long", None, True, float("nan"), float("inf")])
+def test_budgets_are_numbers_above_zero(bad):
+    with pytest.raises(UsageError, match="above 0"): tables.positive(bad)
+
+
+@pytest.mark.parametrize("bad, sentence", [(dict(model=["milk"]), "unknown parameter 'model'"), (dict(models=["mlik"]), "did you mean 'milk'")])
+def test_notebook_refuses_what_it_does_not_know(bad, sentence, tmp_path):
+    with pytest.raises(pm.exceptions.PapermillExecutionError, match=sentence):
+        pm.execute_notebook(ROOT / "nbs" / "peers.ipynb", tmp_path / "x.ipynb", bad, progress_bar=False, cwd=str(ROOT / "nbs"))
