@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip
 
-# spinning OpenMP threads starve whatever runs beside them: two notebooks at a time, test processes
-QUIET  := OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0
+# two notebooks or test processes run side by side, a thread each; spinning OpenMP threads would starve the neighbour
+QUIET  := OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 OMP_NUM_THREADS=1
 
 .PHONY: run reports test setup export readme clean
 
@@ -26,7 +26,7 @@ reports: setup  ## every report of one dataset: make reports dataset=movielens [
 
 test: setup  ## notebooks, clean export, README, properties, faults; prints the coverage of mamex/
 	$(QUIET) $(BIN)/nbdev_test --n_workers 2
-	$(QUIET) $(BIN)/python -m pytest --cov --cov-report=term
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
 export: setup  ## after editing a notebook: module, clean notebooks, README.md
 	$(BIN)/nbdev_export
