@@ -7,7 +7,7 @@ __all__ = ['ORACLE', 'TABLE1', 'PEERS_CAPTIONS', 'contenders', 'positive', 'sche
            'OutOfTime', 'attempt', 'search_folder', 'read_trials', 'only_best', 'tune', 'search_all', 'finalists',
            'closed_forms', 'measure_all', 'duels', 'told', 'costs', 'beyond_all', 'duel_table', 'settings_text',
            'search_table', 'space_table', 'cost_table', 'beyond_table', 'printed_table', 'forest', 'plot_duels',
-           'over_datasets', 'plot_over_datasets', 'who_wins', 'peers_note', 'peers_page']
+           'over_datasets', 'plot_over_datasets', 'overview_table', 'who_wins', 'peers_note', 'peers_page']
 
 # %% ../nbs/15b_tables.ipynb #8c2e55c7
 from contextlib import contextmanager
@@ -300,6 +300,17 @@ def plot_over_datasets(root: Path, model: str = "mamex/tuned"):
     for ax, (name, vs) in zip(axs[0], sets.items()): forest(ax, vs, names); ax.set_title(name); ax.xaxis.set_major_locator(plt.MaxNLocator(4))
     fig.supxlabel(f"test NDCG@10 of {model} minus that of the other, joint pool", fontsize=9); fig.tight_layout()
     return fig
+
+# %% ../nbs/15b_tables.ipynb #eee37d77
+def overview_table(reports: dict, model: str = "mamex/tuned", metric: str = "ndcg@10") -> pd.DataFrame:  # reports: dataset → peers.json
+    "Test means in the joint pool, a column a dataset; bold: ranks better than `model`, as `told` says."
+    seen, trained = list(dict.fromkeys(n for r in reports.values() for n in r["test"])), [*EXTRA, *PEERS, "mamex/released", model]
+    names = [n for n in seen if n not in trained] + [n for n in trained if n in seen]
+    def cell(r, n):
+        if n not in r["test"]: return "–"
+        x, d = short(r["test"][n][metric]["mean"]), r["compare"].get(model, {}).get(n)
+        return f"**{x}**" if d and told(d) < 0 else x
+    return pd.DataFrame({name: [cell(r, n) for n in names] for name, r in reports.items()}, index=pd.Index(names, name="model"))
 
 # %% ../nbs/15b_tables.ipynb #1c0a8a6b
 def who_wins(vs: dict, model: str, where: str = "in the joint pool") -> str:
