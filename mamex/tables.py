@@ -7,9 +7,9 @@ __all__ = ['ORACLE', 'TABLE1', 'PEERS_CAPTIONS', 'contenders', 'positive', 'sche
            'OutOfTime', 'attempt', 'search_folder', 'read_trials', 'only_best', 'tune', 'search_all', 'finalists',
            'closed_forms', 'measure_all', 'duels', 'told', 'costs', 'beyond_all', 'duel_table', 'settings_text',
            'search_table', 'space_table', 'cost_table', 'beyond_table', 'printed_table', 'forest', 'plot_duels',
-           'over_datasets', 'plot_over_datasets', 'who_wins', 'peers_note', 'peers_page']
+           'over_datasets', 'plot_over_datasets', 'write_overview', 'who_wins', 'peers_note', 'peers_page']
 
-# %% ../nbs/15b_tables.ipynb #8c2e55c7
+# %% ../nbs/15b_tables.ipynb #0d3f108f
 from contextlib import contextmanager
 from dataclasses import replace, asdict
 from pathlib import Path
@@ -25,7 +25,7 @@ from .model import preset
 from .trainer import Run, fit, run_key, selected_by
 from .baselines import extra_floors, floors, oracle_popularity
 from .peers import EXTRA, PEERS, SPACES, peer_config, suggest
-from .reports import PARTS, card_table, markdown_table, measure, results_table
+from .reports import PARTS, card_table, markdown_table, measure, reports_root, results_table, save_figure
 from .insight import holm
 from .studies import METRICS, clear, recipe, short
 
@@ -300,6 +300,12 @@ def plot_over_datasets(root: Path, model: str = "mamex/tuned"):
     for ax, (name, vs) in zip(axs[0], sets.items()): forest(ax, vs, names); ax.set_title(name); ax.xaxis.set_major_locator(plt.MaxNLocator(4))
     fig.supxlabel(f"test NDCG@10 of {model} minus that of the other, joint pool", fontsize=9); fig.tight_layout()
     return fig
+
+# %% ../nbs/15b_tables.ipynb #d6ec0d2d
+def write_overview(root: Path | None = None):  # root: None is the folder of all reports
+    "Saves the figure over datasets as `peers.png`, where there is something to show."
+    root = Path(root or reports_root())
+    if over_datasets(root): save_figure(plot_over_datasets(root), root / "peers.png")
 
 # %% ../nbs/15b_tables.ipynb #1c0a8a6b
 def who_wins(vs: dict, model: str, where: str = "in the joint pool") -> str:
