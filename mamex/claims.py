@@ -8,17 +8,16 @@ __all__ = ['HOLDS', 'FAILS', 'OPEN', 'CLAIMS', 'Claim', 'effect', 'by_effect', '
            'tuning_matters', 'lives_without', 'on_day_one', 'follows', 'minutes', 'claims_table', 'read_reports',
            'verdict_table', 'dataset_part', 'table1_part', 'index_page', 'write_index']
 
-# %% ../nbs/18_claims.ipynb #5505b785
+# %% ../nbs/18_claims.ipynb #bb2d0a40
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
-import io, json
-import matplotlib.pyplot as plt
+import json
 from .datasets import write_atomic
 from .reports import markdown_table, reports_root, results_table, verdict
 from .studies import clear, effect_sentences, says, subject
 from .peers import PEERS
-from .tables import over_datasets, overview_table, plot_over_datasets, told, who_wins
+from .tables import overview_table, told, who_wins, write_overview
 import numpy as np, pandas as pd
 from scipy import stats
 
@@ -236,13 +235,13 @@ def dataset_part(name: str, reports: dict[str, dict]) -> list[str]:
             f"encoder `{c['features']['encoder']}`, batch {c['config']['batch_size']:,}, lr {c['config']['lr']:g}, seeds {', '.join(map(str, c['seeds']))}, {sum(c['train_s']) / 60:.1f} minutes of training, commit {c['commit']}. Reports: {others}.",
             verdict(r["compare"][model], model, r["watch"]), markdown_table(results_table(r)), f"![test NDCG@10 of every model]({name}/run_results.png)"]
 
-# %% ../nbs/18_claims.ipynb #fdbafec9
+# %% ../nbs/18_claims.ipynb #86f1de71
 def table1_part(reports: dict) -> list[str]:  # reports: dataset → peers.json
     "Table 1 over all datasets: the means, and the figure that `write_index` draws; nothing where there is no report."
     if not reports: return []
     return ["## Table 1 over the datasets", "Test NDCG@10, joint pool, all models tuned alike. Bold: ranks better than `mamex/tuned` (95 % interval and Holm's correction). "
             "`oracle/popularity` ranks by the answers, the same for every user, and takes no part in the tests.", markdown_table(overview_table(reports)),
-            "![differences](peers_datasets.png)\n\n`mamex/tuned` minus each other model: right of the dashed line MAMEX ranks better."]
+            "![differences](peers.png)\n\n`mamex/tuned` minus each other model: right of the dashed line MAMEX ranks better."]
 
 # %% ../nbs/18_claims.ipynb #2f48d0a0
 def index_page(root: Path) -> str:
@@ -254,12 +253,9 @@ def index_page(root: Path) -> str:
             markdown_table(claims_table(reports)), *table1_part({n: r["peers"] for n, r in reports.items() if "peers" in r}), *(part for n, r in reports.items() for part in dataset_part(n, r))]
     return "\n\n".join(page) + "\n"
 
-# %% ../nbs/18_claims.ipynb #f57bb7d3
+# %% ../nbs/18_claims.ipynb #f6239756
 def write_index(root: Path | None = None):
     "Write `reports/README.md`, and its figure where there are reports on the peers."
     root = root or reports_root()
     write_atomic(root / "README.md", index_page(root))
-    if over_datasets(root):
-        with plt.style.context("mamex.house"): fig = plot_over_datasets(root)
-        fig.savefig(buffer := io.BytesIO(), format="png", dpi=110, bbox_inches="tight"); plt.close(fig)
-        write_atomic(root / "peers_datasets.png", buffer.getvalue())
+    write_overview(root)

@@ -7,9 +7,10 @@ __all__ = ['ORACLE', 'TABLE1', 'PEERS_CAPTIONS', 'contenders', 'positive', 'sche
            'OutOfTime', 'attempt', 'search_folder', 'read_trials', 'only_best', 'tune', 'search_all', 'finalists',
            'closed_forms', 'measure_all', 'duels', 'told', 'costs', 'beyond_all', 'duel_table', 'settings_text',
            'search_table', 'space_table', 'cost_table', 'beyond_table', 'printed_table', 'forest', 'plot_duels',
-           'over_datasets', 'plot_over_datasets', 'overview_table', 'who_wins', 'peers_note', 'peers_page']
+           'over_datasets', 'plot_over_datasets', 'write_overview', 'overview_table', 'who_wins', 'peers_note',
+           'peers_page']
 
-# %% ../nbs/15b_tables.ipynb #8c2e55c7
+# %% ../nbs/15b_tables.ipynb #0d3f108f
 from contextlib import contextmanager
 from dataclasses import replace, asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from .model import preset
 from .trainer import Run, fit, run_key, selected_by
 from .baselines import extra_floors, floors, oracle_popularity
 from .peers import EXTRA, PEERS, SPACES, peer_config, suggest
-from .reports import PARTS, card_table, markdown_table, measure, results_table
+from .reports import PARTS, card_table, markdown_table, measure, reports_root, results_table, save_figure
 from .insight import holm
 from .studies import METRICS, clear, recipe, short
 
@@ -301,7 +302,14 @@ def plot_over_datasets(root: Path, model: str = "mamex/tuned"):
     fig.supxlabel(f"test NDCG@10 of {model} minus that of the other, joint pool", fontsize=9); fig.tight_layout()
     return fig
 
-# %% ../nbs/15b_tables.ipynb #eee37d77
+# %% ../nbs/15b_tables.ipynb #27ee314a
+def write_overview(root: Path | None = None):  # root: None is the folder of all reports
+    "Saves the figure over datasets as `peers.png`, where there is something to show."
+    root = Path(root or reports_root())
+    if not over_datasets(root): return
+    with plt.style.context("mamex.house"): save_figure(plot_over_datasets(root), root / "peers.png")
+
+# %% ../nbs/15b_tables.ipynb #fc6d925d
 def overview_table(reports: dict, model: str = "mamex/tuned", metric: str = "ndcg@10") -> pd.DataFrame:  # reports: dataset → peers.json
     "Test means in the joint pool, a column a dataset; bold: ranks better than `model`, as `told` says."
     seen, trained = list(dict.fromkeys(n for r in reports.values() for n in r["test"])), [*EXTRA, *PEERS, "mamex/released", model]
