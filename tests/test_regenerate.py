@@ -38,7 +38,7 @@ load = functools.cache(load_dataset)  # toy takes a second to draw
 def house(tmp_path, monkeypatch):
     "Empty folders for notebooks, reports and cache; where `project_root` looks, a project."
     for name in ("reports", "cache"): monkeypatch.setenv(f"MAMEX_{name.upper()}", str(tmp_path / name))
-    monkeypatch.setattr(R, "load_dataset", load)
+    monkeypatch.setattr(R, "load_or_fetch", load)
     (tmp_path / "settings.ini").write_text("[DEFAULT]\nlib_name = mamex\n")
     (tmp_path / "nbs").mkdir()
     return tmp_path
@@ -120,7 +120,7 @@ def test_code_and_data_count(house, call, quick, monkeypatch):
     go = lambda: (call("toy --only run"), quick())[1]
     assert go() == ["run"] and go() == []
     other = replace(load("toy"), interactions=load("toy").interactions[1:])
-    monkeypatch.setattr(R, "load_dataset", lambda name: other); assert go() == ["run"] and go() == []
+    monkeypatch.setattr(R, "load_or_fetch", lambda name: other); assert go() == ["run"] and go() == []
     (house / "mamex").mkdir(); (house / "mamex" / "gate.py").write_text("")
     monkeypatch.setattr(R.mamex, "__file__", str(house / "mamex" / "__init__.py")); assert go() == ["run"] and go() == []
 
