@@ -203,7 +203,7 @@ def _number(s, path):
 def _array(path, what):
     return _read(path, functools.partial(np.load, allow_pickle=False), f"{what} without Python objects")
 
-# %% ../nbs/00_datasets.ipynb #84e0ab0d
+# %% ../nbs/00_datasets.ipynb #24d4351f
 def _features(folder):
     "modality -> float32 [rows, d] of the files image_feat.npy, text_feat.npy, audio_feat.npy that are there."
     out = {}
@@ -211,8 +211,9 @@ def _features(folder):
         if not (f := folder/f"{m}_feat.npy").exists(): continue
         x = _array(f, "a matrix of numbers")
         if x.ndim != 2 or x.dtype.kind not in "fiu": raise UsageError(f"{f} should be a matrix of numbers, [items, d].")
-        if np.isinf(x).any(): raise UsageError(f"{f} holds infinite values: write zeros where an item has no vector.")
-        out[m] = x.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"): x = x.astype(np.float32, copy=False)
+        if np.isinf(x).any(): raise UsageError(f"{f} holds infinite values, or some too large for float32: write zeros where an item has no vector.")
+        out[m] = x
     return out
 
 # %% ../nbs/00_datasets.ipynb #92fa6339
@@ -279,22 +280,24 @@ def save_dataset(ds: Dataset,
     write_atomic(folder/"dataset.json", json.dumps(ds.info, indent=1, ensure_ascii=False) + "\n")
     return folder
 
-# %% ../nbs/00_datasets.ipynb #212f3113
+# %% ../nbs/00_datasets.ipynb #77feea95
 PARTS = ("train", "val", "test")
 
 def _lines(path):
     "Lines `user item item ...` as an int64 array [n, 2]."
-    rows = _read(path, lambda p: [[int(v) for v in l.split()] for l in p.read_text().splitlines()],
-                 "lines of integers: user item item ...")
-    return np.array([(u, i) for u, *items in filter(None, rows) for i in items], dtype="int64").reshape(-1, 2)
+    def pairs(p):
+        rows = ([int(v) for v in l.split()] for l in p.read_text().splitlines())
+        return np.array([(u, i) for u, *items in filter(None, rows) for i in items], dtype="int64").reshape(-1, 2)
+    return _read(path, pairs, "lines of integers: user item item ...")
 
-# %% ../nbs/00_datasets.ipynb #1425f76f
+# %% ../nbs/00_datasets.ipynb #7c219f6c
 def _read_authors(folder):
     "train.txt, val.txt, test.txt, cold_item_index.npy and ready vectors; ids are the integers, as strings."
     pairs, x = {p: _lines(folder/f"{p}.txt") for p in PARTS}, _features(folder)
     cold = _array(folder/"cold_item_index.npy", "a list of item numbers").ravel()
     every = np.concatenate(list(pairs.values()))
     n = len(next(iter(x.values()))) if x else int(every[:, 1].max(initial=-1)) + 1
+    if n > 10**6 + 100*len(every): raise UsageError(f"{folder} has an item numbered {n - 1:,}, far beyond what is there: number items 0, 1, 2, ...")
     if cold.dtype.kind not in "iu" or not np.isin(cold, np.arange(n)).all():
         raise UsageError(f"{folder}/cold_item_index.npy should hold item numbers, integers from 0 to {n - 1}.")
     inter = pd.DataFrame(every, columns=["user", "item"]).astype(str)

@@ -1,5 +1,5 @@
 "Chapter 00: folders there and back, every fault a sentence, the k-core, the toy world, and counts of real data."
-import io, os, zipfile
+import tempfile, io, os, zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -371,3 +371,19 @@ def test_movielens_5_core():
     ds = k_core(real("movielens"))
     assert (ds.n_users, ds.n_items, ds.n_interactions, len(ds.images)) == (610, 3650, 90274, 3629)
     assert Image.open(io.BytesIO(ds.images.read(ds.item_ids[0]))).size[0] > 0
+
+
+# ---- folders of other people, spoiled at random: a set, or one sentence
+words = st.lists(st.one_of(st.integers(-3, 9).map(str), st.sampled_from(["", "\n", "99999999999999999999", "4000000000", "1e3", "nan", "x", "\t", "é", "\0"])), max_size=14).map(" ".join)
+
+@settings(max_examples=120, deadline=None)
+@given(st.sampled_from([authors, mmrec]), st.integers(0, 9), st.one_of(words.map(str.encode), st.binary(max_size=80)), st.integers(0, 400), st.booleans())
+def test_spoiled_folders_of_others(make, which, junk, at, whole):
+    with tempfile.TemporaryDirectory() as d:
+        folder = make(Path(d)/"f")
+        f = sorted(p for p in folder.iterdir())[which % len(list(folder.iterdir()))]
+        b = f.read_bytes(); at = min(at, len(b))
+        f.write_bytes(junk if whole else b[:at] + junk + b[at + len(junk):])
+        try: ds = load_dataset(folder)
+        except UsageError as e: assert "\n" not in str(e)
+        else: assert ds.n_interactions and ds.interactions["item"].between(0, ds.n_items - 1).all()
