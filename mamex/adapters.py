@@ -22,29 +22,33 @@ def top_gates(
 
 # %% ../nbs/04_adapters.ipynb #0da7fa03
 class Mix(torch.autograd.Function):
-    "z_i = Σ_j w_ij · W_k h_i with k = idx_ij: the sum of eq. 3 over the chosen experts, without bias."
+    "z_i = Σ_j w_ij · (W_k h_i + b_k) with k = idx_ij: the sum of eq. 3 over the chosen experts."
     @staticmethod
-    def forward(ctx, h, weight, w, idx):  # float [n, d_in], float [K, d_out, d_in], float [n, k], int64 [n, k]
+    def forward(ctx, h, weight, bias, w, idx):  # float [n, d_in], [K, d_out, d_in], [K, d_out], [n, k]; int64 [n, k]
         order = idx.flatten().argsort(stable=True)
         ends = torch.bincount(idx.flatten(), minlength=len(weight)).cumsum(0).tolist()
         ctx.parts = [slice(a, b) for a, b in zip([0, *ends], ends)]  # the rows that each expert serves
-        rows = h.index_select(0, order // idx.shape[1])
-        out = h.new_empty(len(rows), weight.shape[1])
-        for e, part in enumerate(ctx.parts): torch.mm(rows[part], weight[e].T, out=out[part])
-        chosen = torch.empty_like(out).index_copy_(0, order, out).view(*idx.shape, -1)  # float [n, k, d_out]
-        ctx.save_for_backward(rows, weight, w, order, chosen)
-        return (w.unsqueeze(1) @ chosen).squeeze(1)
+        item = order // idx.shape[1]
+        said = h.new_empty(len(item), weight.shape[1])
+        # each expert's rows are gathered where they are used, and again on the way back: a copy of all of them for
+        # keeps would be the largest piece of memory of a step, and fresh memory costs more than a second gathering
+        for e, part in enumerate(ctx.parts): torch.addmm(bias[e], h.index_select(0, item[part]), weight[e].T, out=said[part])
+        place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device)).view_as(idx)
+        ctx.save_for_backward(h, weight, w, order, item, said)
+        return nn.functional.embedding_bag(place, said, mode="sum", per_sample_weights=w)  # gathers, weighs and sums at once
 
     @staticmethod
     def backward(ctx, dz):
-        rows, weight, w, order, chosen = ctx.saved_tensors
-        g = (w.unsqueeze(2) * dz.unsqueeze(1)).flatten(0, 1).index_select(0, order)
-        dweight, dh = torch.empty_like(weight), None
-        for e, part in enumerate(ctx.parts): torch.mm(g[part].T, rows[part], out=dweight[e])
+        h, weight, w, order, item, said = ctx.saved_tensors
+        g = dz.index_select(0, item)
+        dw = torch.empty_like(w).flatten().index_copy_(0, order, torch.linalg.vecdot(said, g)).view_as(w)
+        g *= w.flatten()[order].unsqueeze(1)
+        dweight, dbias, dh = torch.empty_like(weight), torch.stack([g[part].sum(0) for part in ctx.parts]), None
+        for e, part in enumerate(ctx.parts): torch.mm(g[part].T, h.index_select(0, item[part]), out=dweight[e])
         if ctx.needs_input_grad[0]:  # frozen vectors need none
             back = torch.cat([g[part] @ weight[e] for e, part in enumerate(ctx.parts)])
-            dh = torch.zeros_like(back[:len(w)]).index_add_(0, order // w.shape[1], back)
-        return dh, dweight, (chosen @ dz.unsqueeze(2)).squeeze(2), None
+            dh = torch.zeros_like(back[:len(w)]).index_add_(0, item, back)
+        return dh, dweight, dbias, dw, None
 
 # %% ../nbs/04_adapters.ipynb #93f32dbe
 class Adapted(NamedTuple):
@@ -85,7 +89,7 @@ class MoEAdapter(nn.Module):
         if has is not None: w = w * has.unsqueeze(1)  # n × k numbers, where masking z would touch n × d_out
         gates = torch.zeros_like(logits).scatter(1, idx, w)
         if h.shape[1] < self.weight.shape[2]: h = nn.functional.pad(h, (0, self.weight.shape[2] - h.shape[1]))
-        return Adapted(Mix.apply(h, self.weight, w, idx) + gates @ self.bias, gates, logits.softmax(1))
+        return Adapted(Mix.apply(h, self.weight, self.bias, w, idx), gates, logits.softmax(1))
 
 # %% ../nbs/04_adapters.ipynb #9a818705
 DESIGNS = ("own", "shared", "joint")

@@ -69,6 +69,7 @@ def evaluate(
     users, row = np.unique(pairs[:, 0], return_inverse=True)
     truth = sparse.csr_array((np.ones(len(pairs), bool), (row, np.searchsorted(items, pairs[:, 1]))),
                              shape=(len(users), len(items)))
+    chunk = max(1, min(chunk, 2**26 // len(items)))  # a block of scores stays below some 270 MB
     blocks = [user_metrics(np.asarray(score(users[a:a+chunk], items)), truth[a:a+chunk].toarray(), ks, seed)
               for a in range(0, len(users), chunk)]
     return pd.DataFrame({m: np.concatenate([b[m] for b in blocks]) for m in blocks[0]}, index=pd.Index(users, name="user"))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import difflib, json
 import numpy as np, torch
 from torch import nn, Tensor
+from torch.utils.checkpoint import checkpoint
 from safetensors.torch import save
 from safetensors import safe_open
 from fastcore.basics import patch
@@ -41,7 +42,7 @@ class Config:
     fusion_target: str = "uniform"   # of eq. 7: the same for the modalities
     holdout: float = .1            # share of the warm items that plays cold for a "performance" target
     align_reduction: str = "mean"  # over the d coordinates in eq. 8 (print: "sum")
-    regularise_on: str = "all"     # items that feed eq. 4, 7 and 8: "all", or "warm" (print)
+    regularise_on: str = "all"     # items that feed eq. 4, 7 and 8: "all", "warm" (print), or "step": those of the batch, and no others are computed
     negatives: str = "all"         # items that may be a negative: "all", or "warm" (print)
     weight_reg: str = "batch"      # last term of eq. 11: "batch" norms, or "theta" (print)
     lambda_align: float = 1.       # λ1
@@ -62,7 +63,7 @@ class Config:
 TARGETS = ("uniform", "performance", "none")
 CHOICES = dict(gate=("dense", "sparse", "mean"), design=DESIGNS, context=("none", "gate", "routers", "both"), adapter_target=TARGETS, fusion_target=TARGETS,
                select_pool=("joint", "own"), adapter_kl=("u||p", "p||u"), fusion_kl=("u||p", "p||u"),
-               align_reduction=("mean", "sum"), regularise_on=("all", "warm"), negatives=("all", "warm"),
+               align_reduction=("mean", "sum"), regularise_on=("all", "warm", "step"), negatives=("all", "warm"),
                weight_reg=("batch", "theta"))
 
 # %% ../nbs/07_model.ipynb #72df7d61
@@ -125,6 +126,7 @@ BEHAVIOUR = "behaviour"  # the modality made of who met the item (chapter 12); i
 # %% ../nbs/07_model.ipynb #cd830f10
 class MAMEX(nn.Module):
     "Multi-modal adaptive mixture of experts (arXiv 2508.08042) over any number of modalities."
+    block = 2**17  # items that pass at a time
     def __init__(self, features: Features, n_users: int, config: Config = Config()):
         super().__init__()
         self.config, self.modalities = config, features.modalities
@@ -144,14 +146,24 @@ class MAMEX(nn.Module):
         self.set_items(features)
 
     def forward(self,
-                drop: Tensor | None = None,  # bool [n, M], True: as if the item lacked the modality
+                drop: Tensor | None = None,  # bool [n_items, M], True: as if the item lacked the modality
+                items: Tensor | None = None, # int64 [n], these alone; None: the whole catalogue
                ) -> Items:
-        h, has = self.inputs(self.mask if drop is None else self.mask & ~drop)
-        c = self.config.context
-        hints = {m: self.context @ w.T for m, w in self.context_routers.items()} if c in ("routers", "both") else {}
+        if (n := len(self.mask if items is None else items)) <= self.block: return self.some(drop, items)
+        parts = (torch.arange(n, device=self.mask.device) if items is None else items).split(self.block)
+        again = torch.is_grad_enabled()
+        out = zip(*(checkpoint(self.some, drop, p, use_reentrant=False) if again else self.some(drop, p) for p in parts))
+        return Items(*([torch.cat(x) for x in zip(*v)] if isinstance(v[0], list) else torch.cat(v) for v in out))
+
+    def some(self, drop, items) -> Items:  # as in `forward`
+        "Items through adapters and gate, all at once."
+        at = lambda x: x if items is None else x.index_select(0, items)
+        h, has = self.inputs(at(self.mask) if drop is None else at(self.mask & ~drop), items)
+        c, context = self.config.context, at(self.context) if self.config.context != "none" else None
+        hints = {m: context @ w.T for m, w in self.context_routers.items()} if c in ("routers", "both") else {}
         out = self.adapters(h, has, hints)
-        z = torch.stack([o.z for o in out], 1)
-        alpha = self.gate(z, has, self.context @ self.context_gate.T if c in ("gate", "both") else None, self.lift())
+        z = torch.stack([o.z for o in out]).transpose(0, 1)  # laid out so that z[:, m] is contiguous
+        alpha = self.gate(z, has, context @ self.context_gate.T if c in ("gate", "both") else None, self.lift(at(self.met)))
         e, bare = fuse(z, alpha), ~has.any(1, keepdim=True)
         if bare.any(): e = e + bare * self.prior
         return Items(e, z, alpha, [o.probs for o in out], [o.gates for o in out], has)
@@ -168,23 +180,27 @@ def build(self: Config,
 
 # %% ../nbs/07_model.ipynb #82bb5216
 @patch
-def lift(self: MAMEX) -> Tensor | None:  # float [n, M]; None: nothing
+def lift(self: MAMEX,
+         met: Tensor,        # float [n], how many users have met each item
+        ) -> Tensor | None:  # float [n, M]; None: nothing
     "What is added to the gate's logits because of how many users have met an item."
     if BEHAVIOUR not in self.modalities or not self.trust.any(): return None
-    out = torch.zeros(self.mask.shape, device=self.mask.device)
-    out[:, self.modalities.index(BEHAVIOUR)] = self.trust[0] + self.trust[1] * self.met.log1p()
+    out = torch.zeros(len(met), len(self.modalities), device=met.device)
+    out[:, self.modalities.index(BEHAVIOUR)] = self.trust[0] + self.trust[1] * met.log1p()
     return out
 
 # %% ../nbs/07_model.ipynb #0809ef3f
 @patch
 def inputs(self: MAMEX,
            present: Tensor,  # bool [n, M]
+           items: Tensor | None = None,  # int64 [n], None: the whole catalogue
           ) -> tuple[dict, Tensor]:  # modality → float [n, d_in]; bool [n, M], what counts as there
     "The vectors that the adapters see, with what stands in for absent ones."
     h, has = {}, []
     for n, m in enumerate(self.modalities):
-        v, there = getattr(self, f"h_{m}"), present[:, n]
+        v, there = self.rows(m, items), present[:, n]
         fill = self.placeholders[m] if self.config.placeholder and m != BEHAVIOUR else getattr(self, f"f_{m}", None)
+        if items is not None and fill is not None and fill.dim() == 2: fill = fill.index_select(0, items)
         h[m] = v if fill is None else torch.where(there.unsqueeze(1), v, fill)
         has.append(there if fill is None else torch.ones_like(there))
     return h, torch.stack(has, 1)
@@ -210,9 +226,11 @@ def set_items(self: MAMEX, features: Features) -> MAMEX:
     "Make `features` the catalogue: tomorrow's items through today's weights. Same modalities, same widths."
     check_items(self.widths, self.beside, features)
     if self.config.context != "none" and not features.context: raise UsageError(f"context is {self.config.context!r}, but the features bring none; see chapter 12")
+    self.mapped = {m: v for m, v in features.vectors.items() if isinstance(v, np.memmap)}
     there = dict(zip(features.modalities, torch.as_tensor(features.mask).T.unsqueeze(2)))
     # zeroed, although masked later: a row that is routed by what it lost would shift its neighbours' last bits
-    for m, v in features.vectors.items(): self.hold(f"h_{m}", self.prepare(m, v).masked_fill(~there[m], 0))
+    for m, v in features.vectors.items():
+        if m not in self.mapped: self.hold(f"h_{m}", self.prepare(m, v).masked_fill(~there[m], 0))
     for m, v in features.fills.items(): self.hold(f"f_{m}", self.prepare(m, v))
     self.hold("mask", features.mask.copy()); self.hold("met", np.zeros(len(features.mask), np.float32))
     if features.context: self.hold("context", np.stack(list(features.context.values()), 1).astype(np.float32))
@@ -231,6 +249,16 @@ def prepare(self: MAMEX, modality: str, v: np.ndarray) -> Tensor:
 def hold(self: MAMEX, name: str, x):
     "A buffer that is data: it moves with the model and stays out of checkpoints."
     self.register_buffer(name, torch.as_tensor(x).to(self.users.device), persistent=False)
+
+@patch
+def rows(self: MAMEX, modality: str, items: Tensor | None = None) -> Tensor:  # float [n, d_in]; items as in `forward`
+    "The vectors of some items, or of all; memory-mapped ones are read and prepared here, row by row."
+    if modality not in self.mapped:
+        h = getattr(self, f"h_{modality}")
+        return h if items is None else h.index_select(0, items)
+    there = self.mask[:, self.modalities.index(modality)]
+    v, there = (self.mapped[modality], there) if items is None else (self.mapped[modality][items.cpu().numpy()], there.index_select(0, items))
+    return self.prepare(modality, np.array(v)).to(there.device).masked_fill(~there.unsqueeze(1), 0)
 
 # %% ../nbs/07_model.ipynb #62d9bba3
 @patch
@@ -255,8 +283,12 @@ def losses(self: MAMEX,
            warm: Tensor,       # bool [n_items]
            drop: Tensor | None = None,  # bool [n_items, M], see `forward`
           ) -> tuple[dict[str, Tensor], Items]:  # the five terms before their λ, each a scalar; the forward pass
-    "The terms of eq. 11 for one batch, over the whole catalogue (released) or its warm part (print)."
-    c, it = self.config, self(drop)
+    "The terms of eq. 11 for one batch, over the whole catalogue (released), its warm part (print) or the items of the batch."
+    c, items = self.config, None
+    if c.regularise_on == "step":  # then nobody asks for the others
+        items, at = torch.cat([positives, negatives]).unique(return_inverse=True)
+        positives, negatives = at.split(len(positives))
+    it = self(drop, items)
     # embedding() and not indexing: its backward is deterministic, and faster
     u, i, j = (nn.functional.embedding(idx, t) for idx, t in ((users, self.users), (positives, it.e), (negatives, it.e)))
     on = it.has & warm.unsqueeze(1) if c.regularise_on == "warm" else it.has

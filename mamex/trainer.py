@@ -106,7 +106,7 @@ class Trainer:
         drop = draw_drop(self.model.mask, self.config.modality_dropout) if getattr(self.config, "modality_dropout", 0) else None
         parts, _ = self.model.losses(*torch.as_tensor(batch, device=self.device), self.warm, drop)
         total = self.model.total(parts)
-        parts = {k: v.item() for k, v in parts.items()} | {"total": total.item()}
+        parts = dict(zip([*parts, "total"], torch.stack([*parts.values(), total]).tolist()))  # one wait for the device, not six
         if not math.isfinite(parts["total"]): raise Diverged(self.diagnose(parts))
         self.opt.zero_grad(set_to_none=True)
         total.backward()
@@ -156,7 +156,7 @@ def listen(self: Trainer, pace: float = .2):  # pace: how far the targets move
     m.fusion_aim.lerp_(voices(users, z[i], z[j]), pace)
     for n, name in enumerate(m.modalities):
         a = m.adapters[name]
-        h = nn.functional.pad(getattr(m, f"h_{name}"), (0, a.weight.shape[2] - a.d_in))
+        h = nn.functional.pad(m.rows(name), (0, a.weight.shape[2] - a.d_in))
         says = lambda items: torch.einsum("nd,ked->nke", h[items], a.weight) + a.bias
         m.adapter_aim[n].lerp_(voices(users, says(i), says(j)), pace)
 
