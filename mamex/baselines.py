@@ -71,23 +71,24 @@ RIDGE_GRID = tuple(float(10.**e) for e in np.arange(-4, 4.5, .5))  # from nearly
 
 # %% ../nbs/10_baselines.ipynb #937a35e4
 def tune_ridge(features: Features, split: Split, names: list[str],
-               select_on: str = "ndcg@10",  # validation metric, joint pool
+               select_on: str = "ndcg@10",  # validation metric
+               pool: str = "joint",         # its candidates, or "own"
               ) -> tuple:                   # score function, λ, {λ: validation value}
     "Ridge with the λ of the grid that ranks the validation items best; the smaller λ on a tie."
     ridge = Ridge(features, split, names)
-    val = {lam: float(evaluate(ridge.scorer(lam), split, "val")[select_on].mean()) for lam in RIDGE_GRID}
+    val = {lam: float(evaluate(ridge.scorer(lam), split, "val", pool)[select_on].mean()) for lam in RIDGE_GRID}
     best = max(val, key=val.get)
     return ridge.scorer(best), best, val
 
 # %% ../nbs/10_baselines.ipynb #f896a466
-def floors(features: Features, split: Split, select_on: str = "ndcg@10") -> dict:  # name → (score function, settings)
+def floors(features: Features, split: Split, select_on: str = "ndcg@10", pool: str = "joint") -> dict:  # name → (score function, settings)
     "Every floor for every modality and for all together; with one modality, `all` would be that one and is left out."
     groups = {m: [m] for m in features.modalities}
     if len(groups) > 1: groups["all"] = features.modalities
     out = {"random": (random_scorer(split), {})}
     for name, ms in groups.items(): out[f"profile/{name}"] = (profile_scorer(features, split, ms), {})
     for name, ms in groups.items():
-        score, lam, _ = tune_ridge(features, split, ms, select_on)
+        score, lam, _ = tune_ridge(features, split, ms, select_on, pool)
         out[f"ridge/{name}"] = (score, dict(ridge_lambda=lam))
     return out
 
@@ -156,10 +157,10 @@ class LinearCF(Ridge):
 # %% ../nbs/10_baselines.ipynb #a1f0c013
 CF_DIMS = (16, 64)  # widths of the factors that are tried
 
-def tune_linear_cf(features: Features, split: Split, names: list[str], select_on: str = "ndcg@10", seed: int = 0) -> tuple:
+def tune_linear_cf(features: Features, split: Split, names: list[str], select_on: str = "ndcg@10", seed: int = 0, pool: str = "joint") -> tuple:
     "The score function, (d, λ), and {(d, λ): validation value}; chosen on the validation items, the first on a tie."
     fits = {d: LinearCF(features, split, names, d, seed) for d in CF_DIMS}
-    val = {(d, lam): float(evaluate(f.scorer(lam), split, "val")[select_on].mean()) for d, f in fits.items() for lam in RIDGE_GRID}
+    val = {(d, lam): float(evaluate(f.scorer(lam), split, "val", pool)[select_on].mean()) for d, f in fits.items() for lam in RIDGE_GRID}
     d, lam = best = max(val, key=val.get)
     return fits[d].scorer(lam), best, val
 
@@ -173,7 +174,7 @@ def oracle_popularity(split: Split,
     return lambda u, i: np.broadcast_to(n[i], (len(u), len(i)))
 
 # %% ../nbs/10_baselines.ipynb #a1f0c018
-def extra_floors(features: Features, split: Split, select_on: str = "ndcg@10") -> dict:  # name → (score function, settings)
+def extra_floors(features: Features, split: Split, select_on: str = "ndcg@10", pool: str = "joint") -> dict:  # name → (score function, settings)
     "The closed-form line of the peers' table beyond `floors`."
-    score, (dim, lam), _ = tune_linear_cf(features, split, features.modalities, select_on)
+    score, (dim, lam), _ = tune_linear_cf(features, split, features.modalities, select_on, pool=pool)
     return {"linear-cf": (score, dict(dim=dim, ridge_lambda=lam))}

@@ -7,7 +7,7 @@ __all__ = ['RECIPES', 'CKPT', 'TINY', 'sha', 'Features', 'tally', 'ready_feature
            'decode_picture', 'quiet', 'import_open_clip', 'write_config', 'write_checkpoint', 'one_thread',
            'recipe_folder', 'blobs', 'fill_tiny', 'build_tiny', 'check_encoder', 'file_sha', 'resolve', 'load_failure',
            'load_encoder', 'to_numpy', 'ahead', 'encode_images', 'encode_texts', 'shards', 'digest', 'write_shard',
-           'read_shard', 'Extractor', 'warn_unreadable']
+           'read_shard', 'Extractor', 'text_modalities', 'warn_unreadable']
 
 # %% ../nbs/03_extractor.ipynb #df527cb9
 import collections, contextlib, difflib, hashlib, html, importlib.metadata, io, itertools, json, logging, re, sys, warnings
@@ -365,7 +365,7 @@ class Extractor:
     "Turn the pictures and texts of a dataset into vectors: equation 2 of the paper (arXiv 2508.08042)."
     encoder: str = 'ViT-B-32/openai' # `tiny`, `offline`, or `model/pretrained` of open_clip
     device: str = 'cpu'
-    text_columns: tuple = ('title', 'description')
+    text_columns: tuple = ('title', 'description') # read as one text; or a dict, modality -> columns: see `text_modalities`
     cache: Path = None # default: `cache_dir()`
     batch_size: int = 16 # pictures or texts at a time; more than this is slower on a processor, and faster on a GPU
 
@@ -426,12 +426,23 @@ def vectors(self:Extractor,
 @patch
 def inputs(self:Extractor, ds: Dataset) -> dict: # modality -> (items that have it, a hash for each, position -> input)
     "What there is to encode. Pictures are only hashed here, and read again when their turn comes."
-    texts = item_texts(ds.items, self.text_columns)
-    said = [i for i, t in enumerate(texts) if t]
     shown = [i for i, item in enumerate(ds.item_ids) if ds.images is not None and item in ds.images]
     def picture(i): return ds.images.read(ds.item_ids[shown[i]]) or b''
-    return dict(image=(shown, [hashlib.sha256(picture(i)).hexdigest() for i in range(len(shown))], picture),
-                text=(said, [sha(texts[i]) for i in said], lambda i: texts[said[i]]))
+    def written(columns):
+        texts = item_texts(ds.items, columns)
+        said = [i for i, t in enumerate(texts) if t]
+        return said, [sha(texts[i]) for i in said], lambda i: texts[said[i]]
+    named = self.text_columns if isinstance(self.text_columns, dict) else dict(text=self.text_columns)
+    if 'image' in named: raise UsageError("a text cannot be the modality 'image'; give it another name in text_columns")
+    return dict(image=(shown, [hashlib.sha256(picture(i)).hexdigest() for i in range(len(shown))], picture)) | {m: written(c) for m, c in named.items()}
+
+# %% ../nbs/03_extractor.ipynb #b8d8f93e
+def text_modalities(items: pd.DataFrame, # of a dataset
+                   ) -> dict: # modality -> columns
+    "Every text column as a modality of its own, after `text`: all of them as one text."
+    skip = ('item', 'image_url', 'released', 'attributes', 'image', 'text')
+    cols = [c for c in items if c not in skip and (pd.api.types.is_string_dtype(items[c]) or items[c].dtype == object)]
+    return dict(text=tuple(cols)) | ({c: (c,) for c in cols} if len(cols) > 1 else {})
 
 # %% ../nbs/03_extractor.ipynb #658b8dcd
 def warn_unreadable(name, # of the dataset
@@ -447,7 +458,7 @@ def extract(self:Extractor, ds: Dataset, progress=True) -> Features:
     "Vectors of every item that has a picture or a text (eq. 2); `UsageError` where no item has either."
     V, mask, counts = {}, [], {}
     for m, (rows, keys, read) in self.inputs(ds).items():
-        v, ok = self.vectors(m, keys, read, progress)
+        v, ok = self.vectors('image' if m == 'image' else 'text', keys, read, progress)
         rows, counts[m] = np.array(rows, int), tally(ds.n_items, ok.sum(), (~ok).sum())
         if not ok.all(): warn_unreadable(ds.name, ds.item_ids[rows[~ok]], len(ok))
         if not ok.any(): continue
@@ -455,5 +466,5 @@ def extract(self:Extractor, ds: Dataset, progress=True) -> Features:
         V[m][rows] = v
         mask.append(np.isin(np.arange(ds.n_items), rows[ok]))
     if not V: raise UsageError(f'dataset {ds.name!r} has no readable picture and no text in the columns '
-                               f'{", ".join(self.text_columns)}; there is nothing to extract')
+                               f'{self.text_columns}; there is nothing to extract')
     return Features(V, np.stack(mask, 1), self.encoder, counts)

@@ -103,9 +103,10 @@ def preset(
         **settings,   # to change from it
     ) -> Config:
     "A preset, with some settings changed; refuses names that it does not know."
+    import mamex.solved  # registers `best`; at the top it would be a circle
     def suggest(s, known): return "".join(f"; did you mean {m!r}?" for m in difflib.get_close_matches(s, known, 1))
     if name not in PRESETS: raise UsageError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}{suggest(name, PRESETS)}")
-    known = [f.name for f in fields(Config)]
+    known = [f.name for f in fields(PRESETS[name])]
     for s in settings:
         if s not in known: raise UsageError(f"unknown setting {s!r}{suggest(s, known)}")
     return replace(PRESETS[name], **settings)

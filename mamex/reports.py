@@ -22,7 +22,7 @@ from fastcore.basics import AttrDict
 from IPython.display import HTML
 from .datasets import Dataset, UsageError, project_root, write_atomic, dataset_card
 from .attributes import attribute_features
-from .extractor import Extractor, Features, clean_text, decode_picture, ready_features
+from .extractor import Extractor, Features, clean_text, decode_picture, ready_features, text_modalities
 from .splits import Split, split_card
 from .metrics import evaluate, summarise, paired_test
 from .trainer import Run, fit, watch
@@ -72,14 +72,15 @@ def check_device(v: str) -> str:
 def extract(ds: Dataset,
             encoder: str = "auto",  # see `Extractor`; "attributes": chapter 03c; "auto": ready vectors if the folder has them, `tiny` for toy, else ViT-B-32/openai
             device: str = "cpu",
-            text_columns=("title", "description"),
+            text_columns=("title", "description"),  # as one text; a dict: modality → columns; "each": every column a modality of its own as well
            ) -> Features:
     "The vectors of a dataset: ready ones, or extracted and cached."
     if encoder in ("auto", "ready") and ds.features: return ready_features(ds)
     if encoder == "attributes": return attribute_features(ds)
     if encoder == "ready": raise UsageError(f"the folder of {ds.name} has no ready vectors; choose an encoder")
     if encoder == "auto": encoder = "tiny" if ds.name == "toy" else "ViT-B-32/openai"
-    return Extractor(encoder, device=device, text_columns=tuple(text_columns)).extract(ds)
+    if text_columns == "each": text_columns = text_modalities(ds.items)
+    return Extractor(encoder, device=device, text_columns=text_columns if isinstance(text_columns, dict) else tuple(text_columns)).extract(ds)
 
 # %% ../nbs/13_reports.ipynb #dd2df5cf
 def reports_root() -> Path:

@@ -240,7 +240,7 @@ class Run:
 # %% ../nbs/09_trainer.ipynb #502cf1f4
 def fit(features: Features,
         split: Split,
-        config: Config = Config(),  # or a peer's settings (chapter 10b)
+        config: Config = Config(),  # or a peer's settings (chapter 10b), or solved ones (09b)
         seed: int = 0,
         device: str = "cpu",
         checkpoints=None,      # folder for the state of the run; None: keep nothing
@@ -249,6 +249,9 @@ def fit(features: Features,
         life=None,             # what the items live through in training: `temporal.Life` (chapter 12)
        ) -> Run:
     "Train until the epochs or the patience run out; weights of the best validation (released protocol)."
+    if hasattr(config, "solve"):  # a linear system and no epochs: nothing to resume, and the same on every device
+        if life: raise UsageError(f"{type(config).__name__} cannot live through time; `life` is for MAMEX")
+        return config.solve(features, split, seed)
     path = Path(checkpoints) / f"{run_key(features, split, config, seed, life)}.safetensors" if checkpoints else None
     with torch.random.fork_rng(), progress_bar(config.epochs, f"seed {seed}", progress) as bar:
         t = Trainer(features, split, config, seed, device, life)
