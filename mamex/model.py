@@ -332,7 +332,7 @@ def save(self: MAMEX, path, **about):  # about: further facts for the header, js
 
 # %% ../nbs/07_model.ipynb #ce42cf87
 def load_model(
-        path,                # file written by `MAMEX.save`
+        path,                # file written by `MAMEX.save`, or by that of a solved model (chapter 09b)
         features: Features,  # the catalogue to score: the one of training, or tomorrow's items
     ) -> MAMEX:
     "Read a checkpoint; `UsageError` if the file is not one, or if the items do not fit it."
@@ -340,6 +340,7 @@ def load_model(
         with safe_open(path, "pt") as f:
             meta, state = json.loads(f.metadata()["mamex"]), {k: f.get_tensor(k) for k in f.keys()}
     except Exception as e: raise UsageError(f"{path} is not a checkpoint of mamex ({e}); write one with model.save(path)") from e
+    if meta.get("kind") == "solved": from mamex.solved import restore; return restore(meta, state, features)
     check_items(meta["widths"], meta["beside"], features)
     model = MAMEX(features, len(state["users"]), Config(**meta["config"]))
     model.load_state_dict(state)

@@ -21,7 +21,7 @@ from . import __version__
 from .datasets import Dataset, Images, UsageError, write_atomic, atomic, progress_bar
 from .sources import load_or_fetch
 from .splits import Split
-from .extractor import Extractor, Features, ready_features, tally
+from .extractor import Extractor, Features, ready_features, tally, text_modalities
 from .metrics import evaluate
 from .model import MAMEX, Config, preset, load_model
 from .trainer import Trainer, fit as train, watch
@@ -66,11 +66,12 @@ def embed(model: MAMEX, features: Features,
          ) -> dict:           # e, alpha, gates, has: arrays as in `Recommender`
     "What the model makes of items; afterwards it holds none."
     n, M, c = len(features.mask), len(model.modalities), model.config
-    out = dict(e=np.empty((n, c.dim), np.float32), alpha=np.empty((n, M), np.float32), gates=np.empty((n, M, c.n_experts), np.float32),
+    # a solved model has an expert an item: `explain` shows the nearest ones instead of a list of all
+    out = dict(e=np.empty((n, c.dim), np.float32), alpha=np.empty((n, M), np.float32), gates=np.empty((n, M, c.n_experts if isinstance(model, MAMEX) else 0), np.float32),
                has=np.empty((n, M), bool))
     for a in range(0, n, block):
         it = model.eval().set_items(feature_rows(features, slice(a, a + block)))()
-        for k, x in dict(e=it.e, alpha=it.alpha, gates=torch.stack(it.gates, 1), has=it.has).items(): out[k][a:a+block] = x.cpu().numpy()
+        for k, x in dict(e=it.e, alpha=it.alpha, gates=torch.stack(it.gates, 1) if it.gates else out["gates"][a:a+block], has=it.has).items(): out[k][a:a+block] = np.asarray(x.cpu() if torch.is_tensor(x) else x)
     model.set_items(no_items(model.widths))
     return out
 
@@ -262,8 +263,9 @@ def settings_for(config,        # name of a preset, or a `Config`
                  settings: dict # to change from it
                 ) -> Config:
     "The settings; a preset's batch is made smaller for a small catalogue, so that an epoch has about eight steps."
-    if isinstance(config, Config): return changed(config, **settings)
+    if not isinstance(config, str): return changed(config, **settings)
     c = preset(config, **settings)
+    if not isinstance(c, Config): return c  # solved: no batches
     fits = max(32, 2**int(np.log2(max(1, n_pairs/8))))
     return c if "batch_size" in settings else changed(c, batch_size=min(c.batch_size, fits))
 
@@ -286,7 +288,8 @@ def everything(pairs, n_users, n_items) -> Split:
 
 # %% ../nbs/19_recommender.ipynb #9a02bd4b
 def train_for(features, split, config, seed, device, epochs: int, progress=True) -> MAMEX:
-    "Train for so many epochs, without validation."
+    "Train for so many epochs, without validation; settings that solve themselves know no epochs."
+    if hasattr(config, "solve"): return config.solve(features, split, seed).model
     with torch.random.fork_rng(), progress_bar(epochs, f"all interactions, seed {seed}", progress) as bar:
         t = Trainer(features, split, config, seed, device)
         for _ in range(epochs):
@@ -319,7 +322,7 @@ def fit(cls: Recommender,
         seed: int = 0,
         holdout: float = .2,                # share of the items that chooses the epoch
         refit: bool = True,                 # train once more, on everything
-        text_columns: tuple = ("title", "description"),
+        text_columns=None,                  # as in chapter 03; None: title and description as one text, and for `best` every column a modality of its own as well
         features: Features | None = None,   # vectors that are there already, instead of the encoder's
         device: str = "cpu", cache=None, progress: bool = True,
         **settings,                         # to change from the preset: epochs=100, dim=64, ...
@@ -329,13 +332,14 @@ def fit(cls: Recommender,
     if not 0 < holdout < 1: raise UsageError(f"holdout is {holdout}: it is a share between 0 and 1.")
     pairs = ds.interactions[["user", "item"]].to_numpy(np.int64)
     c, met = settings_for(config, len(pairs), settings), np.bincount(pairs[:, 1], minlength=ds.n_items)
-    if c.context != "none": raise UsageError(f"context is {c.context!r}, but a recommender knows no dates: choose context='none'.")
+    if getattr(c, "context", "none") != "none": raise UsageError(f"context is {c.context!r}, but a recommender knows no dates: choose context='none'.")
     if (met > 0).sum() < 5: raise UsageError(f"{ds.name} has {(met > 0).sum()} items that somebody has met: a recommender needs at least 5, to hold two of them out.")
+    if text_columns is None: text_columns = text_modalities(ds.items) if hasattr(c, "solve") else ("title", "description")
     f, key = (features, "") if features is not None else encode(ds, encoder, text_columns, device, cache, progress)
     warm = np.flatnonzero(met)
     inner, mine = feature_rows(f, warm), np.stack([pairs[:, 0], np.searchsorted(warm, pairs[:, 1])], 1)
     model, how = cls.learn(inner, mine, ds.n_users, c, seed, holdout, refit, device, progress)
-    about = dict(dataset=ds.name, encoder=f.encoder, encoder_key=key, text_columns=list(text_columns), modalities=f.modalities,
+    about = dict(dataset=ds.name, encoder=f.encoder, encoder_key=key, text_columns=text_columns if isinstance(text_columns, dict) else list(text_columns), modalities=f.modalities,
                  widths=model.widths,
                  config=asdict(c), seed=seed, holdout=holdout, refit=refit, users=ds.n_users, items_met=len(warm), interactions=len(pairs),
                  mamex=__version__, **how, seconds=round(time.perf_counter() - start, 2))
@@ -373,7 +377,7 @@ def adopt(cls: Recommender, model: MAMEX, e, split: Split, lam) -> MAMEX:
 def encode(ds: Dataset, encoder, text_columns, device, cache, progress) -> tuple:  # features; what identifies the encoder
     "The vectors of a dataset, by an encoder or as it brings them."
     if encoder == "ready": return ready_features(ds), "ready"
-    x = Extractor(encoder, device, tuple(text_columns), cache)
+    x = Extractor(encoder, device, text_columns if isinstance(text_columns, dict) else tuple(text_columns), cache)
     return x.extract(ds, progress), x.key
 
 # %% ../nbs/19_recommender.ipynb #2b12e4eb
@@ -455,7 +459,8 @@ def align(self: Recommender, f: Features, n) -> Features:
 @patch
 def extractor(self: Recommender) -> Extractor:
     "The encoder of the training; a warning where it is another build."
-    x = Extractor(self.about["encoder"], text_columns=tuple(self.about["text_columns"]))
+    columns = self.about["text_columns"]
+    x = Extractor(self.about["encoder"], text_columns=columns if isinstance(columns, dict) else tuple(columns))
     if x.key != self.about["encoder_key"]: warnings.warn(f"the encoder {self.about['encoder']!r} or its libraries differ from those of the training; new items may sit a little beside the old ones", stacklevel=3)
     return x
 
@@ -517,7 +522,7 @@ def explain(self: Recommender,
            ) -> Explanation:
     "Weights, experts and nearest known items of an item; `UsageError` for one that is unknown."
     (row,), names = self.rows_of([item]), list(self.model.modalities)
-    alpha = pd.Series(self.alpha[row].round(6), index=names, name="alpha")
+    alpha = pd.Series((self.alpha[row] / max(self.alpha[row].sum(), 1e-12)).round(6), index=names, name="alpha")
     used = [(m, k, float(w)) for j, m in enumerate(names) if self.has[row, j] for k,
             w in sorted(enumerate(self.gates[row, j]), key=lambda x: -x[1]) if w > 0]
     known = (self.met > 0) & self.has.any(1)

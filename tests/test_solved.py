@@ -1,0 +1,156 @@
+"""The preset `best`: one solution, no leak, absent modalities, samples of experts, and the way through the recommender."""
+from dataclasses import replace
+import numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
+from mamex.datasets import UsageError, load_dataset
+from mamex.extractor import Features, text_modalities
+from mamex.ladder import inner_split, never_tested, only_items, over_splits, reported_splits
+from mamex.metrics import evaluate
+from mamex.model import load_model, preset
+from mamex.recommender import Recommender
+from mamex.reports import extract
+from mamex.solved import Solved, SolvedMAMEX, collaborative, draw_experts
+from mamex.splits import Split, cold_split
+from mamex.trainer import fit
+
+
+def world(seed, n_users=40, n_items=60, widths=(5, 7), absent=.2):
+    "Items in taste clusters, users who like one or two of them, vectors that tell the cluster."
+    rng = np.random.default_rng(seed)
+    taste = rng.integers(0, 4, n_items)
+    pairs = np.array([(u, i) for u in range(n_users) for i in range(n_items) if rng.random() < (.5 if taste[i] == u % 4 else .05)])
+    cold = rng.permutation(n_items)[:16]
+    val, test = np.sort(cold[:8]), np.sort(cold[8:])
+    a, b = np.isin(pairs[:, 1], val), np.isin(pairs[:, 1], test)
+    mask = rng.random((n_items, len(widths))) > absent
+    mask[taste == 0, 0] = True
+    vectors = {f"m{k}": np.where(mask[:, k, None], np.eye(d)[taste] + .3 * rng.normal(size=(n_items, d)), 0).astype(np.float32) for k, d in enumerate(widths)}
+    return Features(vectors, mask, "made up", {}), Split(n_users, n_items, pairs[~(a | b)], pairs[a], pairs[b], val, test)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), reach=st.sampled_from([0., .5, 1., 4.]))
+def test_the_experts_system_is_a_kernel(seed, reach):
+    f, split = world(seed)
+    experts = draw_experts(f, split, 10**6)
+    k = SolvedMAMEX(f, split.n_users, Solved(reach=reach), len(experts)).appoint(experts, split.warm_items).say(experts).double()
+    assert torch.allclose(k, k.T, atol=1e-6) and torch.linalg.eigvalsh(k).min() > -1e-5
+    assert torch.allclose(k.diagonal(), torch.ones(len(experts)).double(), atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_nothing_of_a_cold_item_reaches_training(seed):
+    f, split = world(seed)
+    run = fit(f, split, preset("best"))
+    rng, cold = np.random.default_rng(seed), split.cold_items
+    other = {m: v.copy() for m, v in f.vectors.items()}
+    for v in other.values(): v[cold] = rng.normal(size=(len(cold), v.shape[1]))
+    blind = replace(split, val=split.val[:0], test=split.test[:0])  # who met the cold items is hidden as well
+    again = fit(replace(f, vectors=other), blind, preset("best"))
+    for k, v in run.model.state_dict().items(): assert torch.equal(v, again.model.state_dict()[k]), k
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_what_an_item_lacks_says_nothing(seed):
+    f, split = world(seed)
+    model = fit(f, split, preset("best")).model
+    rubbish = {m: np.where(f.mask[:, k, None], v, 1e3).astype(np.float32) for k, (m, v) in enumerate(f.vectors.items())}
+    assert torch.equal(model().e, model.set_items(replace(f, vectors=rubbish))().e)
+    assert not model().e[~f.mask.any(1)].any()
+
+
+def test_items_do_not_depend_on_their_neighbours_or_on_the_block():
+    f, split = world(3)
+    model = fit(f, split, preset("best")).model
+    whole = model().e
+    model.block = 7
+    assert torch.allclose(model().e, whole, atol=1e-6)
+    assert torch.allclose(model(np.array([9, 2])).e, whole[[9, 2]], atol=1e-6)
+
+
+def test_a_solved_model_ranks_far_above_chance():
+    "On the made-up world, where the cluster is all that there is to know."
+    gain = []
+    for seed in range(5):
+        f, split = world(seed)
+        score = fit(f, split, preset("best")).model.scorer()
+        chance = np.mean([evaluate(lambda u, i: np.random.default_rng(s).random((len(u), len(i))), split, "test", "joint")["ndcg@10"].mean() for s in range(20)])
+        gain.append(evaluate(score, split, "test", "joint")["ndcg@10"].mean() / chance)
+    assert min(gain) > 1.5, gain
+
+
+def test_a_sample_of_experts_comes_near_to_all_of_them():
+    ds = load_dataset("toy"); split, f = cold_split(ds), extract(ds)
+    all_, half = (fit(f, split, preset("best", n_experts=n)).model for n in (4096, 160))
+    a, b = ((m().e @ m.users.T)[split.test_items].flatten().numpy() for m in (all_, half))
+    assert np.corrcoef(a, b)[0, 1] > .95 and len(half.answers) == 160
+    assert torch.equal(half.answers, fit(f, split, preset("best", n_experts=160)).model.answers)
+    assert not torch.equal(half.answers, fit(f, split, preset("best", n_experts=160), 1).model.answers)  # another seed draws others
+
+
+def test_who_met_nothing_is_the_average_user():
+    f, split = world(5)
+    gone = replace(split, train=split.train[split.train[:, 0] != 0])
+    users, _ = collaborative(gone, Solved())
+    assert np.allclose(users[0], users[np.unique(gone.train[:, 0])].mean(0), atol=1e-6)
+
+
+def test_memory_mapped_vectors_give_the_same(tmp_path):
+    f, split = world(7)
+    for m, v in f.vectors.items(): np.save(tmp_path / f"{m}.npy", v)
+    mapped = replace(f, vectors={m: np.load(tmp_path / f"{m}.npy", mmap_mode="r", allow_pickle=False) for m in f.vectors})
+    a, b = (fit(x, split, preset("best")).model for x in (f, mapped))
+    assert torch.equal(a.answers, b.answers) and torch.equal(a().e, b().e)
+
+
+@pytest.mark.parametrize("bad, says", [(dict(dim=0), "dim is 0"), (dict(ridge=0.), "ridge is 0"), (dict(reach=float("nan")), "reach is nan"), (dict(n_experts=2.), "n_experts is 2.0")])
+def test_bad_settings_are_named(bad, says):
+    with pytest.raises(UsageError, match=says): preset("best", **bad)
+
+
+def test_unknown_settings_of_best_are_named():
+    with pytest.raises(UsageError, match="unknown setting 'ridges'; did you mean 'ridge'"): preset("best", ridges=1.)
+
+
+def test_features_that_say_nothing_are_refused():
+    f, split = world(1)
+    with pytest.raises(UsageError, match="no warm item has a vector"): fit(replace(f, mask=np.zeros_like(f.mask)), split, preset("best"))
+
+
+def test_a_recommender_of_best_goes_to_disk_and_takes_new_items(tmp_path):
+    ds = load_dataset("toy")
+    rec = Recommender.fit(ds, "tiny", "best", progress=False)
+    assert rec.model.modalities == ["image", *text_modalities(ds.items)]
+    back = Recommender.load(rec.save(tmp_path / "rec"))
+    t = ds.items.iloc[5]
+    back.add_items([dict(item="twin", title=t["title"], description=t["description"]), dict(item="mute")], {"twin": ds.images.read(t["item"])})
+    row = back.rows_of(["twin", t["item"]])
+    assert np.allclose(*back.e[row], atol=1e-5)
+    top = back.recommend(list(back.user_ids[:3]), k=2)
+    assert set(top["item"]) == {"twin", "mute"} and np.isfinite(top["score"]).all()
+    assert str(t["item"]) in set(back.explain("twin").neighbours["item"])
+    assert load_model(tmp_path / "rec" / "model.safetensors", extract(ds, "tiny", text_columns="each"))().e.shape == (ds.n_items, 128)
+
+
+def test_the_search_never_meets_a_test_item():
+    ds = load_dataset("toy")
+    reported = reported_splits(ds, [0, 1, 2, 3, 4])
+    items = never_tested(reported)
+    tested = set(np.concatenate([s.test_items for s in reported]).tolist())
+    for seed in range(3):
+        s = inner_split(ds, items, seed)
+        for part in (s.train, s.val, s.test): assert not tested & set(items[part[:, 1]].tolist())
+    f = extract(ds)
+    assert np.array_equal(only_items(f, items).vectors["text"], f.vectors["text"][items])
+
+
+def test_an_interval_over_splits_is_wider_than_one_over_users_alone():
+    import pandas as pd
+    rng = np.random.default_rng(0)
+    shifts = rng.normal(0, .2, 5)
+    a = [pd.Series(rng.normal(s, .1, 400)) for s in shifts]
+    b = [pd.Series(np.zeros(400)) for _ in shifts]
+    wide, narrow = over_splits(a, b)["ci95"], over_splits(a[:1], b[:1])["ci95"]
+    assert wide[1] - wide[0] > 5 * (narrow[1] - narrow[0])
