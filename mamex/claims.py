@@ -6,7 +6,7 @@
 __all__ = ['HOLDS', 'FAILS', 'OPEN', 'CLAIMS', 'Claim', 'effect', 'by_effect', 'joined', 'beats_floors', 'beats_peers',
            'one_above_other', 'never_collapses', 'gate_decides', 'consistent', 'same_as_code', 'selects_well',
            'tuning_matters', 'lives_without', 'on_day_one', 'follows', 'minutes', 'claims_table', 'read_reports',
-           'verdict_table', 'dataset_part', 'table1_part', 'index_page', 'write_index']
+           'verdict_table', 'dataset_part', 'table1_part', 'best_part', 'index_page', 'write_index']
 
 # %% ../nbs/18_claims.ipynb #bb2d0a40
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from .datasets import write_atomic
 from .reports import markdown_table, reports_root, results_table, verdict
 from .studies import clear, effect_sentences, says, subject
 from .peers import PEERS
+from .ladder import headline
 from .tables import overview_table, told, who_wins, write_overview
 import numpy as np, pandas as pd
 from scipy import stats
@@ -244,11 +245,17 @@ def table1_part(reports: dict) -> list[str]:  # reports: dataset → peers.json
             "![differences](peers.png)\n\n`mamex/tuned` minus each other model: right of the dashed line MAMEX ranks better."]
 
 # %% ../nbs/18_claims.ipynb #2f48d0a0
+def best_part(reports: dict) -> list[str]:  # reports: dataset → best.json
+    "The preset `best` over the datasets; nothing where there is no report."
+    if not reports: return []
+    note = "Test NDCG@10 [95 % interval over users]; differences with intervals over users and cold splits. The strongest floor and peer are picked on test, in their favour; all see the vectors that `best` sees."
+    return ["## The preset `best`", note, "Joint pool:", markdown_table(headline(reports)), "Own pools:", markdown_table(headline(reports, "own"))]
+
 def index_page(root: Path) -> str:
     "`reports/README.md`: the claims, then a section a dataset, all from the json files under `root`."
     reports = read_reports(root)
     page = ["# Reports", "Every number comes from a json beside its page; test, joint pool, mean ± sd over seeds [95 % interval over users].",
-            "## The paper's claims", "Judged from the intervals in the reports (chapter [18 claims](../nbs/18_claims.ipynb)); minutes are of training or, where that was longer, of the whole notebook, on the hardware that the run cards name. "
+            *best_part({n: r["best"] for n, r in reports.items() if "best" in r}), "## The paper's claims", "Judged from the intervals in the reports (chapter [18 claims](../nbs/18_claims.ipynb)); minutes are of training or, where that was longer, of the whole notebook, on the hardware that the run cards name. "
             "The studies train by a short recipe that each report prints; each section below names the schedule of its `run`.",
             markdown_table(claims_table(reports)), *table1_part({n: r["peers"] for n, r in reports.items() if "peers" in r}), *(part for n, r in reports.items() for part in dataset_part(n, r))]
     return "\n\n".join(page) + "\n"

@@ -6,7 +6,7 @@
 __all__ = ['VIEWS', 'LINEAR', 'RUNGS', 'AROUND', 'BEST_CAPTIONS', 'reported_splits', 'never_tested', 'only_items', 'inner_split',
            'views_of', 'extract_columns', 'Rung', 'config_of', 'climb', 'over_splits', 'summary_over_splits', 'steps',
            'steps_table', 'plot_steps', 'peer_settings', 'trained_configs', 'closed_lines', 'settle', 'face_off',
-           'against', 'strongest', 'against_table', 'wins', 'plot_against', 'best_note', 'best_page']
+           'against', 'strongest', 'against_table', 'wins', 'plot_against', 'best_note', 'best_page', 'headline']
 
 # %% ../nbs/15c_ladder.ipynb #79a46c76
 from dataclasses import replace
@@ -262,3 +262,19 @@ def best_page(report: dict) -> str:
         "## All metrics", "Mean over splits ± sd between splits [95 % interval over users], joint pool.", markdown_table(results_table(report)),
         "## Seconds of training", markdown_table(pd.DataFrame([{"model": n, "median s": f"{np.median(s):.1f}"} for n, s in report["seconds"].items()]).set_index("model")),
         "## Run card", markdown_table(card_table(card))])
+
+# %% ../nbs/15c_ladder.ipynb #49549690
+def headline(reports: dict, pool: str = "joint") -> pd.DataFrame:  # reports: dataset → best.json
+    "One row a dataset: test NDCG@10 of `best`, of `released`, and what `best` has over the strongest floor and the strongest peer."
+    part, versus = ("test", "compare") if pool == "joint" else ("test_own", "compare_own")
+    def top(r, names):
+        return max((n for n in names if n in r[part]), key=lambda n: r[part][n]["ndcg@10"]["mean"], default=None)
+    value = lambda r, n: f"{short((s := r[part][n]['ndcg@10'])['mean'])} [{short(s['ci95'][0])}, {short(s['ci95'][1])}]"
+    over = lambda r, n: "–" if n is None else f"`{n}` {short(r[part][n]['ndcg@10']['mean'])}: {(d := r[versus][n])['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
+    rows = []
+    for name, r in reports.items():
+        lines = [n for n in r[part] if n.startswith(("random", "profile/", "ridge/", "linear-cf"))]
+        rows.append({"dataset": name, "cold splits": len(r["card"]["cold_seeds"]), "`best`": value(r, "mamex/best"), "`released`": value(r, "mamex/released"),
+                     "times": f"{r[part]['mamex/best']['ndcg@10']['mean'] / r[part]['mamex/released']['ndcg@10']['mean']:.1f}",
+                     "strongest floor; `best` minus it": over(r, top(r, lines)), "strongest peer; `best` minus it": over(r, top(r, PEERS))})
+    return pd.DataFrame(rows).set_index("dataset")

@@ -23,7 +23,7 @@ from .reports import git_commit, report_folder, reports_root
 from .temporal import launches
 
 # %% ../nbs/17_regenerate.ipynb #c5650d30
-NOTEBOOKS = ("run", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart")  # the order in which they start
+NOTEBOOKS = ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart")  # the order in which they start
 
 # %% ../nbs/17_regenerate.ipynb #76088f65
 def digest(*parts) -> str:  # parts: bytes or str
