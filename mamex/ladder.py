@@ -6,7 +6,7 @@
 __all__ = ['VIEWS', 'LINEAR', 'RUNGS', 'AROUND', 'BEST_CAPTIONS', 'reported_splits', 'never_tested', 'only_items', 'inner_split',
            'views_of', 'extract_columns', 'Rung', 'config_of', 'climb', 'over_splits', 'summary_over_splits', 'steps',
            'steps_table', 'plot_steps', 'peer_settings', 'trained_configs', 'closed_lines', 'settle', 'face_off',
-           'against', 'strongest', 'against_table', 'wins', 'plot_against', 'best_note', 'best_page', 'headline']
+           'against', 'against_table', 'wins', 'plot_against', 'best_note', 'best_page', 'headline']
 
 # %% ../nbs/15c_ladder.ipynb #79a46c76
 from dataclasses import replace
@@ -105,22 +105,22 @@ def climb(rungs: list[Rung], views: dict, splits: list[Split], way: dict, items=
             out[r.name].append((evaluate(run.model.scorer(), split, "test", "own"), run.seconds))
     return out
 
-# %% ../nbs/15c_ladder.ipynb #d3da260c
+# %% ../nbs/15c_ladder.ipynb #539e7dc5
 def over_splits(a: list, b: list, level: float = .95) -> dict:  # a, b: per-user values (Series over users), one a split; returns {"diff", "ci95", "splits", "each"}
     "Mean of a − b with its interval over users and, from two splits on, over splits."
     d, q = pd.concat([x - y for x, y in zip(a, b, strict=True)], axis=1), (1 + level) / 2
-    each, users = d.mean(), d.mean(1)
+    each, users = d.mean(), d.mean(axis=1)
     half = stats.norm.ppf(q) * users.std(ddof=1) / np.sqrt(len(users))
     if len(a) > 1: half = float(np.hypot(half, stats.t.ppf(q, len(a) - 1) * each.std(ddof=1) / np.sqrt(len(a))))
     mean = float(each.mean())
     return dict(diff=mean, ci95=[mean - half, mean + half], splits=len(a), each=[float(x) for x in each])
 
-# %% ../nbs/15c_ladder.ipynb #c03bd20d
+# %% ../nbs/15c_ladder.ipynb #6b5bf158
 def summary_over_splits(frames: list[pd.DataFrame]) -> dict:  # per-user metrics, one a split; returns metric → {"mean", "sd", "ci95"}
     "Mean over splits, sd between splits, 95 % interval over users."
     out = {}
     for m in frames[0].columns:
-        v, users = [f[m].mean() for f in frames], pd.concat([f[m] for f in frames], axis=1).mean(1)
+        v, users = [f[m].mean() for f in frames], pd.concat([f[m] for f in frames], axis=1).mean(axis=1)
         lo, hi = bootstrap_ci(users.to_numpy())
         shift = float(np.mean(v)) - float(users.mean())  # a user whom more splits ask counts once there, each time here
         out[m] = dict(mean=float(np.mean(v)), sd=float(np.std(v, ddof=1)) if len(v) > 1 else None, ci95=[lo + shift, hi + shift])
@@ -200,16 +200,11 @@ def face_off(ds: Dataset, views: dict, splits: list[Split], way: dict, peers: li
         for k, r in runs.items(): seconds.setdefault(k, []).append(r.seconds)
     return measured, seconds, chosen
 
-# %% ../nbs/15c_ladder.ipynb #c3172292
+# %% ../nbs/15c_ladder.ipynb #e9864ef3
 def against(measured: dict, model: str = "mamex/best", part: str = "test", metric: str = "ndcg@10") -> dict:  # other model → `over_splits`
     "`model` minus each other, paired by user and split."
     mine = [f[metric] for f in measured[part][model]]
     return {n: over_splits(mine, [f[metric] for f in frames]) for n, frames in measured[part].items() if n != model}
-
-def strongest(measured: dict, names: list[str], part: str = "test", metric: str = "ndcg@10") -> str | None:
-    "The best of some models by its mean over the splits: in hindsight, which favours it."
-    some = {n: np.mean([f[metric].mean() for f in measured[part][n]]) for n in names if n in measured[part]}
-    return max(some, key=some.get) if some else None
 
 # %% ../nbs/15c_ladder.ipynb #08481c4f
 def against_table(vs: dict, measured: dict, part: str = "test", model: str = "mamex/best", metric: str = "ndcg@10") -> pd.DataFrame:
