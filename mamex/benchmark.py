@@ -361,7 +361,7 @@ def trial(job: dict) -> dict:  # job: `way`, `steps`, `rank` (users), and what `
     return dict(draw_s=drawn, step_s=step, steps_run=len(steps), epoch_s=drawn + step * triples.shape[1] / b, validation_s=validation, before_mib=before, trained_mib=trained, peak_mib=peak_memory_mib())
 
 # %% ../nbs/19b_benchmark.ipynb #a764d84d
-def in_child(job: dict, timeout_s: float = 1200) -> dict:  # of `trial`, or {"failed": why}
+def in_child(job: dict, timeout_s: float = 600) -> dict:  # of `trial`, or {"failed": why}
     "`trial` in a process of its own."
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(mamex.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
     try: p = subprocess.run([sys.executable, "-m", "mamex.benchmark", json.dumps(job)], capture_output=True, text=True, env=env, timeout=timeout_s)
@@ -370,7 +370,7 @@ def in_child(job: dict, timeout_s: float = 1200) -> dict:  # of `trial`, or {"fa
     return json.loads(p.stdout.strip().splitlines()[-1])
 
 # %% ../nbs/19b_benchmark.ipynb #acd22064
-def large(items: int, interactions: int, users: int, steps: dict = {"released": 2, STEP: 12}, widths=(512, 512), rank: int = 200) -> dict:  # way → `trial`
+def large(items: int, interactions: int, users: int, steps: dict = {"released": 1, STEP: 12}, widths=(512, 512), rank: int = 200) -> dict:  # way → `trial`
     "Made-up data of this size, its vectors memory-mapped, each way in a process of its own; a validation, which is the same for both, is timed once."
     with tempfile.TemporaryDirectory() as tmp:
         return {way: in_child(dict(way=way, steps=n, rank=rank * (way == STEP), users=users, items=items, interactions=interactions, widths=list(widths), folder=tmp)) for way, n in steps.items()}
