@@ -73,7 +73,7 @@ class FusionGate(nn.Module):
         # one modality after the other: what is absent adds exact zeros, so that not a bit of the rest depends on it
         # (contiguous: a matrix product may round otherwise when its rows lie further apart)
         x = first.bias
-        for m, w in enumerate(first.weight.split(z.shape[2], 1)): x = torch.addmm(x, z[:, m].contiguous(), w.contiguous().T)
+        for v, w in zip(z.unbind(1), first.weight.split(z.shape[2], 1)): x = torch.addmm(x, v.contiguous(), w.contiguous().T)
         x = dropped(relu(x if hint is None else x + hint), drop.p, self.training)
         logits = torch.stack([x @ w + b for w, b in zip(last.weight, last.bias)], 1)
         return self.weigh(logits if lift is None else logits + lift, mask)

@@ -258,8 +258,9 @@ def rows(self: MAMEX, modality: str, items: Tensor | None = None) -> Tensor:  # 
         h = getattr(self, f"h_{modality}")
         return h if items is None else h.index_select(0, items)
     there = self.mask[:, self.modalities.index(modality)]
-    v, there = (self.mapped[modality], there) if items is None else (self.mapped[modality][items.cpu().numpy()], there.index_select(0, items))
-    return self.prepare(modality, np.array(v)).to(there.device).masked_fill(~there.unsqueeze(1), 0)
+    if items is None: v = np.array(self.mapped[modality])
+    else: v, there = np.asarray(self.mapped[modality][items.cpu().numpy()]), there.index_select(0, items)
+    return self.prepare(modality, v).to(there.device).masked_fill(~there.unsqueeze(1), 0)
 
 # %% ../nbs/07_model.ipynb #62d9bba3
 @patch

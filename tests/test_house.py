@@ -80,15 +80,15 @@ def test_tables_are_the_json(path):
     for png in re.findall(r"\]\((\S+\.png)\)", page): assert (path.parent / png).stat().st_size > 2000
 
 
-STUDIES = sorted(p for n in ("best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart") for p in (ROOT / "reports").glob(f"*/{n}.json"))
+STUDIES = sorted(p for n in ("best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart", "speed") for p in (ROOT / "reports").glob(f"*/{n}.json"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_study_pages_are_the_json(path):
     "Tables, sentences and all: the page is a function of the json."
-    from mamex import audits, ladder, missing, studies, tables, temporal
+    from mamex import audits, benchmark, ladder, missing, studies, tables, temporal
     page = dict(best=ladder.best_page, peers=tables.peers_page, ablations=studies.ablations_page, sensitivity=studies.sensitivity_page, audit=audits.audit_page,
-                missing_modality=missing.missing_page, temporal_coldstart=temporal.temporal_page)[path.stem]
+                missing_modality=missing.missing_page, temporal_coldstart=temporal.temporal_page, speed=benchmark.speed_page)[path.stem]
     text = path.with_suffix(".md").read_text()
     assert text == page(json.loads(path.read_text())).rstrip() + "\n"
     for png in re.findall(r"\]\((\S+\.png)\)", text): assert (path.parent / png).stat().st_size > 2000

@@ -6,7 +6,7 @@ from mamex.extractor import Extractor
 from mamex.model import MAMEX, preset
 from mamex.splits import cold_split
 from mamex.trainer import PairSampler
-from reference import Reference, draw_one_by_one
+from mamex.benchmark import Reference, copy_weights, draw_one_by_one
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_losses_and_gradients(toy, seed):
     ds, features, split = toy
     torch.manual_seed(seed)
     ours = MAMEX(features, ds.n_users, preset("released", dropout=0.))
-    plain = Reference([features.vectors[m] for m in features.modalities], ds.n_users, dropout=0.).copy_weights(ours)
+    plain = copy_weights(Reference([features.vectors[m] for m in features.modalities], ds.n_users, dropout=0.), ours)
     batch = [torch.as_tensor(x) for x in draw_one_by_one(split, np.random.RandomState(seed))[:, :2048]]
     a, b = ours.losses(*batch, torch.ones(ds.n_items, dtype=torch.bool))[0], plain.losses(*batch)
     for k in b: torch.testing.assert_close(a[k], b[k], atol=1e-5, rtol=1e-5)
@@ -43,7 +43,7 @@ def test_a_hundred_steps_apart(toy):
     ds, features, split = toy
     torch.manual_seed(0)
     ours = MAMEX(features, ds.n_users, preset("released", dropout=0.))
-    plain = Reference([features.vectors[m] for m in features.modalities], ds.n_users, dropout=0.).copy_weights(ours)
+    plain = copy_weights(Reference([features.vectors[m] for m in features.modalities], ds.n_users, dropout=0.), ours)
     opts = [torch.optim.Adam(ours.parameters(), lr=1e-3, fused=True), torch.optim.Adam(plain.parameters(), lr=1e-3)]
     warm, sampler, rng = torch.ones(ds.n_items, dtype=torch.bool), PairSampler(split), np.random.default_rng(0)
     for _ in range(100):
