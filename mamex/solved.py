@@ -22,14 +22,14 @@ from .metrics import evaluate
 from .model import PRESETS, Items, check_items
 from .trainer import Run
 
-# %% ../nbs/09b_solved.ipynb #ca67adbb
+# %% ../nbs/09b_solved.ipynb #bab6d556
 @dataclass(frozen=True)
 class Solved:
     "All that a solved MAMEX depends on beside its dataset and its seed."
     dim: int = 128          # d, width of users and items
     n_experts: int = 4096   # at most: warm items drawn to be experts; where there are fewer, all of them
     reach: float = 1.       # β: an expert at cosine c has a say of exp(β (c − 1)); 0: cosine itself, a linear map
-    damp: float = .25       # a: what a user met counts (users who met it)^−a
+    damp: float = 0.        # a: what a user met counts (users who met it)^−a; tried, and worth nothing
     denoise: float = 8.     # τ, in units of the mean squared singular value; 0: plain truncation
     ridge: float = 1.       # λ, against a say of 1 that an expert has about itself
     select_on: ClassVar[str] = "ndcg@10"; select_pool: ClassVar[str] = "own"  # what reports print; nothing is selected
