@@ -9,7 +9,7 @@ __all__ = ['AUTHORS', 'STEP', 'BASE', 'SIZES', 'SPEED_CAPTIONS', 'Expertise', 'R
            'race_sentences', 'time_to_best', 'whole_fit', 'write_vectors', 'synthetic_features', 'synthetic_split',
            'growth_point', 'growth', 'exponents', 'material', 'trial', 'in_child', 'large', 'recommendation_rate',
            'check_scale', 'sizes', 'others', 'plot_race', 'plot_growth', 'race_table', 'large_table',
-           'growth_sentences', 'extra_tables', 'speed_page']
+           'growth_sentences', 'extra_tables', 'speed_page', 'fast_part']
 
 # %% ../nbs/19b_benchmark.ipynb #091eaff3
 from dataclasses import replace
@@ -474,6 +474,18 @@ def speed_page(report: dict) -> str:
         "## Recommendations", markdown_table(pd.DataFrame([{"ten best of": r["what"], "candidates": f"{r['candidates']:,}", "s a thousand users": f"{r['seconds']:.3f}", "limit s": f"{r['limit_s']:.3f}"} for r in report["recommendations"]])),
         "## Growth", "Exponent of the time of an epoch (of the products that are needed), each dimension alone.", markdown_table(pivot), "\n".join(f"- {s}" for s in growth_sentences(report["growth"])), "![growth](speed_growth.png)\n\n" + SPEED_CAPTIONS["growth"],
         "## A large catalogue", f"{big['items']:,} items, {big['interactions']:,} interactions, {big['users']:,} users, made up; vectors memory-mapped.", markdown_table(large_table(report)), "## Run card", markdown_table(card_table(card))])
+
+# %% ../nbs/19b_benchmark.ipynb #118279a6
+def fast_part(reports: dict) -> str:  # reports: dataset → notebook → json, as `claims.read_reports` gives them
+    "The races as a table, and a sentence on `best` where both reports are there."
+    speed = {n: r["speed"] for n, r in reports.items() if "speed" in r}
+    if not speed: return "No report on speed yet."
+    ratio = lambda f, w: f"{(r := f['ways'][w]['ratio'])['median']:.1f}× ({r['min']:.1f} to {r['max']:.1f})"
+    rows = [{"dataset": n, "s an epoch, authors' way": f"{(f := s['race'])['ways'][AUTHORS]['whole_s']['median']:.1f}", "`released`": ratio(f, "released"), "`released`, regularised on the step's items": ratio(f, STEP),
+             "threads": s["card"]["hardware"]["threads"]} for n, s in speed.items()]
+    said = [f"On `{n}`, `best` is solved in {(b := np.median(reports[n]['best']['seconds']['mamex/best'])):.1f} s (median over the splits); the authors' way reached its best validation of {t['best']['val']:.3f} after {t['best']['seconds']:.0f} s "
+            f"(epoch {t['best']['epoch']}; stopped by {t['stopped']}), {t['best']['seconds'] / b:.0f} times as long." for n, s in speed.items() if "best" in reports[n] and (t := s["to_best"].get(AUTHORS))]
+    return "\n\n".join([markdown_table(pd.DataFrame(rows)), *said])
 
 # %% ../nbs/19b_benchmark.ipynb #62a37ad4
 if __name__ == "__main__" and "__file__" in globals():  # a child of `in_child`, and not this notebook
