@@ -426,6 +426,7 @@ def plot_growth(rows: list[dict]):
         for n, (w, g) in enumerate(d[d["dimension"] == name].groupby("way", sort=False)):
             ax.plot(g["value"], g["seconds"], "o-", color=f"C{n}", label=w, ms=3); ax.plot(g["value"], g["flops"] / g["flops"].iloc[0] * g["seconds"].iloc[0], "--", color=f"C{n}", lw=.8)
         ax.set(xscale="log", yscale="log", title=name, ylabel="seconds an epoch")
+        at = sorted(d[d["dimension"] == name]["value"].unique()); ax.set_xticks(at, [f"{v:,}" for v in at]); ax.xaxis.set_minor_formatter("")
     for ax in axs.flat[len(names):]: ax.axis("off")
     axs[0, 0].legend(fontsize=6); fig.tight_layout()
     return fig
