@@ -6,7 +6,7 @@
 __all__ = ['VIEWS', 'LINEAR', 'RUNGS', 'AROUND', 'BEST_CAPTIONS', 'reported_splits', 'never_tested', 'only_items', 'inner_split',
            'views_of', 'extract_columns', 'Rung', 'config_of', 'climb', 'over_splits', 'summary_over_splits', 'steps',
            'steps_table', 'plot_steps', 'peer_settings', 'trained_configs', 'closed_lines', 'settle', 'face_off',
-           'against', 'strongest', 'against_table', 'wins', 'plot_against', 'best_note', 'best_page']
+           'against', 'against_table', 'wins', 'plot_against', 'best_note', 'best_page', 'headline']
 
 # %% ../nbs/15c_ladder.ipynb #79a46c76
 from dataclasses import replace
@@ -65,7 +65,7 @@ def extract_columns(ds: Dataset) -> tuple:
     "All text columns of a dataset; the paper's two where it has none."
     return text_modalities(ds.items)["text"] or VIEWS["two"]
 
-# %% ../nbs/15c_ladder.ipynb #65de2897
+# %% ../nbs/15c_ladder.ipynb #63a6b6c9
 class Rung(NamedTuple):
     name: str      # what changes
     view: str      # a key of `VIEWS`
@@ -73,21 +73,20 @@ class Rung(NamedTuple):
     settings: dict # changes to it
     trained: bool = False  # by the recipe of the studies, with a seed
 
-LINEAR = dict(reach=0., damp=0., denoise=0.)
+LINEAR = dict(reach=0., denoise=0.)
 RUNGS = [
     Rung("released", "two", "released", dict(select_pool="joint"), True),
     Rung("validation items among themselves choose the epoch", "two", "released", dict(select_pool="own"), True),
     Rung("every text column in the text", "rich", "released", dict(select_pool="own"), True),
     Rung("every column a modality of its own", "each", "released", dict(select_pool="own"), True),
     Rung("solved instead of trained, linear experts", "each", "best", LINEAR),
-    Rung("experts by place: every warm item is one", "each", "best", LINEAR | dict(reach=1.)),
-    Rung("blockbusters damped", "each", "best", dict(denoise=0.)),
+    Rung("experts by place: every warm item is one", "each", "best", dict(denoise=0.)),
     Rung("users cleaned of noise: best", "each", "best", {})]
 
-# %% ../nbs/15c_ladder.ipynb #eb8674da
+# %% ../nbs/15c_ladder.ipynb #e04497ab
 AROUND = [Rung(f"best, {what}", view, "best", s) for what, view, s in [
     ("the picture and one text", "rich", {}), ("linear experts", "each", dict(reach=0.)), ("β = .5", "each", dict(reach=.5)), ("β = 2", "each", dict(reach=2.)),
-    ("no damping", "each", dict(damp=0.)), ("a = .5", "each", dict(damp=.5)), ("τ = 4", "each", dict(denoise=4.)), ("τ = 16", "each", dict(denoise=16.)),
+    ("blockbusters damped, a = .25", "each", dict(damp=.25)), ("τ = 4", "each", dict(denoise=4.)), ("τ = 16", "each", dict(denoise=16.)),
     ("d = 64", "each", dict(dim=64)), ("d = 256", "each", dict(dim=256)), ("512 experts", "each", dict(n_experts=512)), ("λ = .3", "each", dict(ridge=.3)), ("λ = 3", "each", dict(ridge=3.))]]
 
 def config_of(rung: Rung, way: dict, **changes):  # way: recipe of the trained rungs
@@ -105,22 +104,22 @@ def climb(rungs: list[Rung], views: dict, splits: list[Split], way: dict, items=
             out[r.name].append((evaluate(run.model.scorer(), split, "test", "own"), run.seconds))
     return out
 
-# %% ../nbs/15c_ladder.ipynb #d3da260c
+# %% ../nbs/15c_ladder.ipynb #539e7dc5
 def over_splits(a: list, b: list, level: float = .95) -> dict:  # a, b: per-user values (Series over users), one a split; returns {"diff", "ci95", "splits", "each"}
     "Mean of a − b with its interval over users and, from two splits on, over splits."
     d, q = pd.concat([x - y for x, y in zip(a, b, strict=True)], axis=1), (1 + level) / 2
-    each, users = d.mean(), d.mean(1)
+    each, users = d.mean(), d.mean(axis=1)
     half = stats.norm.ppf(q) * users.std(ddof=1) / np.sqrt(len(users))
     if len(a) > 1: half = float(np.hypot(half, stats.t.ppf(q, len(a) - 1) * each.std(ddof=1) / np.sqrt(len(a))))
     mean = float(each.mean())
     return dict(diff=mean, ci95=[mean - half, mean + half], splits=len(a), each=[float(x) for x in each])
 
-# %% ../nbs/15c_ladder.ipynb #c03bd20d
+# %% ../nbs/15c_ladder.ipynb #6b5bf158
 def summary_over_splits(frames: list[pd.DataFrame]) -> dict:  # per-user metrics, one a split; returns metric → {"mean", "sd", "ci95"}
     "Mean over splits, sd between splits, 95 % interval over users."
     out = {}
     for m in frames[0].columns:
-        v, users = [f[m].mean() for f in frames], pd.concat([f[m] for f in frames], axis=1).mean(1)
+        v, users = [f[m].mean() for f in frames], pd.concat([f[m] for f in frames], axis=1).mean(axis=1)
         lo, hi = bootstrap_ci(users.to_numpy())
         shift = float(np.mean(v)) - float(users.mean())  # a user whom more splits ask counts once there, each time here
         out[m] = dict(mean=float(np.mean(v)), sd=float(np.std(v, ddof=1)) if len(v) > 1 else None, ci95=[lo + shift, hi + shift])
@@ -200,16 +199,11 @@ def face_off(ds: Dataset, views: dict, splits: list[Split], way: dict, peers: li
         for k, r in runs.items(): seconds.setdefault(k, []).append(r.seconds)
     return measured, seconds, chosen
 
-# %% ../nbs/15c_ladder.ipynb #c3172292
+# %% ../nbs/15c_ladder.ipynb #e9864ef3
 def against(measured: dict, model: str = "mamex/best", part: str = "test", metric: str = "ndcg@10") -> dict:  # other model → `over_splits`
     "`model` minus each other, paired by user and split."
     mine = [f[metric] for f in measured[part][model]]
     return {n: over_splits(mine, [f[metric] for f in frames]) for n, frames in measured[part].items() if n != model}
-
-def strongest(measured: dict, names: list[str], part: str = "test", metric: str = "ndcg@10") -> str | None:
-    "The best of some models by its mean over the splits: in hindsight, which favours it."
-    some = {n: np.mean([f[metric].mean() for f in measured[part][n]]) for n in names if n in measured[part]}
-    return max(some, key=some.get) if some else None
 
 # %% ../nbs/15c_ladder.ipynb #08481c4f
 def against_table(vs: dict, measured: dict, part: str = "test", model: str = "mamex/best", metric: str = "ndcg@10") -> pd.DataFrame:
@@ -262,3 +256,19 @@ def best_page(report: dict) -> str:
         "## All metrics", "Mean over splits ± sd between splits [95 % interval over users], joint pool.", markdown_table(results_table(report)),
         "## Seconds of training", markdown_table(pd.DataFrame([{"model": n, "median s": f"{np.median(s):.1f}"} for n, s in report["seconds"].items()]).set_index("model")),
         "## Run card", markdown_table(card_table(card))])
+
+# %% ../nbs/15c_ladder.ipynb #49549690
+def headline(reports: dict, pool: str = "joint") -> pd.DataFrame:  # reports: dataset → best.json
+    "One row a dataset: test NDCG@10 of `best`, of `released`, and what `best` has over the strongest floor and the strongest peer."
+    part, versus = ("test", "compare") if pool == "joint" else ("test_own", "compare_own")
+    def top(r, names):
+        return max((n for n in names if n in r[part]), key=lambda n: r[part][n]["ndcg@10"]["mean"], default=None)
+    value = lambda r, n: f"{short((s := r[part][n]['ndcg@10'])['mean'])} [{short(s['ci95'][0])}, {short(s['ci95'][1])}]"
+    over = lambda r, n: "–" if n is None else f"`{n}` {short(r[part][n]['ndcg@10']['mean'])}: {(d := r[versus][n])['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
+    rows = []
+    for name, r in reports.items():
+        lines = [n for n in r[part] if n.startswith(("random", "profile/", "ridge/", "linear-cf"))]
+        rows.append({"dataset": name, "cold splits": len(r["card"]["cold_seeds"]), "`best`": value(r, "mamex/best"), "`released`": value(r, "mamex/released"),
+                     "times": f"{r[part]['mamex/best']['ndcg@10']['mean'] / r[part]['mamex/released']['ndcg@10']['mean']:.1f}",
+                     "strongest floor; `best` minus it": over(r, top(r, lines)), "strongest peer; `best` minus it": over(r, top(r, PEERS))})
+    return pd.DataFrame(rows).set_index("dataset")
