@@ -20,7 +20,7 @@ def papermill(*args, cwd=ROOT, **env):
     (["-p", "dataset", "sports"], "UsageError: "),
     (["-p", "seeds", "hello"], "UsageError: seeds is 'hello'; give different whole numbers"),
     (["-p", "encoder", "offlin"], "UsageError: "),
-    (["-p", "preset", "relased"], "UsageError: unknown preset 'relased': choose one of released, paper; did you mean 'released'?"),
+    (["-p", "preset", "relased"], "UsageError: unknown preset 'relased': choose one of released, paper, best; did you mean 'released'?"),
     (["-p", "epochs", "many"], "UsageError: epochs is 'many'; it must be of type int"),
     (["-p", "device", "tpu"], "UsageError: device is 'tpu'; this machine has cpu"),
     (["-y", "settings: {topk: 3}"], "UsageError: unknown setting 'topk'; did you mean 'top_k'?"),
