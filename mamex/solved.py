@@ -19,7 +19,7 @@ from .extractor import Features
 from .attributes import truncated_svd
 from .splits import Split
 from .metrics import evaluate
-from .model import PRESETS, Items, check_items
+from .model import MAMEX, PRESETS, Items, check_items
 from .trainer import Run
 
 # %% ../nbs/09b_solved.ipynb #bab6d556
@@ -167,16 +167,7 @@ def forward(self: SolvedMAMEX, items=None) -> Items:  # items: int64 [n] rows; N
     return Items((alpha.unsqueeze(2) * z).sum(1), z, alpha, [], [], self.mask[rows])
 
 # %% ../nbs/09b_solved.ipynb #1090532d
-@patch
-def scorer(self: SolvedMAMEX):  # (users int64 [n], items int64 [p]) → float32 [n, p]
-    "The score function of eq. 9; an item that has nothing gets the mean of the others."
-    it, u = self(), self.users.numpy()
-    e, bare = it.e.numpy(), ~it.has.any(1).numpy()
-    def score(users, items):
-        s, unknown = u[users] @ e[items].T, bare[items]
-        if unknown.any(): s[:, unknown] = s[:, ~unknown].mean(1, keepdims=True) if not unknown.all() else 0.
-        return s
-    return score
+SolvedMAMEX.scorer = MAMEX.scorer  # eq. 9; an item that has nothing gets the mean of the others
 
 @patch
 def diagnostics(self: SolvedMAMEX) -> dict[str, float]:
