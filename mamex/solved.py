@@ -187,7 +187,7 @@ def solve(self: Solved,
          ) -> Run:
     "What `fit` calls: users, experts and answers, in this order; one row of history."
     start, experts = time.perf_counter(), draw_experts(features, split, self.n_experts, seed)
-    some = split.warm_items[features.mask[split.warm_items].any(1)]
+    some = draw_experts(features, split, split.n_items)  # all of them
     users, t = collaborative(split, self, seed)
     model = SolvedMAMEX(features, split.n_users, self, len(experts)).appoint(experts, split.warm_items)
     model.users.copy_(torch.as_tensor(users))
