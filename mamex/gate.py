@@ -28,6 +28,7 @@ def sparsemax(
     "Euclidean projection of the logits onto the simplex, over the modalities that an item has."
     some = mask | ~mask.any(1, keepdim=True)
     x = logits.masked_fill(~some, -1e9)
+    x = x - x.amax(1, keepdim=True).detach()  # so that a modality that is alone weighs 1 to the last bit
     s = x.sort(1, descending=True).values
     r = torch.arange(1, x.shape[1] + 1, device=x.device)
     cum = s.cumsum(1) - 1

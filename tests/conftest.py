@@ -11,3 +11,9 @@ import matplotlib; matplotlib.use("agg")
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent))
+
+from hypothesis import settings
+# the same examples in every run, so that a red run points at a changed line; HYPOTHESIS=explore draws fresh ones
+settings.register_profile("same", derandomize=True)
+settings.register_profile("explore", print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS", "same"))

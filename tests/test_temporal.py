@@ -1,7 +1,7 @@
 "Time: nothing is seen before its day, and behaviour is a modality like any other."
 from dataclasses import replace
 import numpy as np, pandas as pd, pytest, torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from mamex.datasets import load_dataset, known_datasets
 from mamex.extractor import Extractor, Features
 from mamex.model import BEHAVIOUR, MAMEX, preset
@@ -33,6 +33,7 @@ sizes = dict(seed=st.integers(0, 999), M=st.integers(1, 4), d=st.integers(2, 40)
 
 
 @given(**sizes)
+@example(seed=2, M=1, d=2, K=1, gate="sparse")  # a modality alone whose logit is not 0
 @settings(max_examples=80, deadline=None)
 def test_behaviour_that_is_absent_changes_no_bit(seed, M, d, K, gate):
     f, c = made(seed, M), preset("released", dim=d, n_experts=K, top_k=min(2, K), gate=gate)
