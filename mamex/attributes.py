@@ -35,7 +35,7 @@ def truncated_svd(
     "U S of the `dim` largest singular values, signs fixed."
     d = min(dim, min(x.shape))
     q = np.random.default_rng(seed).normal(size=(x.shape[1], min(2 * d, min(x.shape))))
-    for _ in range(steps): q = np.linalg.qr(x.T @ np.linalg.qr(x @ q)[0])[0]  # float64 [p, 2 d], orthonormal columns
+    for _ in range(steps): q = np.linalg.qr(x.T @ (x @ q))[0]  # float64 [p, 2 d], orthonormal columns
     u, s, vt = np.linalg.svd(x @ q, full_matrices=False)
     v = q @ vt[:d].T
     return (u[:, :d] * s[:d] * np.sign(v[np.abs(v).argmax(0), np.arange(d)])).astype(np.float32)

@@ -20,7 +20,7 @@ def relevant_ranks(
     "The rank of every relevant item among the pool, ties broken by a seeded permutation."
     if not np.isfinite(scores).all(): raise UsageError("scores hold NaN or infinity; a model that diverged cannot be ranked")
     order = np.random.default_rng(seed).permutation(scores.shape[1])
-    rows, cols = np.nonzero(relevant)
+    rows, cols = np.divmod(np.flatnonzero(relevant), relevant.shape[1])
     ranks = np.empty(len(rows), dtype=np.int64)
     step = max(1, 2**24 // max(1, scores.shape[1]))  # pairs at a time: bounds memory at some 50 MB
     for a in range(0, len(rows), step):

@@ -127,7 +127,8 @@ BEHAVIOUR = "behaviour"  # the modality made of who met the item (chapter 12); i
 # %% ../nbs/07_model.ipynb #cd830f10
 class MAMEX(nn.Module):
     "Multi-modal adaptive mixture of experts (arXiv 2508.08042) over any number of modalities."
-    block = 2**17  # items that pass at a time
+    block = 2**17  # more items than this pass piece by piece, each computed again on the way back;
+    piece = 2**13  # small, so that its numbers stay near the processor
     def __init__(self, features: Features, n_users: int, config: Config = Config()):
         super().__init__()
         self.config, self.modalities = config, features.modalities
@@ -151,7 +152,7 @@ class MAMEX(nn.Module):
                 items: Tensor | None = None, # int64 [n], these alone; None: the whole catalogue
                ) -> Items:
         if (n := len(self.mask if items is None else items)) <= self.block: return self.some(drop, items)
-        parts = (torch.arange(n, device=self.mask.device) if items is None else items).split(self.block)
+        parts = (torch.arange(n, device=self.mask.device) if items is None else items).split(self.piece)
         again = torch.is_grad_enabled()
         out = zip(*(checkpoint(self.some, drop, p, use_reentrant=False) if again else self.some(drop, p) for p in parts))
         return Items(*([torch.cat(x) for x in zip(*v)] if isinstance(v[0], list) else torch.cat(v) for v in out))

@@ -110,8 +110,8 @@ def top_items(users: np.ndarray,  # float32 [n, d]
                 at = slice(no.indptr[a], no.indptr[b])
                 s[no.indices[at], np.repeat(np.arange(b - a), np.diff(no.indptr[a:b+1]))] = -np.inf
             take = s > best_s[:, -1:]  # strictly: an equal score came earlier
-            if take.sum() > 4*k*len(u) and b - a > k: take &= s >= np.partition(s, b - a - k, axis=1)[:, b - a - k, None]
-            rows, cols = np.nonzero(take)
+            if np.count_nonzero(take) > 4*k*len(u) and b - a > k: take &= s >= np.partition(s, b - a - k, axis=1)[:, b - a - k, None]
+            rows, cols = np.divmod(np.flatnonzero(take), b - a)  # as nonzero() does it, but that reads bit by bit
             merge_best(best_s, best_i, rows, cols + a, s[rows, cols])
     return I, S
 

@@ -63,7 +63,7 @@ def test_vectors_on_disk_and_in_blocks(tmp_path, on, holes):
     batch, warm = tuple(torch.randint(n, (30,)) for n in (20, 60, 60)), torch.ones(60, dtype=torch.bool)
     (a, _), (b, _), blocks = gradients(model(f, regularise_on=on), batch, warm), gradients(model(mapped, regularise_on=on), batch, warm), model(mapped, regularise_on=on)
     assert all(torch.equal(x, y) for x, y in zip(a, b))
-    blocks.block = 17
+    blocks.block = blocks.piece = 17
     assert same(a, gradients(blocks, batch, warm)[0])
     users, items = np.arange(20), np.arange(60)
     assert np.allclose(blocks.scorer()(users, items), model(f).scorer()(users, items), atol=1e-5)

@@ -131,7 +131,7 @@ def test_a_recommender_of_best_goes_to_disk_and_takes_new_items(tmp_path):
     top = back.recommend(list(back.user_ids[:3]), k=2)
     assert set(top["item"]) == {"twin", "mute"} and np.isfinite(top["score"]).all()
     assert str(t["item"]) in set(back.explain("twin").neighbours["item"])
-    assert load_model(tmp_path / "rec" / "model.safetensors", extract(ds, "tiny", text_columns="each"))().e.shape == (ds.n_items, 128)
+    assert load_model(tmp_path / "rec" / "model.safetensors", extract(ds, "tiny", text_columns="each"))().e.shape == (ds.n_items, preset("best").dim)
 
 
 def test_the_search_never_meets_a_test_item():
