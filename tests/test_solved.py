@@ -41,14 +41,24 @@ def test_the_experts_system_is_a_kernel(seed, reach):
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_nothing_of_a_cold_item_reaches_training(seed):
+    "With one damping, neither validation nor test items; where validation chooses it, no test items."
     f, split = world(seed)
+    rng = np.random.default_rng(seed)
+    for c, unseen, hidden in ((preset("best", damp=.3), split.cold_items, dict(val=split.val[:0], test=split.test[:0])), (preset("best"), split.test_items, dict(test=split.test[:0]))):
+        other = {m: v.copy() for m, v in f.vectors.items()}
+        for v in other.values(): v[unseen] = rng.normal(size=(len(unseen), v.shape[1]))
+        run, again = fit(f, split, c), fit(replace(f, vectors=other), replace(split, **hidden), c)
+        for k, v in run.model.state_dict().items(): assert torch.equal(v, again.model.state_dict()[k]), k
+
+
+def test_validation_chooses_the_damping():
+    "The one that ranks the validation items best by themselves; the model of one damping is that of the same among several."
+    f, split = world(3)
+    alone = {a: fit(f, split, preset("best", damp=a)) for a in preset("best").damps}
     run = fit(f, split, preset("best"))
-    rng, cold = np.random.default_rng(seed), split.cold_items
-    other = {m: v.copy() for m, v in f.vectors.items()}
-    for v in other.values(): v[cold] = rng.normal(size=(len(cold), v.shape[1]))
-    blind = replace(split, val=split.val[:0], test=split.test[:0])  # who met the cold items is hidden as well
-    again = fit(replace(f, vectors=other), blind, preset("best"))
-    for k, v in run.model.state_dict().items(): assert torch.equal(v, again.model.state_dict()[k]), k
+    assert run.history[0]["damp"] == max(alone, key=lambda a: alone[a].history[0]["val_own/ndcg@10"]) == run.model.config.damp
+    assert np.allclose(run.model().e, alone[run.model.config.damp].model().e, atol=1e-4)
+    assert fit(f, replace(split, val=split.val[:0]), preset("best", damp=[0., .5, 1.])).model.config.damp == .5
 
 
 @settings(max_examples=15, deadline=None)
@@ -93,7 +103,7 @@ def test_a_sample_of_experts_comes_near_to_all_of_them():
 def test_who_met_nothing_is_the_average_user():
     f, split = world(5)
     gone = replace(split, train=split.train[split.train[:, 0] != 0])
-    users, _ = collaborative(gone, Solved())
+    users, _ = collaborative(gone, Solved(damp=.3))
     assert np.allclose(users[0], users[np.unique(gone.train[:, 0])].mean(0), atol=1e-6)
 
 
