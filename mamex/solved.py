@@ -32,7 +32,7 @@ class Solved:
     damp: float | tuple = (0., .15, .3, .5)  # a: what a user met counts (users who met it)^−a; of several, the one that validation prefers
     denoise: float = 8.     # τ, in units of the mean squared singular value; 0: plain truncation
     ridge: float = 1.       # λ, against a say of 1 that an expert has about itself
-    select_on: ClassVar[str] = "ndcg@10"; select_pool: ClassVar[str] = "own"  # what reports print; nothing is selected
+    select_on: ClassVar[str] = "ndcg@10"; select_pool: ClassVar[str] = "own"  # how damp is chosen, and what reports print
 
     def __post_init__(self):
         if isinstance(self.damp, list): object.__setattr__(self, "damp", tuple(self.damp))  # json knows no tuples
