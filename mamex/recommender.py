@@ -353,6 +353,7 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     n = len(f.mask)
     split = held_out(pairs, n_users, n, holdout, seed)
     run = train(f, split, c, seed, device, progress=progress)
+    if hasattr(c, "solve"): c = run.model.config  # with the damping that was chosen
     with torch.no_grad(): e = run.model().e.cpu().numpy()
     users = run.model.users.detach().cpu().numpy()
     lams, best = choose_lambda(e, users, split, c), next(r for r in run.history if r["epoch"] == run.best_epoch)

@@ -133,6 +133,8 @@ def test_a_recommender_of_best_goes_to_disk_and_takes_new_items(tmp_path):
     ds = load_dataset("toy")
     rec = Recommender.fit(ds, "tiny", "best", progress=False)
     assert rec.model.modalities == ["image", *text_modalities(ds.items)]
+    chosen = Recommender.fit(ds, "tiny", "best", refit=False, progress=False).model.config.damp
+    assert rec.model.config.damp == chosen in preset("best").damps  # the training on everything, which has nothing to ask, keeps it
     back = Recommender.load(rec.save(tmp_path / "rec"))
     t = ds.items.iloc[5]
     back.add_items([dict(item="twin", title=t["title"], description=t["description"]), dict(item="mute")], {"twin": ds.images.read(t["item"])})
