@@ -26,10 +26,10 @@ from .trainer import Run
 @dataclass(frozen=True)
 class Solved:
     "All that a solved MAMEX depends on beside its dataset and its seed."
-    dim: int = 128          # d, width of users and items
+    dim: int = 256          # d, width of users and items
     n_experts: int = 4096   # at most: warm items drawn to be experts; where there are fewer, all of them
     reach: float = 1.       # β: an expert at cosine c has a say of exp(β (c − 1)); 0: cosine itself, a linear map
-    damp: float = 0.        # a: what a user met counts (users who met it)^−a; tried, and worth nothing
+    damp: float = .3        # a: what a user met counts (users who met it)^−a; 0: as much as anything else
     denoise: float = 8.     # τ, in units of the mean squared singular value; 0: plain truncation
     ridge: float = 1.       # λ, against a say of 1 that an expert has about itself
     select_on: ClassVar[str] = "ndcg@10"; select_pool: ClassVar[str] = "own"  # what reports print; nothing is selected
