@@ -31,11 +31,12 @@ def truncated_svd(
         dim: int,       # d; fewer where x has no more
         seed: int = 0,  # of the start
         steps: int = 4, # of refinement
+        spare: int | None = None,  # directions that are refined along with them and then dropped; None: d more
     ) -> np.ndarray:    # float32 [n, d], largest singular value first
     "U S of the `dim` largest singular values, signs fixed."
     d = min(dim, min(x.shape))
-    q = np.random.default_rng(seed).normal(size=(x.shape[1], min(2 * d, min(x.shape))))
-    for _ in range(steps): q = np.linalg.qr(x.T @ np.linalg.qr(x @ q)[0])[0]  # float64 [p, 2 d], orthonormal columns
+    q = np.random.default_rng(seed).normal(size=(x.shape[1], min(d + (d if spare is None else spare), min(x.shape))))
+    for _ in range(steps): q = np.linalg.qr(x.T @ np.linalg.qr(x @ q)[0])[0]  # float64 [p, d and more], orthonormal columns
     u, s, vt = np.linalg.svd(x @ q, full_matrices=False)
     v = q @ vt[:d].T
     return (u[:, :d] * s[:d] * np.sign(v[np.abs(v).argmax(0), np.arange(d)])).astype(np.float32)

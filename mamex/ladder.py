@@ -82,12 +82,12 @@ RUNGS = [
     Rung("solved instead of trained, linear experts", "each", "best", LINEAR),
     Rung("experts by place: every warm item is one", "each", "best", dict(denoise=0., damp=0.)),
     Rung("users cleaned of noise", "each", "best", dict(damp=0.)),
-    Rung("blockbusters damped: best", "each", "best", {})]
+    Rung("blockbusters damped, as much as validation likes: best", "each", "best", {})]
 
 # %% ../nbs/15c_ladder.ipynb #e04497ab
 AROUND = [Rung(f"best, {what}", view, "best", s) for what, view, s in [
     ("the picture and one text", "rich", {}), ("linear experts", "each", dict(reach=0.)), ("β = .5", "each", dict(reach=.5)), ("β = 2", "each", dict(reach=2.)),
-    ("a = .15", "each", dict(damp=.15)), ("a = .5", "each", dict(damp=.5)), ("τ = 4", "each", dict(denoise=4.)), ("τ = 16", "each", dict(denoise=16.)),
+    ("a = .15", "each", dict(damp=.15)), ("a = .3", "each", dict(damp=.3)), ("a = .5", "each", dict(damp=.5)), ("τ = 4", "each", dict(denoise=4.)), ("τ = 16", "each", dict(denoise=16.)),
     ("d = 128", "each", dict(dim=128)), ("d = 512", "each", dict(dim=512)), ("512 experts", "each", dict(n_experts=512)), ("λ = .3", "each", dict(ridge=.3)), ("λ = 3", "each", dict(ridge=3.))]]
 
 def config_of(rung: Rung, way: dict, **changes):  # way: recipe of the trained rungs

@@ -6,7 +6,7 @@
 __all__ = ['Solved', 'check_solved', 'collaborative', 'SolvedMAMEX', 'draw_experts', 'solve_for', 'restore']
 
 # %% ../nbs/09b_solved.ipynb #93e1ee2a
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 import json, time
 import numpy as np, torch
@@ -20,7 +20,7 @@ from .attributes import truncated_svd
 from .splits import Split
 from .metrics import evaluate
 from .model import PRESETS, Items, check_items
-from .trainer import Run
+from .trainer import Run, selected_by
 
 # %% ../nbs/09b_solved.ipynb #bab6d556
 @dataclass(frozen=True)
@@ -29,34 +29,39 @@ class Solved:
     dim: int = 256          # d, width of users and items
     n_experts: int = 4096   # at most: warm items drawn to be experts; where there are fewer, all of them
     reach: float = 1.       # β: an expert at cosine c has a say of exp(β (c − 1)); 0: cosine itself, a linear map
-    damp: float = .3        # a: what a user met counts (users who met it)^−a; 0: as much as anything else
+    damp: float | tuple = (0., .15, .3, .5)  # a: what a user met counts (users who met it)^−a; of several, the one that validation prefers
     denoise: float = 8.     # τ, in units of the mean squared singular value; 0: plain truncation
     ridge: float = 1.       # λ, against a say of 1 that an expert has about itself
     select_on: ClassVar[str] = "ndcg@10"; select_pool: ClassVar[str] = "own"  # what reports print; nothing is selected
 
-    def __post_init__(self): check_solved(self)
+    def __post_init__(self):
+        if isinstance(self.damp, list): object.__setattr__(self, "damp", tuple(self.damp))  # json knows no tuples
+        check_solved(self)
+
+    @property
+    def damps(self) -> tuple: return self.damp if isinstance(self.damp, tuple) else (self.damp,)
 
 # %% ../nbs/09b_solved.ipynb #5a98e414
 def check_solved(c: Solved):
     "Refuse a setting out of its range, by name."
     for k in ("dim", "n_experts"):
         if type(v := getattr(c, k)) is not int or v < 1: raise UsageError(f"{k} is {v!r}; it is a whole number of at least 1")
-    for k in ("reach", "damp", "denoise", "ridge"):
-        v = getattr(c, k)
+    if not c.damps: raise UsageError("damp is empty; give a number of 0 or more, or several to choose among")
+    for k, v in [*((k, getattr(c, k)) for k in ("reach", "denoise", "ridge")), *(("damp", a) for a in c.damps)]:
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v < float("inf"): raise UsageError(f"{k} is {v!r}; it is a number of 0 or more")
     if not c.ridge: raise UsageError("ridge is 0; the answers are not determined then, choose a penalty above 0")
 
 # %% ../nbs/09b_solved.ipynb #076a57d6
 def collaborative(
         split: Split,
-        config,          # its dim, damp, denoise
+        config,          # its dim, denoise and one damp
         seed: int = 0,   # of the start of the decomposition
     ) -> tuple[np.ndarray, np.ndarray]:  # users e_u float32 [n_users, d]; targets t_i float32 [n_warm, d], in the order of `split.warm_items`
     "The collaborative part of the training pairs: a truncated SVD with shrunken singular values."
     row = np.searchsorted(split.warm_items, split.train[:, 1])
     y = sparse.csr_array((np.ones(len(row)), (row, split.train[:, 0])), shape=(len(split.warm_items), split.n_users))
     y = sparse.csr_array(sparse.diags_array(np.maximum(y.sum(1), 1.)**-config.damp) @ y)
-    us = truncated_svd(y, config.dim, seed).astype(np.float64)
+    us = truncated_svd(y, config.dim, seed, spare=32).astype(np.float64)
     s2 = np.maximum((us * us).sum(0), 1e-12)
     users, noise = y.T @ us / s2, config.denoise * (y.data**2).sum() / min(y.shape)
     users[np.bincount(split.train[:, 0], minlength=split.n_users) == 0] = users[np.unique(split.train[:, 0])].mean(0)
@@ -194,15 +199,25 @@ def solve(self: Solved,
           split: Split,
           seed: int = 0,  # of the draw of experts and of the decomposition
          ) -> Run:
-    "What `fit` calls: users, experts and answers, in this order; one row of history."
+    "What `fit` calls: users, experts and answers, in this order; one system for all values of `damp`, one row of history."
     start, experts = time.perf_counter(), draw_experts(features, split, self.n_experts, seed)
     some = split.warm_items[features.mask[split.warm_items].any(1)]
-    users, t = collaborative(split, self, seed)
+    tries = [replace(self, damp=a) for a in self.damps]
+    users, t = zip(*(collaborative(split, c, seed) for c in tries))
     model = SolvedMAMEX(features, split.n_users, self, len(experts)).appoint(experts, split.warm_items)
-    model.users.copy_(torch.as_tensor(users))
-    model.answers.copy_(solve_for(*model.system(some, experts, t[np.searchsorted(split.warm_items, some)]), self.ridge))
-    seconds = time.perf_counter() - start
-    return Run(model.eval(), [dict(epoch=0) | model.validated(split)], 0, seconds, self, seed)
+    answers = solve_for(*model.system(some, experts, np.concatenate(t, 1)[np.searchsorted(split.warm_items, some)]), self.ridge).split(self.dim, 1)
+    row = [model.take(*x).validated(split) for x in zip(tries, users, answers)]
+    # with nothing to ask, one from the middle
+    n = max(range(len(tries)), key=lambda n: row[n][selected_by(self)]) if len(split.val) else len(tries) // 2
+    model.take(tries[n], users[n], answers[n])
+    return Run(model.eval(), [dict(epoch=0, damp=tries[n].damp) | row[n]], 0, time.perf_counter() - start, self, seed)
+
+@patch
+def take(self: SolvedMAMEX, config: Solved, users: np.ndarray, answers: Tensor) -> SolvedMAMEX:  # float32 [n_users, d], float [K, d]
+    "Users and answers become the model's."
+    self.config = config
+    self.users.copy_(torch.as_tensor(users)); self.answers.copy_(answers)
+    return self
 
 @patch
 def validated(self: SolvedMAMEX, split: Split) -> dict[str, float]:
