@@ -20,7 +20,7 @@ from .attributes import truncated_svd
 from .splits import Split
 from .metrics import evaluate
 from .model import PRESETS, Items, check_items
-from .trainer import Run, selected_by
+from .trainer import Run
 
 # %% ../nbs/09b_solved.ipynb #bab6d556
 @dataclass(frozen=True)
@@ -205,19 +205,27 @@ def solve(self: Solved,
     tries = [replace(self, damp=a) for a in self.damps]
     users, t = zip(*(collaborative(split, c, seed) for c in tries))
     model = SolvedMAMEX(features, split.n_users, self, len(experts)).appoint(experts, split.warm_items)
-    answers = solve_for(*model.system(some, experts, np.concatenate(t, 1)[np.searchsorted(split.warm_items, some)]), self.ridge).split(self.dim, 1)
-    row = [model.take(*x).validated(split) for x in zip(tries, users, answers)]
-    # with nothing to ask, one from the middle
-    n = max(range(len(tries)), key=lambda n: row[n][selected_by(self)]) if len(split.val) else len(tries) // 2
-    model.take(tries[n], users[n], answers[n])
-    return Run(model.eval(), [dict(epoch=0, damp=tries[n].damp) | row[n]], 0, time.perf_counter() - start, self, seed)
+    answers = solve_for(*model.system(some, experts, np.concatenate(t, 1)[np.searchsorted(split.warm_items, some)]), self.ridge)
+    n = model.prefer(split, users, answers)
+    model.config = tries[n]
+    model.users.copy_(torch.as_tensor(users[n])); model.answers.copy_(answers.split(self.dim, 1)[n])
+    seconds = time.perf_counter() - start
+    return Run(model.eval(), [dict(epoch=0, damp=tries[n].damp) | model.validated(split)], 0, seconds, self, seed)
 
 @patch
-def take(self: SolvedMAMEX, config: Solved, users: np.ndarray, answers: Tensor) -> SolvedMAMEX:  # float32 [n_users, d], float [K, d]
-    "Users and answers become the model's."
-    self.config = config
-    self.users.copy_(torch.as_tensor(users)); self.answers.copy_(answers)
-    return self
+def prefer(self: SolvedMAMEX,
+           split: Split,
+           users: tuple,    # of float32 [n_users, d], one a try
+           answers: Tensor, # float [K, d · tries], side by side
+          ) -> int:
+    "The try that ranks the validation items best by themselves; with nothing to ask, one from the middle."
+    if len(users) == 1 or not len(split.val): return len(users) // 2
+    items, c = split.val_items, self.config
+    e, bare = (self.say(items) @ answers).numpy(), ~self.mask[items].any(1).numpy()
+    if not bare.all(): e[bare] = e[~bare].mean(0)  # as `scorer` has it
+    at = lambda i: np.searchsorted(items, i)
+    said = [evaluate(lambda u, i: mine[u] @ v[at(i)].T, split, "val", c.select_pool)[c.select_on].mean() for mine, v in zip(users, np.split(e, len(users), 1))]
+    return int(np.argmax(said))
 
 @patch
 def validated(self: SolvedMAMEX, split: Split) -> dict[str, float]:
