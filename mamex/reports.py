@@ -238,7 +238,7 @@ def card_table(card: dict) -> pd.DataFrame:
     flat = {}
     def walk(prefix, v):
         if isinstance(v, dict) and v: [walk(f"{prefix}.{k}" if prefix else k, x) for k, x in v.items()]
-        else: flat[prefix] = v
+        else: flat[prefix] = list(v) if isinstance(v, tuple) else v  # as json gives it back
     walk("", card)
     return pd.DataFrame({"value": flat}).rename_axis("fact")
 
