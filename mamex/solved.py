@@ -212,7 +212,8 @@ def prefer(self: SolvedMAMEX,
     "The try that ranks the validation items best by themselves; with nothing to ask, one from the middle."
     if len(users) == 1 or not len(split.val): return len(users) // 2
     items, c = split.val_items, self.config
-    e, bare = (self.say(items) @ answers).numpy(), ~self.mask[items].any(1).numpy()
+    e = torch.cat([self.say(items[i:i+self.block]) @ answers for i in range(0, len(items), self.block)]).numpy()
+    bare = ~self.mask[items].any(1).numpy()
     if not bare.all(): e[bare] = e[~bare].mean(0)  # as `scorer` has it
     at = lambda i: np.searchsorted(items, i)
     said = [evaluate(lambda u, i: mine[u] @ v[at(i)].T, split, "val", c.select_pool)[c.select_on].mean() for mine, v in zip(users, np.split(e, len(users), 1))]

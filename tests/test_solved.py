@@ -57,6 +57,9 @@ def test_validation_chooses_the_damping():
     alone = {a: fit(f, split, preset("best", damp=a)) for a in preset("best").damps}
     run = fit(f, split, preset("best"))
     assert run.history[0]["damp"] == max(alone, key=lambda a: alone[a].history[0]["val_own/ndcg@10"]) == run.model.config.damp
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(SolvedMAMEX, "block", 3)  # items pass piece by piece
+        assert fit(f, split, preset("best")).model.config.damp == run.model.config.damp
     assert np.allclose(run.model().e, alone[run.model.config.damp].model().e, atol=1e-4)
     assert fit(f, replace(split, val=split.val[:0]), preset("best", damp=[0., .5, 1.])).model.config.damp == .5
 
