@@ -34,6 +34,7 @@ class Config:
     modality_dropout: float = 0.   # share of the items that lose one of their modalities, drawn anew at every step
     placeholder: bool = False      # a learned vector stands in for what an item lacks (else it is masked)
     context: str = "none"          # who sees `Features.context`: "none", "gate", "routers", "both"
+    precision: str = "float32"     # of the products in experts and gate: "float32", or "bfloat16" (all else stays float32)
     normalise: bool = True         # L2-normalise the frozen vectors (print: as they are)
     gate: str = "dense"            # "dense" softmax, "sparse" (print, eq. 5), or "mean": no gate
     adapter_kl: str = "u||p"       # direction in eq. 4 (print: "p||u")
@@ -63,7 +64,7 @@ class Config:
 TARGETS = ("uniform", "performance", "none")
 CHOICES = dict(gate=("dense", "sparse", "mean"), design=DESIGNS, context=("none", "gate", "routers", "both"), adapter_target=TARGETS, fusion_target=TARGETS,
                select_pool=("joint", "own"), adapter_kl=("u||p", "p||u"), fusion_kl=("u||p", "p||u"),
-               align_reduction=("mean", "sum"), regularise_on=("all", "warm", "step"), negatives=("all", "warm"),
+               align_reduction=("mean", "sum"), regularise_on=("all", "warm", "step"), negatives=("all", "warm"), precision=("float32", "bfloat16"),
                weight_reg=("batch", "theta"))
 
 # %% ../nbs/07_model.ipynb #72df7d61
@@ -134,8 +135,8 @@ class MAMEX(nn.Module):
         self.config, self.modalities = config, features.modalities
         self.users = nn.Parameter(torch.randn(n_users, config.dim) * .1)
         self.widths = {m: v.shape[1] for m, v in features.vectors.items()}
-        self.adapters = Adapters(self.widths, config.dim, config.n_experts, config.top_k, config.design)
-        self.gate = FusionGate(config.dim, len(self.modalities), config.dropout, config.gate)
+        self.adapters = Adapters(self.widths, config.dim, config.n_experts, config.top_k, config.design, config.precision)
+        self.gate = FusionGate(config.dim, len(self.modalities), config.dropout, config.gate, config.precision)
         self.prior = nn.Parameter(torch.zeros(config.dim))  # scores an item that has no modality at all
         M, K = len(self.modalities), config.n_experts  # what the balance terms aim at; the trainer moves it where the settings say so
         self.register_buffer("fusion_aim", torch.full((M,), 1 / M)); self.register_buffer("adapter_aim", torch.full((M, K), 1 / K))

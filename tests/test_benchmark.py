@@ -83,6 +83,18 @@ def test_step_resumes_to_the_same_bytes(tmp_path, M):
     assert all(torch.equal(a, b) for a, b in zip(again.model.state_dict().values(), whole.model.state_dict().values()))
 
 
+@pytest.mark.parametrize("design", ["own", "shared", "joint"])
+@pytest.mark.parametrize("on", ["all", "step"])
+def test_bfloat16_rounds_and_no_more(design, on):
+    "Losses and gradients of all weights stay near those in float32, are float32 themselves, and an absent vector still moves nothing."
+    f = made(7, n_items=300, holes=True); batch, warm = tuple(torch.randint(n, (200,)) for n in (20, 300, 300)), torch.ones(300, dtype=torch.bool)
+    (a, it), (b, _) = (gradients(model(f, design=design, regularise_on=on, precision=p), batch, warm) for p in ("bfloat16", "float32"))
+    for x, y in zip(a, b): assert x.dtype == torch.float32 and (x - y).norm() <= .03 * y.norm() + 1e-5
+    assert not same(a, b, atol=1e-7)
+    loud = replace(f, vectors={m: np.where(f.mask[:, n:n+1], v, np.float32(9)) for n, (m, v) in enumerate(f.vectors.items())})
+    assert torch.equal(it.e, gradients(model(loud, design=design, regularise_on=on, precision="bfloat16"), batch, warm)[1].e)
+
+
 def test_evaluate_in_smaller_chunks_is_the_same():
     split = synthetic_split(200, 100, 3000)
     score = lambda u, i: np.sin(np.multiply.outer(u + 1., i + 3.))
