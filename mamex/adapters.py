@@ -35,13 +35,14 @@ class Mix(torch.autograd.Function):
     def forward(ctx, h, weight, bias, w, idx, dtype=None):  # float [n, d_in], [K, d_out, d_in], [K, d_out], [n, k]; int64 [n, k]; of the products, None: that of h
         order = idx.flatten().argsort(stable=True)
         ends = torch.bincount(idx.flatten(), minlength=len(weight)).cumsum(0).tolist()
-        ctx.parts = [slice(a, b) for a, b in zip([0, *ends], ends)]  # the rows that each expert serves
         dtype, item = dtype or h.dtype, order // idx.shape[1]
         h, W = h.to(dtype), weight.to(dtype)
+        size = 4096 if dtype == torch.bfloat16 else 1024  # rows that are gathered at once: few enough to stay near the processor
+        ctx.parts = [(e, slice(s, min(s + size, b))) for e, (a, b) in enumerate(zip([0, *ends], ends)) for s in range(a, b, size)]
         said = bias.new_empty(len(item), weight.shape[1])
         # each expert's rows are gathered where they are used, and again on the way back: a copy of all of them for
         # keeps would be the largest piece of memory of a step, and fresh memory costs more than a second gathering
-        for e, part in enumerate(ctx.parts):
+        for e, part in ctx.parts:
             rows = padded(h.index_select(0, item[part]))
             if h.dtype == bias.dtype: torch.addmm(bias[e], rows, W[e].T, out=said[part])
             else: torch.add(bias[e], (rows @ W[e].T)[:part.stop - part.start], out=said[part])
@@ -53,13 +54,15 @@ class Mix(torch.autograd.Function):
     def backward(ctx, dz):
         h, weight, w, order, item, said = ctx.saved_tensors
         share, back = w.flatten()[order], []
-        dweight, dbias, dshare = torch.empty_like(weight), weight.new_empty(weight.shape[:2]), torch.empty_like(share)
-        for e, part in enumerate(ctx.parts):  # all that an expert needs before the next one's turn, while it is near the processor
+        dweight, dbias, dshare = torch.zeros_like(weight), weight.new_zeros(weight.shape[:2]), torch.empty_like(share)
+        for e, part in ctx.parts:
             g = dz.index_select(0, item[part])
             dshare[part] = torch.linalg.vecdot(said[part], g)
             g *= share[part].unsqueeze(1)
-            dbias[e], n, g = g.sum(0), len(g), padded(g.to(h.dtype))
-            dweight[e] = g.T @ padded(h.index_select(0, item[part]))
+            dbias[e] += g.sum(0)
+            n, g, rows = len(g), padded(g.to(h.dtype)), padded(h.index_select(0, item[part]))
+            if h.dtype == weight.dtype: dweight[e].addmm_(g.T, rows)
+            else: dweight[e] += g.T @ rows
             if ctx.needs_input_grad[0]: back.append((g @ weight[e].to(h.dtype))[:n])  # frozen vectors need none
         dh = dz.new_zeros(h.shape).index_add_(0, item, torch.cat(back).to(dz.dtype)) if back else None
         return dh, dweight, dbias, torch.empty_like(share).index_copy_(0, order, dshare).view_as(w), None, None

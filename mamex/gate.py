@@ -55,7 +55,8 @@ class Hidden(torch.autograd.Function):
         (z, weight), dtype = ctx.saved_tensors, ctx.dtype
         d, dz, dweight, g = z.shape[2], torch.empty_like(z), torch.empty_like(weight), padded(dx.to(dtype))
         for m, (v, W) in enumerate(zip(z.unbind(1), weight.split(d, 1))):
-            dz[:, m] = (g @ W.to(dtype))[:len(z)]
+            if dtype == z.dtype: torch.mm(g, W, out=dz[:, m])
+            else: dz[:, m] = (g @ W.to(dtype))[:len(z)]
             dweight[:, m*d:(m+1)*d] = g.T @ padded(v.to(dtype))
         return dz, dweight, dx.sum(0), None
 
