@@ -469,7 +469,7 @@ def extra_tables(report: dict) -> list[str]:
     if report.get("to_best"): out += ["## Until the best validation", markdown_table(pd.DataFrame([{"way": n, "s until the best": f"{r['best']['seconds']:.1f}", "epoch": r["best"]["epoch"], "its validation NDCG@10": f"{r['best']['val']:.4f}", "s until it stopped": f"{r['seconds']:.1f}", "stopped by": r["stopped"]} for n, r in report["to_best"].items()]))]
     if report.get("quality"):
         q = report["quality"]; f = lambda s: f"{s['diff']:+.4f} [{s['ci95'][0]:+.4f}, {s['ci95'][1]:+.4f}]"
-        out += ["## What this does to quality", f"Test, own pool, selected in the own pool, {q['seeds']} seeds, {q['epochs']} epochs: each minus `released`, paired by user and seed.",
+        out += ["## What the changed sums do to quality", f"Test, own pool, selected in the own pool, {q['seeds']} seeds, {q['epochs']} epochs: each minus `released`, paired by user and seed.",
                 markdown_table(pd.DataFrame([{"way": n} | {m: f(s) for m, s in e.items()} for n, e in q["effect"].items()]))]
     return out
 

@@ -221,7 +221,8 @@ def read_reports(root: Path) -> dict[str, dict[str, dict]]:  # dataset → noteb
 
 # %% ../nbs/18_claims.ipynb #25d7d045
 def verdict_table(reports: dict[str, dict[str, dict]]) -> pd.DataFrame:
-    "One row a claim, one column a dataset."
+    "One row a claim, one column a dataset that has a report on any of them."
+    reports = {n: r for n, r in reports.items() if any(c.notebook in r for c in CLAIMS)}
     rows = [{"claim": f"{c.text} ({c.where})"} | {n: c.judge(r[c.notebook])[0] if c.notebook in r else "no report" for n, r in reports.items()} for c in CLAIMS]
     return pd.DataFrame(rows).set_index("claim")
 

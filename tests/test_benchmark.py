@@ -83,6 +83,17 @@ def test_step_resumes_to_the_same_bytes(tmp_path, M):
     assert all(torch.equal(a, b) for a, b in zip(again.model.state_dict().values(), whole.model.state_dict().values()))
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_experts_with_many_rows_take_turns(precision):
+    "An expert that serves more rows than are gathered at once says and learns what it does in a catalogue that passes in pieces of fewer."
+    f = made(1, n_items=9000); batch, warm = tuple(torch.randint(n, (500,)) for n in (20, 9000, 9000)), torch.ones(9000, dtype=torch.bool)
+    whole, pieces = model(f, precision=precision), model(f, precision=precision)
+    pieces.block = pieces.piece = 700
+    a, b = gradients(whole, batch, warm)[0], gradients(pieces, batch, warm)[0]
+    if precision == "float32": assert same(a, b)
+    for x, y in zip(a, b): assert (x - y).norm() <= .01 * y.norm() + 1e-6
+
+
 @pytest.mark.parametrize("design", ["own", "shared", "joint"])
 @pytest.mark.parametrize("on", ["all", "step"])
 def test_bfloat16_rounds_and_no_more(design, on):
