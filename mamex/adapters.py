@@ -24,8 +24,8 @@ def top_gates(
 def padded(
         x: Tensor,         # [n, …]
         step: int = 64,
-    ) -> Tensor:           # as it was, unless it is bfloat16: then with zeros for rows up to a multiple of `step`
-    "Fewer shapes: a product in bfloat16 is compiled anew for each number of rows."
+    ) -> Tensor:           # [n or a few more, …]
+    "In bfloat16, rows of zeros up to a multiple of `step`: each new shape of a product would be compiled. Else as it was."
     return nn.functional.pad(x, (0, 0, 0, -len(x) % step)) if x.dtype == torch.bfloat16 else x
 
 # %% ../nbs/04_adapters.ipynb #0da7fa03
