@@ -9,7 +9,7 @@ __all__ = ['masked_softmax', 'sparsemax', 'Hidden', 'dropped', 'FusionGate', 'Fu
 import torch
 from torch import nn, Tensor
 from .datasets import UsageError
-from .adapters import padded
+from .adapters import PRECISIONS, padded
 
 # %% ../nbs/05_gate.ipynb #a300e296
 def masked_softmax(
@@ -79,11 +79,11 @@ class FusionGate(nn.Module):
                  n_modalities: int,    # M
                  dropout: float = .1,  # on the hidden layer
                  kind: str = "dense",  # "dense": softmax (released); "sparse": sparsemax (the print); "mean": no gate, plain average
-                 precision: str = "float32",  # of the first layer's products: "float32" or "bfloat16"
+                 precision: str = "float32",  # of the first layer's products, a key of `PRECISIONS`
                 ):
         super().__init__()
         if kind not in ("dense", "sparse", "mean"): raise UsageError(f"gate is {kind!r}; it is one of 'dense', 'sparse', 'mean'")
-        self.dtype = None if precision == "float32" else getattr(torch, precision)
+        self.dtype = PRECISIONS[precision]
         self.weigh = sparsemax if kind == "sparse" else masked_softmax
         self.net = None if kind == "mean" else nn.Sequential(
             nn.Linear(n_modalities * d, d), nn.ReLU(), nn.Dropout(dropout), nn.Linear(d, n_modalities))

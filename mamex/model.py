@@ -18,7 +18,7 @@ from safetensors import safe_open
 from fastcore.basics import patch
 from .datasets import UsageError, write_atomic
 from .extractor import Features
-from .adapters import Adapters, DESIGNS
+from .adapters import Adapters, DESIGNS, PRECISIONS
 from .gate import FusionGate, fuse
 from .losses import bpr_loss, align_loss, adapter_loss, fusion_loss, batch_norms, theta_norm
 
@@ -64,7 +64,7 @@ class Config:
 TARGETS = ("uniform", "performance", "none")
 CHOICES = dict(gate=("dense", "sparse", "mean"), design=DESIGNS, context=("none", "gate", "routers", "both"), adapter_target=TARGETS, fusion_target=TARGETS,
                select_pool=("joint", "own"), adapter_kl=("u||p", "p||u"), fusion_kl=("u||p", "p||u"),
-               align_reduction=("mean", "sum"), regularise_on=("all", "warm", "step"), negatives=("all", "warm"), precision=("float32", "bfloat16"),
+               align_reduction=("mean", "sum"), regularise_on=("all", "warm", "step"), negatives=("all", "warm"), precision=tuple(PRECISIONS),
                weight_reg=("batch", "theta"))
 
 # %% ../nbs/07_model.ipynb #72df7d61
