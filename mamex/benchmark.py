@@ -488,7 +488,7 @@ def speed_page(report: dict) -> str:
     note = f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`; {card['hardware']['cpu']}, {card['hardware']['threads']} threads; the matrix product reaches {f['ways']['released']['rate'] / 1e9:.0f} GFLOP/s, in bfloat16 {f['ways'][HALF]['rate'] / 1e9:.0f}."
     big = report["large"]
     return "\n\n".join([f"# Speed: {card['dataset']['name']}", note, f"{f['rounds']} rounds in turn, {f['steps_run']} of {f['steps']:.0f} steps of an epoch run and the rest counted at their mean; validation ranked {f['users_ranked']:,} of {f['users']:,} users{', the others are counted at their mean' if f['users_ranked'] < f['users'] else ''}. Median (least to most).",
-        *(["The vectors are random: the set has neither pictures nor texts."] if card["features"]["encoder"] == "synthetic" else []),
+        *(["The vectors are random numbers, not the set's."] if card["features"]["encoder"] == "synthetic" else []),
         markdown_table(race_table(report)), "\n".join(f"- {s}" for s in race_sentences(f)), "![race](speed_race.png)\n\n" + SPEED_CAPTIONS["race"], *extra_tables(report),
         "## Recommendations", markdown_table(pd.DataFrame([{"ten best of": r["what"], "candidates": f"{r['candidates']:,}", "s a thousand users": f"{r['seconds']:.3f}", "limit s": f"{r['limit_s']:.3f}"} for r in report["recommendations"]])),
         "## Growth", f"Exponent of the time of an epoch (of the products that are needed), each dimension alone, on made-up data: {growth_range(report['growth'])}.", markdown_table(pivot), "\n".join(f"- {s}" for s in growth_sentences(report["growth"])), "![growth](speed_growth.png)\n\n" + SPEED_CAPTIONS["growth"],
