@@ -121,8 +121,14 @@ def test_code_and_data_count(house, call, quick, monkeypatch):
     assert go() == ["run"] and go() == []
     other = replace(load("toy"), interactions=load("toy").interactions[1:])
     monkeypatch.setattr(R, "load_or_fetch", lambda name: other); assert go() == ["run"] and go() == []
-    (house / "mamex").mkdir(); (house / "mamex" / "gate.py").write_text("")
-    monkeypatch.setattr(R.mamex, "__file__", str(house / "mamex" / "__init__.py")); assert go() == ["run"] and go() == []
+    notebook(house / "nbs", "run", "import mamex.gate"); assert go() == ["run"]
+    package = house / "mamex"; package.mkdir()
+    def write(**files):
+        for n, s in files.items(): (package / f"{n}.py").write_text(s)
+    write(__init__="", gate="k = 1", cli="import mamex.gate")
+    monkeypatch.setattr(R.mamex, "__file__", str(package / "__init__.py")); assert go() == ["run"] and go() == []
+    write(cli="import mamex.gate  # a remark", gate="'Experts.'\nk = 1  # as released"); assert go() == []
+    write(gate="k = 2"); assert go() == ["run"] and go() == []
 
 
 def test_a_notebook_that_writes_no_report_has_failed(house, call, quick, monkeypatch):
