@@ -75,10 +75,12 @@ def check_vectors(features: Features,
     if not (there.any() or features.fills or features.context):
         raise UsageError(f'no warm item has a vector of {" or ".join(map(repr, features.modalities))}; there is nothing to learn from: '
                          'give pictures or texts to items that users have met, or vectors by another encoder')
-    for m in [m for m, t in zip(features.modalities, there) if not t and m not in features.fills]:
-        n, rest = int(features.mask[:, features.modalities.index(m)].sum()), [k for k, t in zip(features.modalities, there) if t]
-        warnings.warn(f'no warm item has a vector of {m!r}, {n:,} cold items have one: nothing is learned about it, and they are ranked by it all '
-                      f'the same; leave it out, features.subset({rest}), or give it to items that users have met', stacklevel=3)
+    known = [m for m, t in zip(features.modalities, there) if t]
+    for m in [m for m in features.modalities if m not in known and m not in features.fills]:
+        n = int(features.mask[:, features.modalities.index(m)].sum())
+        warnings.warn(f'no warm item has a vector of {m!r}' + f', {n:,} cold items have one' * bool(n) + ': nothing is learned about it, and new '
+                      f'items would be ranked by it all the same; leave it out, features.subset({known}), or give it to items that users have met',
+                      stacklevel=3)
 
 # %% ../nbs/03_extractor.ipynb #17ddafa1
 def tally(n, # items
