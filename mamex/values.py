@@ -44,7 +44,7 @@ def id_texts(s: pd.Series,  # one id a row; no value is missing
             raise UsageError(f"{where or 'the table'} has no {s.name} id in row {row} ({e}): write ids as text.") from None
     return pd.Series(out[codes], s.index, dtype=object, name=s.name)
 
-# %% ../nbs/00e_values.ipynb #d021c274
+# %% ../nbs/00e_values.ipynb #cb870998
 SAME = {  # what two writings of an id may differ in → the form in which they agree
     "leading zeros": lambda s: re.sub(r"^0+(?=.)", "", s),
     "a decimal point": lambda s: re.sub(r"(?<=\d)[.,]0+$", "", s),
@@ -60,6 +60,7 @@ SAME = {  # what two writings of an id may differ in → the form in which they 
 
 def plain_id(s: str) -> str:
     "An id in the form in which all writings that are near each other agree."
+    if re.fullmatch(r"[1-9a-z][0-9a-z]*", s): return s  # most ids, and quickly
     for f in ("signs that nobody sees", "wide against narrow letters", "quotes", "spaces", "the kind of dash", "capital letters", "an exponent",
               "thousands separators", "a decimal point", "leading zeros"): s = SAME[f](s)
     return s
@@ -69,7 +70,7 @@ def _difference(a, b):
     alone = [k for k, f in SAME.items() if f(a) == f(b)]
     return alone[0] if alone else " and ".join(k for k, f in SAME.items() if f(a) != a or f(b) != b) or "several signs"
 
-# %% ../nbs/00e_values.ipynb #060b01df
+# %% ../nbs/00e_values.ipynb #0a32ca7e
 def near_ids(unknown,  # ids that are not among the known
              known,    # ids
             ) -> list: # (unknown, known, in what they differ), in the order of `unknown`
@@ -101,7 +102,7 @@ def name_key(s) -> str:  # "Prénom du Client:token" -> "prenomduclient"
     bare = re.sub(r":(token|float)(_seq)?$", "", str(s).strip())
     return "".join(c for c in unicodedata.normalize("NFKD", bare).casefold() if c.isalnum())
 
-# %% ../nbs/00e_values.ipynb #23ed7cc1
+# %% ../nbs/00e_values.ipynb #faf68293
 def _calendar(digits, layout):
     "Texts of digits → seconds by a layout of `strptime`; NaN where the digits are no such date between 1900 and 2100."
     t = pd.to_datetime(pd.Series(digits, dtype=object), format=layout, errors="coerce")
@@ -111,7 +112,7 @@ def _seconds(t):
     "Times without zone → float seconds since 1970, NaN where missing."
     return np.array((t - pd.Timestamp(0)) / pd.Timedelta(seconds=1), dtype=float)
 
-# %% ../nbs/00e_values.ipynb #56bf6847
+# %% ../nbs/00e_values.ipynb #90619be4
 SINCE = (("seconds since 1970", 1e8, 1e10, 1.), ("milliseconds since 1970", 1e11, 1e13, 1e3),  # from 1973 to 2286
          ("microseconds since 1970", 1e14, 1e16, 1e6), ("nanoseconds since 1970", 1e17, 1e19, 1e9))
 LAYOUTS = {4: ("years", "%Y"), 6: ("months written as YYYYMM, their first day", "%Y%m"), 8: ("dates written as YYYYMMDD", "%Y%m%d"),
@@ -170,7 +171,7 @@ def _orders(rows, now):
     best = max(fits.values())
     return [o for o in fits if fits[o] == best and best]
 
-# %% ../nbs/00e_values.ipynb #9be5d586
+# %% ../nbs/00e_values.ipynb #435927e8
 def date_order(s,         # texts
                now=None,  # Timestamp; None: this moment
               ) -> str | None: # "day", "month" or "year"; None: the rows do not tell, or contradict each other
@@ -190,7 +191,7 @@ def day_first(s) -> bool | None:  # s: texts; None: the rows do not tell, or the
     "Do dates like 03/04/2024 start with the day?"
     return {"day": True, "month": False}.get(date_order(s))
 
-# %% ../nbs/00e_values.ipynb #20269b1e
+# %% ../nbs/00e_values.ipynb #8600301e
 MONTHS = {m: k % 12 + 1 for k, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec january february march april may june july august "
                                               "september october november december".split())} | {"sept": 9}
 CLOCK = re.compile(r"""[\s,T]*(?:at\s+)?(?P<h>\d{1,2})(?:(?:[:h.](?P<m>\d{2}))?(?:[:.](?P<s>\d{2})(?:[.,](?P<f>\d{1,9})\d*)?)?)(?:\s*Uhr)?\s*
@@ -214,7 +215,7 @@ def _clock(rest):
     off = (int(zone[1:3])*60 + int(zone[3:5] or 0))*(-1 if zone[0] == "-" else 1) if zone else 0
     return h*3600 + int(m["m"] or 0)*60 + int(m["s"] or 0) + float(f"0.{m['f'] or 0}") - off*60
 
-# %% ../nbs/00e_values.ipynb #71078bd6
+# %% ../nbs/00e_values.ipynb #6abad2b8
 def _day(y, m, d, rest):
     "A day of the calendar and what stands behind it → seconds since 1970, or NaN."
     try: t = pd.Timestamp(_full_year(int(y)), int(m), int(d))
@@ -259,7 +260,7 @@ def _texts_to_seconds(s, dayfirst):
         if not np.isnan(out[k]): how.add(writing)
     return out, how
 
-# %% ../nbs/00e_values.ipynb #9dd8c929
+# %% ../nbs/00e_values.ipynb #4958db0b
 def parse_times(s: pd.Series,          # str; empty: missing
                 dayfirst=None,         # True: 03/04/2024 is 3 April; None: look
                ) -> tuple:             # (float seconds since 1970, bool: could not be read, note)
@@ -270,7 +271,8 @@ def parse_times(s: pd.Series,          # str; empty: missing
     words, out, how, also = ~number & (v != "").to_numpy(), np.full(len(v), np.nan), [], ""
     if number.any():
         out[number], note = _numbers_to_seconds(v[number].reset_index(drop=True))
-        how.append(note)
+        cut = v[number].str.contains("e", case=False).any()
+        how.append(note + " (some written with an exponent, which may have cut digits)"*bool(cut))
     if words.any():
         out[words], writings = _texts_to_seconds(v[words].reset_index(drop=True), dayfirst)
         how += sorted(writings)
@@ -279,7 +281,7 @@ def parse_times(s: pd.Series,          # str; empty: missing
     bad = np.append((v != "").to_numpy(), False)[codes] & np.isnan(out)
     return pd.Series(out, s.index), pd.Series(bad, s.index), (" and ".join(how) or "no date") + also
 
-# %% ../nbs/00e_values.ipynb #50cad447
+# %% ../nbs/00e_values.ipynb #7f55f5d1
 def doubtful_times(seconds,   # float [n], NaN: missing
                    now=None,  # seconds; None: this moment
                   ) -> dict:  # what is odd → bool [n]
