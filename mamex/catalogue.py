@@ -22,7 +22,7 @@ from .datasets import Dataset, Images, feedback_columns, load_dataset, save_data
 from .values import doubtful_times, id_text, name_key, near_hint, near_ids, parse_times, plain_id, plain_name
 from .checks import Problem, _problems, picture_fault, say_problems
 
-# %% ../nbs/00d_catalogue.ipynb #587fc7bf
+# %% ../nbs/00d_catalogue.ipynb #f89f7f1e
 def _utf8(b):
     "(text with � for what is no UTF-8, valid signs beyond ASCII, lines with a � that was no sign of the file)"
     s = b.decode("utf-8", "replace")
@@ -31,7 +31,7 @@ def _utf8(b):
 
 def _mends_utf8(good, bad): return bad <= good and bad <= max(3, good//20)
 
-# %% ../nbs/00d_catalogue.ipynb #281ece25
+# %% ../nbs/00d_catalogue.ipynb #23cde7e5
 WESTERN = "àâäáãåæçéèêëíîìïñóôòöõøœúùûüÿßÀÂÄÁÃÅÆÇÉÈÊËÍÎÌÏÑÓÔÒÖÕØŒÚÙÛÜ"
 SIGNS = "’‘“”„‚«»‹›–—…•·´°€£¥$§©®™²³¹½¼¾×±ºª¿¡µ\u00a0"
 NO_WORD = re.compile(rf"[^\x00-\x7f{WESTERN}{SIGNS}]|[{WESTERN}]{{3}}|[a-zà-ÿ][{WESTERN[31:]}]|[a-z{WESTERN}][„‚¡¿]|"
@@ -46,7 +46,7 @@ def _reads_western(text):
     words, letters = _odd_words(text), [c for c in text if c.isalpha()]
     return bool(words) and sum(not NO_WORD.search(w) for w in words) >= .95*len(words) and sum(c > "\x7f" for c in letters) <= .6*len(letters)
 
-# %% ../nbs/00d_catalogue.ipynb #5efa30c8
+# %% ../nbs/00d_catalogue.ipynb #cad08eb1
 LIKELY = "cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 koi8_r iso8859_2 cp932 gb18030 big5 cp949 euc_jp mac_roman cp850 cp866".split()
 
 def _readings(b):
@@ -78,7 +78,7 @@ def _guess_encoding(b):
     shown = ", ".join(f"{e} ({', '.join(map(repr, _odd_words(s, 2)))})" for e, s, _ in found[:4])
     raise UsageError(f"it is not UTF-8, and may be {shown}: say which it is, encoding={found[0][0]!r} (--encoding {found[0][0]}).")
 
-# %% ../nbs/00d_catalogue.ipynb #dd31a601
+# %% ../nbs/00d_catalogue.ipynb #edcca1f4
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 NO_TABLE = {b"\xd0\xcf\x11\xe0": "a spreadsheet", b"%PDF": "a PDF", b"SQLite": "a database", b"7z\xbc\xaf": "an archive", b"BZh": "an archive",
             b"\xfd7zXZ": "an archive", b"\x28\xb5\x2f\xfd": "an archive"}
@@ -177,7 +177,7 @@ def _swallowed(text, rows, at, delimiter):
         like = [len(c := l.split(delimiter)) == width > 1 and _shape(c[0]) in shapes and (spaced or delimiter + " " not in l) for l in inner]
         if inner and (sum(like) >= .8*len(inner) or len(inner) > 2000 and sum(like) > 5): return a, e - 1
 
-# %% ../nbs/00d_catalogue.ipynb #2878c441
+# %% ../nbs/00d_catalogue.ipynb #dcfd6751
 def _rows(text, delimiter, quoting, name):
     "(rows with the header first, a note on quotes or ''), without empty lines; `UsageError` where a quote swallows rows."
     def full(rows): return [r for r in rows if any(v.strip() for v in r)]
@@ -237,7 +237,7 @@ def read_table(source,                  # path of a CSV file, JSON lines or parq
     t.notes = [f"{lines:,} lines, {len(t.rows):,} rows read{several}; {note}, delimiter {delimiter!r}" + (f"; {quotes}" if quotes else "")]
     return t
 
-# %% ../nbs/00d_catalogue.ipynb #89a90479
+# %% ../nbs/00d_catalogue.ipynb #78a56d6e
 def _cell(v):
     "A value of a DataFrame or of JSON as text; None: it is nested."
     if isinstance(v, str): return v.encode("utf-8", "replace").decode() if not v.isascii() and re.search("[\ud800-\udfff]", v) else str(v)
@@ -279,7 +279,7 @@ def _no_id(s):
         try: id_text(s.dtype.type(v) if s.dtype.kind == "f" else v)
         except ValueError as e: return k + 1, str(e)
 
-# %% ../nbs/00d_catalogue.ipynb #d34ac5a0
+# %% ../nbs/00d_catalogue.ipynb #ce8d1aaf
 def _json_table(text, name, note):
     "JSON lines or an array of objects; numbers keep their digits, a line that cannot be read is a problem."
     how = json.JSONDecoder(parse_float=lambda s: re.sub(r"\.0+$", "", s), parse_int=str, parse_constant=lambda s: "")
@@ -397,7 +397,7 @@ def candidates(have: list,   # column names
     for h in have: keys.setdefault(name_key(h), []).append(h)
     return [h for n in ROLES[table][role].split() for h in keys.get(n, [])]
 
-# %% ../nbs/00d_catalogue.ipynb #016ee106
+# %% ../nbs/00d_catalogue.ipynb #dcc25df3
 def _readable_times(s):
     try: return not parse_times(s)[1].mean() > .5
     except UsageError: return True  # dates, of which we shall ask
@@ -442,7 +442,7 @@ def _unclear(table, role, have, perhaps="", column="NAME"):
     return (f"which column of the {table} holds the {role}s is not clear from {', '.join(map(repr, have))}{perhaps}: say so, "
             f"columns={{'{table}.{role}': {column if column == 'NAME' else repr(column)}}} (in the shell: --columns {table}.{role}={column}).")
 
-# %% ../nbs/00d_catalogue.ipynb #d5fdc542
+# %% ../nbs/00d_catalogue.ipynb #f55d4bf3
 def pct(x):
     "A share in percent, which is 100 only where nothing is missing."
     return f"{100*x:.0f} %" if x in (0, 1) else f"{min(max(100*x, .1), 99.9):.2g} %" if x < .995 else "99.9 %" if x < 1 else "100 %"
@@ -464,7 +464,7 @@ def _joined(p, c):
     at = pd.Index(p[~p.duplicated()]).get_indexer(c)
     return np.where(at >= 0, p[~p.duplicated()].index.to_numpy()[at], -1) if len(p) else at
 
-# %% ../nbs/00d_catalogue.ipynb #fafb81cd
+# %% ../nbs/00d_catalogue.ipynb #fe193f60
 def _pairs(p, c, names):
     "(share of clicks that meet a product, products' column, clicks' column) of each pair of candidates, in the order of their names."
     ps, cs = ({k: _filled(t.rows[k]) for k in dict.fromkeys(n)} for t, n in zip((p, c), names))
@@ -502,7 +502,7 @@ def _said(p, c, best, pairs):
     other = [f"{y!r}: {pct(s)}" if x == y else f"{y!r} in {x!r}: {pct(s)}" for s, x, y in sorted(pairs, key=lambda x: -x[0]) if (x, y) != (a, b)][:3]
     return f"item is {where}: {pct(share)} of the clicks meet a product" + (f" ({', '.join(other)})" if other else "")
 
-# %% ../nbs/00d_catalogue.ipynb #215b7f53
+# %% ../nbs/00d_catalogue.ipynb #954b6ebb
 def _proposal(p, c, names, best):
     "A sentence that proposes columns by their values, where names do not tell; None: nothing to propose."
     if best[1] and near_ids(_filled(c.rows[best[2]]).unique()[:5000], set(_filled(p.rows[best[1]]))): return None  # it is the writing
@@ -540,7 +540,7 @@ def picture_files(source) -> tuple:  # a folder with its sub-folders, or a zip a
     good = {n: r for n, r in files.items() if PurePosixPath(n).suffix.lower() in SUFFIXES}
     return good, [n for n in files if n not in good]
 
-# %% ../nbs/00d_catalogue.ipynb #b6d32f57
+# %% ../nbs/00d_catalogue.ipynb #9e0b5dcc
 def _one_form(s): return unicodedata.normalize("NFC", s)
 
 def _named_path(s):
@@ -589,7 +589,7 @@ def match_pictures(ids: list,          # item ids
         out |= new; taken |= set(new.values())
     return {i: files[out[i]] for i in ids if i in out}
 
-# %% ../nbs/00d_catalogue.ipynb #80419a7a
+# %% ../nbs/00d_catalogue.ipynb #e90ffa11
 MONEY = r"(?:€|\$|£|¥|₹|zł|kr\.?|CHF|EUR|USD|GBP|JPY|PLN|SEK|NOK|DKK|CZK|BRL|R\$|US\$)"
 ABSENT = {"", "-", "--", "n/a", "na", "none", "null", "nan", "unknown", "k.a.", "k. a.", "s/n", "\\n"}
 
@@ -629,7 +629,7 @@ def _further(t, roles):
     if any(said.values()): t.notes.append("; ".join(f"{k}: {', '.join(v)}" for k, v in said.items() if v))
     return out
 
-# %% ../nbs/00d_catalogue.ipynb #72586519
+# %% ../nbs/00d_catalogue.ipynb #a208d3d2
 def _released(t, column, dayfirst):
     "Texts of dates as ISO dates, years as years, None where there is none."
     s = t.rows[column].astype(str).str.strip()
@@ -711,13 +711,13 @@ def _unknown_clicks(item, items, t, unknown):
     "Which clicks are on unknown products; problems go to `t.problems`."
     lost = ~item.isin(items) & (item != "")
     hint = near_hint(item[lost].unique(), items)
-    level = "error" if unknown == "refuse" or lost.all() and len(lost) else "warning" if hint else "note"
+    level = "error" if unknown == "refuse" or lost.all() and len(lost) else "warning" if hint or lost.mean() > .2 else "note"
     t.problems += _problems(level, "unknown product", t.name, item.index[lost], item[lost], "the products lack this id" + hint,
-                            "Add the product" if level == "error" else "Write ids alike in both tables; the click is left out" if hint else
-                            "Nothing to do: the click is left out")
+                            {"error": "Add the product", "note": "Nothing to do: the click is left out"}.get(
+                                level, "Write ids alike in both tables" if hint else "Add the product") + "; the click is left out"*(level == "warning"))
     return lost
 
-# %% ../nbs/00d_catalogue.ipynb #af38cc69
+# %% ../nbs/00d_catalogue.ipynb #416a1bde
 CONDITION = re.compile(r"\s*(.+?)\s*(!=|>=|<=|==|=|>|<)\s*(.*?)\s*", re.S)
 
 def _condition(t, word):
@@ -752,7 +752,7 @@ def _values(t, column):
     c = next(c for c in t.rows if name_key(c) == name_key(column))
     return f"{c!r} holds " + ", ".join(t.rows[c].astype(str).value_counts().index[:8])
 
-# %% ../nbs/00d_catalogue.ipynb #475cccd3
+# %% ../nbs/00d_catalogue.ipynb #58ae4daf
 def _middle(lo, hi): return next((m for top, m in ((1, 1), (5, 3), (10, 6), (100, 60)) if hi <= top), None) if lo >= -hi or hi > 1 else 1
 
 def _about_rating(t, column, s):
@@ -841,8 +841,9 @@ def clicks_table(t: Table,
     if not len(out): t.problems.append(Problem("error", t.name, None, "no click is left",
                                                "Give clicks of users on products of the catalogue", kind="no clicks"))
     gone = {"left out by conditions": (~keep).sum(), "without user or product": half.sum(), "on unknown products": lost.sum(), "repeated": again.sum()}
-    t.notes.append(f"{len(t.rows):,} rows, {(~again).sum():,} clicks kept" + "".join(f", {n:,} {k}" for k, n in gone.items() if n))
-    return out[~again].reset_index(drop=True)
+    kept = len(out) - int(again.sum())
+    t.notes.append(f"{len(t.rows):,} rows, {kept:,} click{'s'*(kept != 1)} kept" + "".join(f", {n:,} {k}" for k, n in gone.items() if n))
+    return out[~again.astype(bool)].reset_index(drop=True)
 
 # %% ../nbs/00d_catalogue.ipynb #8b47f846
 def _times(t, column, dayfirst, rows):
@@ -851,7 +852,8 @@ def _times(t, column, dayfirst, rows):
     try: seconds, bad, note = parse_times(s, dayfirst)
     except UsageError as e: t.problems.append(_ask_order(t, e)); return np.nan
     bad = bad | (seconds < -2208988800)  # 1900: nobody clicked before
-    t.notes.append(f"the column {column!r} holds {note}" + _from_to(seconds[~bad]))
+    kind, zone, also = note.partition("; UTC")
+    t.notes.append(f"the column {column!r} holds {kind}{_from_to(seconds[~bad])}{zone}{also}")
     remedy = "Write it as 2024-01-31 12:00:00, or leave it empty" if bad.mean() < .5 else \
         "Write it as 2024-01-31 12:00:00, or say that no column is the date: columns={'timestamp': ''} (--columns timestamp=)"
     t.problems += _problems("error", "unreadable time", t.name, s.index[bad], s[bad], "the time cannot be read" if "mixed" not in note else
@@ -861,7 +863,7 @@ def _times(t, column, dayfirst, rows):
 
 def _from_to(seconds):
     s = seconds.dropna()
-    return f", {pd.Timestamp(s.min(), unit='s'):%Y-%m-%d} to {pd.Timestamp(s.max(), unit='s'):%Y-%m-%d}" if len(s) else ""
+    return f" from {pd.Timestamp(s.min(), unit='s'):%Y-%m-%d} to {pd.Timestamp(s.max(), unit='s'):%Y-%m-%d}" if len(s) else ""
 
 def _ratings(t, column, rows):
     "Numbers; a decimal comma will do."
@@ -958,7 +960,7 @@ def _check_place(to, replace):
     if to.exists() and not replace: raise UsageError(f"{to} is there already: choose another place, or say replace=True (--replace).")
     if to.exists() and not (to/"interactions.parquet").is_file(): raise UsageError(f"{to} is no dataset folder, so it is not replaced: choose another place.")
 
-# %% ../nbs/00d_catalogue.ipynb #972cf4b6
+# %% ../nbs/00d_catalogue.ipynb #b36d2bda
 ABOUT_ROLES = dict(timestamp="date", image_url="picture's address", released="release date")
 
 def _roles_of(p, c, columns):
@@ -971,9 +973,10 @@ def _roles_of(p, c, columns):
         as_told = {"item", f"{table}.item"} & {k for k, v in (columns or {}).items() if v == item}
         if as_told: t.notes.append(f"item is the column {item!r}, as told")
         if t is c: t.notes.append(note)
-        if rest := [n for n in notes if not n.startswith("item is ")]: t.notes.append("; ".join(rest))
-        absent = [f"{r} ({ABOUT_ROLES[r]})" if r in ABOUT_ROLES else r for r in ROLES[table] if r not in roles]
-        if absent: t.notes.append(f"no column plays {', '.join(absent)}; if one does, name it: columns={{'{absent[0].split()[0]}': NAME}} (--columns {absent[0].split()[0]}=NAME)")
+        absent = [r for r in ROLES[table] if r not in roles]
+        said = ", ".join(f"{r} ({ABOUT_ROLES[r]})" if r in ABOUT_ROLES else r for r in absent)
+        none = [f"no column plays {said} (if one does: --columns {absent[0]}=NAME)"] if absent else []
+        if rest := [n for n in notes if not n.startswith("item is ")] + none: t.notes.append("; ".join(rest))
         out.append(roles)
     return out
 
