@@ -96,15 +96,15 @@ def import_command(a) -> int:
     return 0
 
 # %% ../nbs/20_cli.ipynb #a8c8d288
-@command("check", opt("folder", help="dataset folder of any kind, or its name"), opt("--all", action="store_true", help="show every problem"),
-         opt("--most", type=int, default=5, help="problems to show of each kind"),
-         opt("--strict", action="store_true", help="status 1 for warnings, too"),
+@command("check", opt("folder", help="dataset folder of any kind, or its name"), opt("--all", action="store_true", help="every problem on a line of its own"),
+         opt("--most", type=int, default=3, help="examples of each kind"),
+         opt("--strict", action="store_true", help="status 1 for warnings, too; notes ask for nothing"),
          opt("--no-pictures", dest="pictures", action="store_false", help="do not open the pictures"))
 def check_command(a) -> int:
     "list every problem of a dataset folder, with file, row and remedy"
     problems = check_folder(a.folder, a.pictures, progress=sys.stderr.isatty())
     print(say_problems(problems, None if a.all else a.most))
-    return int(any(p.level == "error" or a.strict for p in problems))
+    return int(any(p.level == "error" or a.strict and p.level == "warning" for p in problems))
 
 # %% ../nbs/20_cli.ipynb #8e48c53b
 @command("fetch", opt("names", nargs="+", metavar="NAME", help="baby, clothing, sport, movielens, movielens-1m"),

@@ -63,7 +63,7 @@ def views_of(ds: Dataset, encoder: str, device: str = "cpu") -> dict[str, Featur
 
 def extract_columns(ds: Dataset) -> tuple:
     "All text columns of a dataset; the paper's two where it has none."
-    return text_modalities(ds.items)["text"] or VIEWS["two"]
+    return text_modalities(ds)["text"] or VIEWS["two"]
 
 # %% ../nbs/15c_ladder.ipynb #63a6b6c9
 class Rung(NamedTuple):
