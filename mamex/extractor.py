@@ -7,7 +7,7 @@ __all__ = ['RECIPES', 'CKPT', 'TINY', 'sha', 'Features', 'tally', 'ready_feature
            'decode_picture', 'quiet', 'import_open_clip', 'write_config', 'write_checkpoint', 'one_thread',
            'recipe_folder', 'blobs', 'fill_tiny', 'build_tiny', 'check_encoder', 'file_sha', 'resolve', 'load_failure',
            'load_encoder', 'to_numpy', 'ahead', 'encode_images', 'encode_texts', 'shards', 'digest', 'write_shard',
-           'read_shard', 'Extractor', 'text_modalities', 'warn_unreadable']
+           'read_shard', 'Extractor', 'text_modalities', 'warn_feedback', 'warn_unreadable']
 
 # %% ../nbs/03_extractor.ipynb #df527cb9
 import collections, contextlib, difflib, hashlib, html, importlib.metadata, io, itertools, json, logging, re, sys, warnings
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, safetensors.numpy, safetensors.torch, torch
 from fastcore.basics import patch
 from PIL import Image
-from .datasets import Dataset, UsageError, cache_dir, judge_picture, progress_bar, write_atomic
+from .datasets import Dataset, UsageError, cache_dir, feedback_columns, judge_picture, progress_bar, write_atomic
 
 # %% ../nbs/03_extractor.ipynb #a3541703
 def sha(*parts, # bytes, str or arrays
@@ -438,11 +438,22 @@ def inputs(self:Extractor, ds: Dataset) -> dict: # modality -> (items that have 
 
 # %% ../nbs/03_extractor.ipynb #b8d8f93e
 def text_modalities(items: pd.DataFrame, # of a dataset
+                    info=None, # its dataset.json, which may name columns of role feedback
                    ) -> dict: # modality -> columns
-    "Every text column as a modality of its own, after `text`: all of them as one text."
-    skip = ('item', 'image_url', 'released', 'attributes', 'image', 'text')
+    "Every text column as a modality of its own, after `text`: all of them as one text. What users wrote or caused is no content."
+    skip = ('item', 'image_url', 'released', 'attributes', 'image', 'text', *feedback_columns(items, info))
     cols = [c for c in items if c not in skip and (pd.api.types.is_string_dtype(items[c]) or items[c].dtype == object)]
     return dict(text=tuple(cols)) | ({c: (c,) for c in cols} if len(cols) > 1 else {})
+
+# %% ../nbs/03_extractor.ipynb #b70c48c4
+def warn_feedback(ds: Dataset,
+                  columns, # names, or a dict, modality -> names
+                 ):
+    "One warning for all columns to be read that users wrote or caused."
+    named = {c for cs in columns.values() for c in cs} if isinstance(columns, dict) else set(columns)
+    if bad := [c for c in feedback_columns(ds.items, ds.info) if c in named]:
+        warnings.warn(f"{', '.join(map(repr, bad))} of {ds.name!r} {'was' if len(bad) == 1 else 'were'} written or caused by users: a new item has none of it, "
+                      "and what older items have tells how popular they became; leave it out of text_columns", stacklevel=3)
 
 # %% ../nbs/03_extractor.ipynb #658b8dcd
 def warn_unreadable(name, # of the dataset
@@ -457,6 +468,7 @@ def warn_unreadable(name, # of the dataset
 def extract(self:Extractor, ds: Dataset, progress=True) -> Features:
     "Vectors of every item that has a picture or a text (eq. 2); `UsageError` where no item has either."
     V, mask, counts = {}, [], {}
+    warn_feedback(ds, self.text_columns)
     for m, (rows, keys, read) in self.inputs(ds).items():
         v, ok = self.vectors('image' if m == 'image' else 'text', keys, read, progress)
         rows, counts[m] = np.array(rows, int), tally(ds.n_items, ok.sum(), (~ok).sum())

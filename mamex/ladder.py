@@ -62,8 +62,8 @@ def views_of(ds: Dataset, encoder: str, device: str = "cpu") -> dict[str, Featur
     return {k: extract(ds, encoder, device, c) for k, c in columns.items()}
 
 def extract_columns(ds: Dataset) -> tuple:
-    "All text columns of a dataset; the paper's two where it has none."
-    return text_modalities(ds.items)["text"] or VIEWS["two"]
+    "All text columns of a dataset that are content; the paper's two where it has none."
+    return text_modalities(ds.items, ds.info)["text"] or VIEWS["two"]
 
 # %% ../nbs/15c_ladder.ipynb #63a6b6c9
 class Rung(NamedTuple):

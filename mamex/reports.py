@@ -93,7 +93,7 @@ def extract(ds: Dataset,
     if encoder == "attributes": return attribute_features(ds)
     if encoder == "ready": raise UsageError(f"the folder of {ds.name} has no ready vectors; choose an encoder")
     if encoder == "auto": encoder = "tiny" if ds.name == "toy" else "ViT-B-32/openai"
-    if text_columns == "each": text_columns = text_modalities(ds.items)
+    if text_columns == "each": text_columns = text_modalities(ds.items, ds.info)
     return Extractor(encoder, device=device, text_columns=text_columns if isinstance(text_columns, dict) else tuple(text_columns)).extract(ds)
 
 # %% ../nbs/13_reports.ipynb #dd2df5cf
