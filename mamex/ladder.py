@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VIEWS', 'LINEAR', 'RUNGS', 'AROUND', 'BEST_CAPTIONS', 'reported_splits', 'never_tested', 'only_items', 'inner_split',
            'views_of', 'extract_columns', 'Rung', 'config_of', 'climb', 'over_splits', 'summary_over_splits', 'steps',
-           'steps_table', 'plot_steps', 'peer_settings', 'trained_configs', 'closed_lines', 'settle', 'face_off',
-           'against', 'against_table', 'wins', 'plot_against', 'best_note', 'best_page', 'headline']
+           'steps_table', 'plot_steps', 'peer_settings', 'trained_configs', 'closed_lines', 'lengths_of', 'settle',
+           'face_off', 'against', 'against_table', 'wins', 'plot_against', 'best_note', 'best_page', 'headline']
 
 # %% ../nbs/15c_ladder.ipynb #79a46c76
 from dataclasses import replace
@@ -22,7 +22,7 @@ from .splits import Split, check_split, cold_split, make_split
 from .metrics import bootstrap_ci, evaluate
 from .model import preset
 from .trainer import fit
-from .baselines import extra_floors, floors
+from .baselines import extra_floors, floors, text_lengths
 from .peers import EXTRA, PEERS, peer_config
 from .reports import PARTS, card_table, extract, markdown_table, reports_root, results_table
 from .studies import clear, short
@@ -170,11 +170,17 @@ def trained_configs(names: list[str], dataset: str, way: dict) -> dict[str, list
     return out
 
 # %% ../nbs/15c_ladder.ipynb #7508faf2
-def closed_lines(views: dict, split: Split) -> dict:  # name → score function
-    "Floors and linear-cf on all modalities of view `each`; the ridge of the paper's two as well."
-    out = {n: s for n, (s, _) in (floors(views["each"], split, pool="own") | extra_floors(views["each"], split, pool="own")).items()}
-    two = floors(views["two"], split, pool="own")
-    return out | {f"{n}, two": s for n, (s, _) in two.items() if n.startswith("ridge")}
+def closed_lines(views: dict, split: Split,
+                 lengths=None,  # view → `text_lengths`
+                ) -> dict:      # name → score function
+    "Floors and linear-cf on all modalities of view `each`, and again on the paper's two."
+    def lines(view): return floors(views[view], split, pool="own", lengths=(lengths or {}).get(view)) | extra_floors(views[view], split, pool="own")
+    out = {n: s for n, (s, _) in lines("each").items()}
+    return out | {f"{n}, two": s for n, (s, _) in lines("two").items() if n != "random"}
+
+def lengths_of(ds: Dataset) -> dict:  # view → `text_lengths`
+    "How long the texts of each view are."
+    return {k: text_lengths(ds.items, extract_columns(ds) if c is None else c, ds.info) for k, c in VIEWS.items()}
 
 def settle(tries: list, features: Features, split: Split, **kw) -> tuple:  # settings to choose among; returns the choice and its run
     "The settings whose best epoch ranks the validation items best."
@@ -186,10 +192,10 @@ def settle(tries: list, features: Features, split: Split, **kw) -> tuple:  # set
 def face_off(ds: Dataset, views: dict, splits: list[Split], way: dict, peers: list[str], device: str = "cpu", checkpoints=None, say=lambda s: None) -> tuple[dict, dict, dict]:
     "part → {model → per-user metrics, one a split}; model → training seconds, one a split; peer → the settings chosen."
     measured, seconds, chosen, kw = {p: {} for p in PARTS}, {}, {}, dict(device=device, checkpoints=checkpoints)
-    tries = trained_configs(peers, ds.name, way)
+    tries, lengths = trained_configs(peers, ds.name, way), lengths_of(ds)
     mamex = {"mamex/released": ("two", preset("released", **way)), "mamex/released, each": ("each", preset("released", **(way | dict(select_pool="own")))), "mamex/best, two": ("two", preset("best")), "mamex/best": ("each", preset("best"))}
     for n, split in enumerate(splits):
-        lines, runs = closed_lines(views, split), {}
+        lines, runs = closed_lines(views, split, lengths), {}
         for name in peers:
             if n == 0: chosen[name], runs[name] = settle(tries[name], views["each"], split, **kw)
             else: runs[name] = fit(views["each"], split, chosen[name], n, progress=False, **kw)

@@ -165,9 +165,11 @@ def finalists(found: dict, way: dict) -> dict:  # found: of `search_all`; name i
 # %% ../nbs/15b_tables.ipynb #2d69b3cd
 ORACLE = "oracle/popularity"
 
-def closed_forms(features: Features, split: Split) -> dict:  # name → score function
+def closed_forms(features: Features, split: Split,
+                 lengths=None,  # of `text_lengths`
+                ) -> dict:      # name → score function
     "Every floor, tuned on validation."
-    return {n: s for n, (s, _) in (floors(features, split) | extra_floors(features, split)).items()}
+    return {n: s for n, (s, _) in (floors(features, split, lengths=lengths) | extra_floors(features, split)).items()}
 
 def measure_all(lines: dict, runs: dict[str, list[Run]], split: Split) -> dict:  # part → {name → per-user frames, one a seed}
     "Closed forms, oracle and models on both halves and in both pools."
