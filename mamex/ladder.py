@@ -25,6 +25,7 @@ from .model import preset
 from .trainer import fit
 from .baselines import extra_floors, floors, text_lengths
 from .peers import EXTRA, PEERS, peer_config
+from .choose import choose_encoder
 from .reports import PARTS, card_table, extract, markdown_table, reports_root, results_table
 from .studies import clear, short
 
@@ -57,14 +58,18 @@ def inner_split(ds: Dataset, items: np.ndarray, seed: int, cold: float = .2) -> 
 # %% ../nbs/15c_ladder.ipynb #2ae7fb38
 VIEWS = dict(two=("title", "description"), rich=None, each="each")  # name → text columns
 
-def views_of(ds: Dataset, encoder: str, device: str = "cpu") -> dict[str, Features]:
+def views_of(ds: Dataset, encoder: str, device: str = "cpu",
+             long_text: str = "cut",  # as in `extract`
+            ) -> dict[str, Features]:
     "The features of each view; where the vectors were there before, all views are the same."
     columns = {k: tuple(extract_columns(ds)) if c is None else c for k, c in VIEWS.items()}
-    return {k: extract(ds, encoder, device, c) for k, c in columns.items()}
+    name, why = choose_encoder(ds, encoder, extract_columns(ds))  # once, so that all views are of one encoder
+    if encoder == "auto": print(f"encoder: {name} ({why})")
+    return {k: extract(ds, name, device, c, long_text) for k, c in columns.items()}
 
 def extract_columns(ds: Dataset) -> tuple:
     "All text columns of a dataset that are content; the paper's two where it has none."
-    return text_modalities(ds.items, ds.info)["text"] or VIEWS["two"]
+    return text_modalities(ds)["text"] or VIEWS["two"]
 
 # %% ../nbs/15c_ladder.ipynb #63a6b6c9
 class Rung(NamedTuple):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTEBOOKS', 'ASIDE', 'BYSTANDERS', 'FRAME', 'digest', 'code_cells', 'code_stamp', 'data_stamp', 'read_stamps',
-           'write_stamp', 'is_up_to_date', 'choose_encoder', 'not_for', 'Plan', 'command', 'environment', 'Job',
+           'write_stamp', 'is_up_to_date', 'settled_encoder', 'not_for', 'Plan', 'command', 'environment', 'Job',
            'start', 'file_notebook', 'keep_partial', 'last_words', 'why', 'finish', 'stop', 'pick', 'cores', 'how_many',
            'make_plan', 'say', 'state', 'run_all', 'regenerate', 'parser', 'interruptible', 'main']
 
@@ -17,8 +17,8 @@ import argparse, difflib, hashlib, json, os, re, signal, subprocess, sys, time
 import numpy as np, psutil
 import mamex
 from .datasets import Dataset, UsageError, cache_dir, load_dataset, project_root, write_atomic
+from .choose import choose_encoder
 from .sources import load_or_fetch
-from .offline import has_offline
 from .reports import git_commit, report_folder, reports_root
 from .temporal import launches
 
@@ -92,12 +92,10 @@ def is_up_to_date(
     return stamp.get("report") == digest(report.read_bytes()) and all(stamp.get(k) == v for k, v in wanted.items())
 
 # %% ../nbs/17_regenerate.ipynb #e5152718
-def choose_encoder(ds: Dataset) -> tuple[str, str]:  # the parameter, and why
-    "Ready vectors or toy's own encoder; attributes where there is nothing to look at or to read; else `offline` where its extra is installed; else the notebooks' default."
-    if ds.features: return "auto", "ready vectors"
-    if ds.name == "toy": return "auto", "toy's own"
-    if "attributes" in ds.items and not ds.images and not {"title", "description"} & set(ds.items): return "attributes", "neither pictures nor texts"
-    return ("offline", "the extra is installed") if has_offline() else ("auto", "the extra `offline` is not installed")
+def settled_encoder(ds: Dataset) -> tuple[str, str]:  # the parameter, and why
+    "What `mamex.choose` chooses, as the notebooks are told."
+    name, why = choose_encoder(ds)
+    return ("auto" if name in ("ready", "tiny") else name), why
 
 # %% ../nbs/17_regenerate.ipynb #5920e8e3
 def not_for(ds: Dataset) -> dict[str, str]:  # notebook → why it is left out unless asked for by name
@@ -247,7 +245,7 @@ def make_plan(name: str, parameters: dict, nbs: Path | None) -> tuple[Plan, str]
     for k, remedy in dict(dataset="name it before the options", out="set MAMEX_REPORTS").items():
         if k in parameters: raise UsageError(f"{k} cannot be given with -p here: {remedy}.")
     ds = load_or_fetch(name)
-    encoder, why = (parameters["encoder"], "as asked for") if "encoder" in parameters else choose_encoder(ds)
+    encoder, why = (parameters["encoder"], "as asked for") if "encoder" in parameters else settled_encoder(ds)
     plan = Plan(str(name), ds.name, data_stamp(ds), {"encoder": encoder} | {k: str(v) for k, v in parameters.items()}, nbs or project_root() / "nbs",
                 skips=not_for(ds))
     return plan, f"{ds!r}, encoder {encoder} ({why}), into {plan.folder}"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'PAPER', 'CAPTIONS', 'parse_seeds', 'from_text', 'check_parameters', 'check_device', 'check_columns',
-           'trained_preset', 'extract', 'reports_root', 'report_folder', 'fit_seeds', 'measure', 'results', 'compare',
-           'cell', 'results_table', 'markdown_table', 'compare_table', 'paper_table', 'git_commit', 'hardware',
+           'trained_preset', 'reports_root', 'report_folder', 'fit_seeds', 'measure', 'results', 'compare', 'cell',
+           'results_table', 'markdown_table', 'compare_table', 'paper_table', 'git_commit', 'hardware',
            'peak_memory_mib', 'run_card', 'card_table', 'use_style', 'plot_results', 'plot_curves', 'fusion_weights',
            'plot_alpha', 'plot_experts', 'alpha_by_warmth', 'gallery_items', 'thumbnail', 'gallery', 'save_figure',
            'write_report', 'run_report', 'verdict']
@@ -21,8 +21,8 @@ from html import escape
 from fastcore.basics import AttrDict
 from IPython.display import HTML
 from .datasets import Dataset, UsageError, project_root, write_atomic, dataset_card
-from .attributes import attribute_features
-from .extractor import Extractor, Features, clean_text, decode_picture, ready_features, text_modalities
+from .choose import extract
+from .extractor import Features, clean_text, decode_picture
 from .splits import Split, split_card
 from .metrics import evaluate, summarise, paired_test
 from .model import preset
@@ -81,20 +81,6 @@ def trained_preset(v: str) -> str:
     "A preset that is trained; `UsageError` for one that has no epochs to show, or is unknown."
     if hasattr(preset(v), "solve"): raise UsageError(f"the preset {v!r} is solved, not trained, and has no curves to show: papermill nbs/best.ipynb compares it with all others")
     return v
-
-# %% ../nbs/13_reports.ipynb #813b0926
-def extract(ds: Dataset,
-            encoder: str = "auto",  # see `Extractor`; "attributes": chapter 03c; "auto": ready vectors if the folder has them, `tiny` for toy, else ViT-B-32/openai
-            device: str = "cpu",
-            text_columns=("title", "description"),  # as one text; a dict: modality → columns; "each": every column a modality of its own as well
-           ) -> Features:
-    "The vectors of a dataset: ready ones, or extracted and cached."
-    if encoder in ("auto", "ready") and ds.features: return ready_features(ds)
-    if encoder == "attributes": return attribute_features(ds)
-    if encoder == "ready": raise UsageError(f"the folder of {ds.name} has no ready vectors; choose an encoder")
-    if encoder == "auto": encoder = "tiny" if ds.name == "toy" else "ViT-B-32/openai"
-    if text_columns == "each": text_columns = text_modalities(ds.items, ds.info)
-    return Extractor(encoder, device=device, text_columns=text_columns if isinstance(text_columns, dict) else tuple(text_columns)).extract(ds)
 
 # %% ../nbs/13_reports.ipynb #dd2df5cf
 def reports_root() -> Path:
