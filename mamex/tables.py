@@ -335,7 +335,7 @@ def peers_note(card: dict) -> str:
     s, way = card["search"], ", ".join(f"{k}={v:g}" for k, v in card["recipe"].items())
     return (f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`, modalities {', '.join(card['features']['widths'])}. All models: {way}. "
             f"Search: {s['trials']} trials and at most {s['cap_s']:g} s of processor time a model, seed {s['seed']}, on validation NDCG@10 in the joint pool; trial 0 is the defaults. Then seeds {', '.join(map(str, card['seeds']))} of each choice, and test once. "
-            "Mean ± sd over seeds [95 % interval over users]; differences are paired by user and seed, their intervals cover both. `oracle/popularity` looks at the answers and takes no part in the tests.")
+            "Mean ± sd over seeds [95 % interval over users alone]; differences are paired by user and seed, their intervals cover both. `oracle/popularity` looks at the answers and takes no part in the tests.")
 
 # %% ../nbs/15b_tables.ipynb #d2f68836
 PEERS_CAPTIONS = dict(

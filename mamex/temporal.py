@@ -426,7 +426,7 @@ def against(replays: list[dict], n: int, a: str, b: str, metric: str = "ndcg@20"
 
 # %% ../nbs/12_temporal.ipynb #5f66f6ef
 def warmup_rows(replays: list[dict], least: int = 30) -> list[dict]:  # least: users without whom n is left out
-    "Per n and model: users, mean, sd between seeds, interval over users, and differences to the static and the collaborative model."
+    "Per n and model: users, mean, sd between seeds, interval over users alone, and differences to the static and the collaborative model."
     rows = []
     for n in sorted({n for r in replays for n in r}):
         users = len(pooled(replays, n, PAST)[0])
@@ -594,10 +594,10 @@ def says_why(x: dict) -> str:  # x: of `behind`
 
 # %% ../nbs/12_temporal.ipynb #8cb8c5f5
 TIME_CAPTIONS = dict(
-    warmup="How well the remaining users of new items are ranked after each new item has met n users. Behaviour should start where the static model is and end where the collaborative one is. Bands: 95 % interval over users.",
+    warmup="How well the remaining users of new items are ranked after each new item has met n users. Behaviour should start where the static model is and end where the collaborative one is. Bands: 95 % interval over users alone.",
     alpha="The weight of each modality in new items as they are met by more users. Bands: the middle half of the items. At n = 0 behaviour weighs exactly nothing.",
     followed="Three new items from their first day on: how the weight moves from what they look and read like to who met them.",
-    windows="Each window's new items on their first day, before anyone has met them. Bars: 95 % interval over users.",
+    windows="Each window's new items on their first day, before anyone has met them. Bars: 95 % interval over users alone.",
     rankings="Who is ahead under the split by chance and under the split by time; crossing lines are verdicts that change with the split. Numbers: test NDCG@20, own pool.",
     ablation="What each change costs `mamex/behaviour+time` on the first day (n = 0). Orange: the interval leaves out zero.")
 
@@ -618,7 +618,7 @@ def temporal_page(report: dict) -> str:
     page = [f"# Time: {card['dataset']['name']}",
             f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`, seeds {', '.join(map(str, card['seeds']))}; items launched by {report['by']}"
             + (", interactions in the order of their time" if report["ordered"] else ", interactions bear no time: seeded random order") + f". {report['unknown']} items of unknown launch are left out. "
-            "Mean over users and seeds [95 % interval over users]; differences are paired by user and seed, their intervals cover both. Only users whom training knows are asked.",
+            "Mean over users and seeds [95 % interval over users alone]; differences are paired by user and seed, their intervals cover both. Only users whom training knows are asked.",
             *(f"- {s}" for s in report["sentences"]), "## Windows", markdown_table(first), markdown_table(wide(report["windows"], "window")), fig("windows"),
             "## Warm-up", markdown_table(wide(rows, "n")), fig("warmup"), markdown_table(versus.set_index("model")), "## What the gate does", fig("alpha"), fig("followed")]
     if report["ablation"]:
