@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'READING', 'opt', 'command', 'parser', 'pairs', 'typed', 'typed_settings', 'import_command',
-           'check_command', 'fetch_command', 'fit_command', 'write_table', 'check_ending', 'read_histories',
-           'click_histories', 'rows_left_out', 'json_histories', 'json_lines', 'read_users', 'recommend_command',
-           'add_command', 'some', 'column_notes', 'explain_command', 'main', 'closed_pipe']
+           'check_command', 'fetch_command', 'fit_command', 'write_table', 'check_ending', 'on_screen',
+           'read_histories', 'click_histories', 'rows_left_out', 'json_histories', 'json_lines', 'read_users',
+           'recommend_command', 'add_command', 'some', 'column_notes', 'explain_command', 'main', 'as_typed',
+           'closed_pipe']
 
 # %% ../nbs/20_cli.ipynb #b12d5035
-import argparse, json, os, sys, warnings
+import argparse, json, os, re, sys, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from . import __version__
@@ -65,7 +66,7 @@ def typed(v: str, t, k: str):
         return float(v) if "," not in v else tuple(float(x) for x in v.split(",") if x)
     except (KeyError, ValueError): raise UsageError(f"the setting {k} is {v!r}: it must be " + ("a number, or several with commas between." if t not in (int, float, bool) else f"of type {t.__name__}.")) from None
 
-# %% ../nbs/20_cli.ipynb #62cffa52
+# %% ../nbs/20_cli.ipynb #20bd3d49
 def typed_settings(words, preset_name: str = "released") -> dict:
     "Settings as the types of the preset say; names are checked where they are used."
     from mamex.model import preset
@@ -148,6 +149,12 @@ def write_table(t: pd.DataFrame, path):
 def check_ending(path):
     if path and Path(path).suffix.lower() not in (".csv", ".json", ".parquet"): raise UsageError(f"{path} should end in .csv, .json or .parquet: choose one of them.")
 
+# %% ../nbs/20_cli.ipynb #92b26def
+def on_screen(t: pd.DataFrame, most: int = 60) -> str:
+    "Recommendations as lines; long titles are cut, at the right where they stand."
+    title = t["title"].map(lambda s: s if len(s) <= most else s[:most-1] + "…")
+    return t.assign(title=title.str.ljust(title.str.len().max())).to_string(index=False, justify="left")
+
 # %% ../nbs/20_cli.ipynb #ad44a6be
 def read_histories(path):  # returns `Histories`: user → items
     "Histories from a file: a CSV of clicks, a parquet table, JSON {user: [items]}, or records of user and items, also one a line."
@@ -157,7 +164,7 @@ def read_histories(path):  # returns `Histories`: user → items
     if kind == ".parquet": return click_histories(read_table(_read(Path(path), pd.read_parquet, "a parquet table"), name=Path(path).name))
     return click_histories(read_table(path))
 
-# %% ../nbs/20_cli.ipynb #3f92c6dc
+# %% ../nbs/20_cli.ipynb #924ae4cc
 def click_histories(t):  # t: `Table`; returns `Histories`
     "Rows of clicks by user; rows that say only half, or have too many values, are left out and counted."
     from mamex.recommender import Histories
@@ -175,7 +182,7 @@ def rows_left_out(name, rows, what, remedy) -> list:  # rows: from 0
     n = len(rows)
     return [f"{name}: {n:,} row{'s have' if n > 1 else ' has'} {what} and {'are' if n > 1 else 'is'} left out (row {', '.join(str(r + 1) for r in rows[:3])}{', …' if n > 3 else ''}); {remedy}."] if n else []
 
-# %% ../nbs/20_cli.ipynb #e30dc2be
+# %% ../nbs/20_cli.ipynb #6e8a459c
 def json_histories(path):  # returns `Histories`
     "JSON in any of its shapes; a name that stands twice keeps all of its items."
     from mamex.recommender import Histories, as_histories
@@ -209,7 +216,7 @@ def json_lines(name, lines: list, hook):
     h.notes += rows_left_out(name, [n for n, _ in bad], "no record of a user and items", 'write {"user": ..., "items": [...]} in each line')
     return h
 
-# %% ../nbs/20_cli.ipynb #814ede7e
+# %% ../nbs/20_cli.ipynb #5fc6745d
 def read_users(path) -> tuple:  # ids; remarks
     "A text file with one user a line, in any encoding that a table may have; a heading and repeated lines are told."
     try: text, _ = decode_csv(Path(path).read_bytes())
@@ -241,7 +248,7 @@ def recommend_command(a) -> int:
         warnings.simplefilter("ignore", LeftOut)  # they are said below, whole
         t = rec.recommend(users, a.k, a.among, a.exclude_seen, h)
     if a.out: write_table(t, a.out); print(f"{len(t):,} recommendations for {t['user'].nunique():,} users in {a.out}")
-    elif len(t): print(t.to_string(index=False))
+    elif len(t): print(on_screen(t))
     sys.stdout.flush()
     print(*said, *t.attrs["said"], sep="\n", end="\n" if said or t.attrs["said"] else "", file=sys.stderr)
     return 0 if t.attrs["complete"] else 3
@@ -270,7 +277,7 @@ def add_command(a) -> int:
     if rec.refused: print(f"left out, because the model reads nothing of them: {some(rec.refused)}; fill their columns, or give pictures.", file=sys.stderr)
     return 3 if rec.refused else 0
 
-# %% ../nbs/20_cli.ipynb #93c81cbb
+# %% ../nbs/20_cli.ipynb #6e72987c
 def some(ids: list, n=100) -> str: return ", ".join(map(repr, map(str, ids[:n]))) + (f" and {len(ids) - n:,} more" if len(ids) > n else "")
 
 def column_notes(rec, items) -> list:
@@ -303,20 +310,25 @@ def main(argv: list[str] | None = None,  # None: the command line
         ) -> int:
     "`mamex COMMAND ...`; returns the status."
     with warnings.catch_warnings():
-        warnings.showwarning = lambda m, *_, **__: print(f"warning: {m}", file=sys.stderr)
+        warnings.showwarning = lambda m, *_, **__: print(f"warning: {as_typed(m)}", file=sys.stderr)
         try:
             try:
                 args = parser().parse_args(argv)
                 status = COMMANDS[args.command][0](args)
             finally: sys.stdout.flush()  # now, where a closed pipe can be caught
             return status
-        except UsageError as e: print(e, file=sys.stderr); return 2
+        except UsageError as e: print(as_typed(e), file=sys.stderr); return 2
         except BrokenPipeError: return closed_pipe()
         except OSError as e: print(f"{e.filename or 'a file'}: {e.strerror or e}; choose another place, or make room.",
                                    file=sys.stderr); return 2
         except KeyboardInterrupt: print("stopped", file=sys.stderr); return 130
 
-# %% ../nbs/20_cli.ipynb #07046ee3
+# %% ../nbs/20_cli.ipynb #fab1a845
+def as_typed(message) -> str:
+    "What papermill takes as -p name value, this command takes as --name value."
+    return re.sub(r"-p (encoder|long_text|device|seed) ", lambda m: f"--{m[1].replace('_', '-')} ", str(message))
+
+# %% ../nbs/20_cli.ipynb #05c15daa
 def closed_pipe() -> int:
     "Nobody reads any more: what is left in the buffer goes nowhere, and Python does not complain when it ends."
     try: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -64,7 +64,7 @@ class Recommender:
         new = int((self.met == 0).sum())
         return f"Recommender({len(self.user_ids):,} users, {len(self.items):,} items of which {new:,} are new, encoder {self.about.get('encoder')!r})"
 
-# %% ../nbs/19_recommender.ipynb #fcabbac6
+# %% ../nbs/19_recommender.ipynb #cee12f8e
 VIEWS, ANCHORS = 10, 4096  # nearest anchors kept for each modality of an item; anchors at most
 
 @dataclass
@@ -73,7 +73,7 @@ class Anchors:
     rows: np.ndarray            # int64 [K], rows of the catalogue
     z: np.ndarray | None = None # float32 [K, M, d], their adapted vectors of norm 1; None: the model itself holds their places
 
-# %% ../nbs/19_recommender.ipynb #1fe6b7bb
+# %% ../nbs/19_recommender.ipynb #8fb16cd3
 def nearest_anchors(cosines: torch.Tensor, # float [n, K]
                     usable: np.ndarray,    # bool [K], anchors that have the modality
                     itself: np.ndarray,    # int64 [n], the anchor that each item is itself; -1: none
@@ -96,13 +96,13 @@ def no_items(widths: dict, encoder="") -> Features:
     "A catalogue of one item that has nothing: a model has to hold some."
     return Features({m: np.zeros((1, d), np.float32) for m, d in widths.items()}, np.zeros((1, len(widths)), bool), encoder, {})
 
-# %% ../nbs/19_recommender.ipynb #69c2a830
+# %% ../nbs/19_recommender.ipynb #7f9e448f
 def carried_by(it) -> torch.Tensor:  # it: `Items`; returns float [n, M]
     "The share of each modality in the fused vectors; 0 for an item that has nothing."
     part = (it.alpha.unsqueeze(2) * it.z) @ it.e.unsqueeze(2)
     return torch.where(it.has.any(1, keepdim=True), part.squeeze(2) / it.e.square().sum(1, keepdim=True).clamp_min(1e-24), 0.)
 
-# %% ../nbs/19_recommender.ipynb #59bd121e
+# %% ../nbs/19_recommender.ipynb #2a8a69d9
 def views_of(model, it, anchors: Anchors, me) -> dict:  # near, cosine of the items that the model holds; it: `Items` of them
     "The nearest anchors by each modality: as a solved model hears its experts, or by the adapted vectors of a trained one."
     n, out, has = np.arange(len(it.e)), [], it.has.cpu().numpy()
@@ -185,7 +185,7 @@ def plain(v):
     "A number of numpy as Python's, for messages and JSON."
     return v.item() if isinstance(v, np.generic) or isinstance(v, np.ndarray) and v.ndim == 0 else v
 
-# %% ../nbs/19_recommender.ipynb #cba83b21
+# %% ../nbs/19_recommender.ipynb #2591c71e
 def one_by_one(ids, what: str) -> list:
     "What holds ids as a list of them; a single id is a list of one."
     if torch.is_tensor(ids): ids = ids.detach().cpu().numpy()
@@ -194,7 +194,7 @@ def one_by_one(ids, what: str) -> list:
     if isinstance(ids, np.ndarray) and ids.ndim == 0: ids = ids[()]
     return [ids] if isinstance(ids, (str, bytes, bytearray)) or not isinstance(ids, Iterable) else list(ids)
 
-# %% ../nbs/19_recommender.ipynb #7df8475b
+# %% ../nbs/19_recommender.ipynb #06cc78bb
 def as_ids(ids,        # one id, or many in whatever holds them
            what: str,  # "user" or "item", for messages
            odd: list | None = None,  # takes what is no id, as words; None: `UsageError`
@@ -224,7 +224,7 @@ def rows_of(self: Recommender,
     if gone: unknown += gone
     return at[at >= 0]
 
-# %% ../nbs/19_recommender.ipynb #f893cc62
+# %% ../nbs/19_recommender.ipynb #5b8897ff
 def bare_id(i: str) -> str: # what is left of an id when a spreadsheet's and a typist's changes are taken off
     return re.sub(r"\.0+$", "", unicodedata.normalize("NFKC", i).strip().strip('="\'\u200b\ufeff').casefold()).lstrip("0")
 
@@ -248,11 +248,11 @@ def candidates(self: Recommender,
     pick = (self.met == 0) & ("new" in ids) | ("all" in ids)
     pick[self.rows_of([i for i in ids if i not in ("new", "all")], unknown)] = True
     if not pick.any():
-        why = f"unknown items {_some(unknown)}: correct the ids{alike(unknown, self.item_at)}" if unknown else "every item has been met: add new ones with add_items, or say among='all'" if "new" in ids else "give some ids"
+        why = f"unknown items {_some(unknown)}: correct the ids{alike(unknown, self.item_at)}" if unknown else "every item has been met: add new ones (add_items; mamex add), or take all (among='all'; --among all)" if "new" in ids else "give some ids"
         raise UsageError(f"there is no item to recommend; {why}.")
     return np.flatnonzero(pick)
 
-# %% ../nbs/19_recommender.ipynb #80d7c7ad
+# %% ../nbs/19_recommender.ipynb #653dafc1
 class LeftOut(UserWarning): "What was asked for and could not be done, while the rest was."
 
 # %% ../nbs/19_recommender.ipynb #d813de94
@@ -316,7 +316,7 @@ def fold_rows(self: Recommender, rows) -> np.ndarray:  # int64 rows, at least on
     fold, rows = self.folding(), rows[self.has[rows].any(1)]
     return fold((self.e[rows] - fold.mean).sum(0, keepdims=True), self.about["fold_in_lambda"])[0]
 
-# %% ../nbs/19_recommender.ipynb #675a7818
+# %% ../nbs/19_recommender.ipynb #da9f0152
 @patch
 def fold_in(self: Recommender,
             history,           # item ids that the user met; each counts once
@@ -329,7 +329,7 @@ def fold_in(self: Recommender,
     warnings.warn("a history without any item that has a picture or a text: the average user is taken", stacklevel=2)
     return self.users.mean(0)
 
-# %% ../nbs/19_recommender.ipynb #d3fffbca
+# %% ../nbs/19_recommender.ipynb #c6d69f02
 class Histories(dict):
     "user → items, with what was found odd in reading them."
     def __init__(self, *a, notes=(), wrong=None, **k):
@@ -338,7 +338,7 @@ class Histories(dict):
         self.remarks = []           # sentences on what was done
         self.wrong = wrong or {}    # user → why his history is none
 
-# %% ../nbs/19_recommender.ipynb #6c6a26a1
+# %% ../nbs/19_recommender.ipynb #da6e8b16
 def listed(h, user: str, out: Histories) -> list | None:
     "One history as a list of ids; None where it is none, which `out` then says."
     missing = h is None or h is pd.NA or isinstance(h, float) and h != h
@@ -350,13 +350,13 @@ def listed(h, user: str, out: Histories) -> list | None:
     if odd: out.notes.append(f"{len(odd)} of the items of {user!r} {'is no id' if len(odd) == 1 else 'are no ids'} and left out ({odd[0]}).")
     return ids
 
-# %% ../nbs/19_recommender.ipynb #b65cbdde
+# %% ../nbs/19_recommender.ipynb #6305be95
 def history_table(t: pd.DataFrame, user="user", item="item") -> dict:
     "A table of clicks as user → items; half rows are left out by `listed`, and counted."
     if gone := [c for c in (user, item) if c not in t]: raise UsageError(f"the histories have no column {gone[0]!r}: they have {', '.join(map(str, t.columns)) or 'none'}.")
     return {u: g for u, g in t.groupby(t[user].astype(object), sort=False, dropna=False)[item]}
 
-# %% ../nbs/19_recommender.ipynb #63cb05ca
+# %% ../nbs/19_recommender.ipynb #08e83da4
 def read_records(h) -> list:
     "Records {user, item} or {user, items}, or pairs, as (user, items)."
     out = {}
@@ -367,7 +367,7 @@ def read_records(h) -> list:
         out.setdefault(u if not isinstance(u, (list, dict)) else str(u), []).append(i)
     return [(u, i[0] if len(i) == 1 else [x for one in i for x in (one if isinstance(one, (list, tuple)) else [one])]) for u, i in out.items()]
 
-# %% ../nbs/19_recommender.ipynb #73b6e122
+# %% ../nbs/19_recommender.ipynb #eb117b49
 def as_histories(h) -> Histories:  # user (str) → list of str
     "Histories in any of their shapes: dict, Series, table with columns user and item, or records."
     out = Histories(notes=getattr(h, "notes", ()), wrong=dict(getattr(h, "wrong", {})))
@@ -385,7 +385,7 @@ def as_histories(h) -> Histories:  # user (str) → list of str
     if nobody: out.notes.append(f"{nobody} {'history has' if nobody == 1 else 'histories have'} no user and {'is' if nobody == 1 else 'are'} left out.")
     return out
 
-# %% ../nbs/19_recommender.ipynb #ca31b341
+# %% ../nbs/19_recommender.ipynb #900bf73c
 WHY = dict(  # reason → sentence on the users it holds for
     unknown="unknown users {}: correct the ids, or give what they met, histories={{user: [items]}}{}.",
     empty="users {}: an empty history serves nobody; give at least one item.",
@@ -393,7 +393,7 @@ WHY = dict(  # reason → sentence on the users it holds for
     known="users {} are known: ask for them as users, or give the history another name.",
     met="users {} have met every candidate, so nothing is left for them.")
 
-# %% ../nbs/19_recommender.ipynb #f1c05aad
+# %% ../nbs/19_recommender.ipynb #583cf831
 @dataclass
 class Asked:
     "Who is to be served, from what, and what of it cannot be."
@@ -412,7 +412,7 @@ class Asked:
         items = [f"unknown items {_some(self.items, n)} are left out: correct the ids, or add them with add_items{alike(self.items, known_items)}."] if self.items else []
         return items + users + self.notes + self.remarks
 
-# %% ../nbs/19_recommender.ipynb #18f4cec5
+# %% ../nbs/19_recommender.ipynb #b7b1fb5f
 @patch
 def asked(self: Recommender,
           users,      # ids; None: all known users, or none where there are histories
@@ -470,7 +470,7 @@ def recommend(self: Recommender,
     for line in said(): warnings.warn(line.rstrip("."), LeftOut, stacklevel=2)
     return t
 
-# %% ../nbs/19_recommender.ipynb #843f5d47
+# %% ../nbs/19_recommender.ipynb #6e043fa7
 def whole(v, name: str, least: int) -> int:
     "A whole number of Python or numpy; `UsageError` for anything else."
     try: n = operator.index(v)
@@ -478,7 +478,7 @@ def whole(v, name: str, least: int) -> int:
     if n is None or isinstance(v, (bool, np.bool_)) or n < least: raise UsageError(f"{name} is {plain(v)!r}: it is a whole number of at least {least}.")
     return n
 
-# %% ../nbs/19_recommender.ipynb #43a49d1c
+# %% ../nbs/19_recommender.ipynb #a2f53dac
 @patch
 def ranked(self: Recommender, a: Asked, rows, k, exclude_seen, block) -> pd.DataFrame:
     "The table for those who can be served."
@@ -571,7 +571,7 @@ def choose_lambda(e, users, split: Split, config: Config) -> dict:  # λ → val
         said[lam] = float(evaluate(lambda a, b: u[a] @ e[b].T, split, "val", config.select_pool)[config.select_on].mean())
     return said
 
-# %% ../nbs/19_recommender.ipynb #adf92059
+# %% ../nbs/19_recommender.ipynb #69da3d43
 def beside_floors(model, f: Features, split: Split, select_on: str) -> dict: # own, floors: name → mean; strongest; versus: diff, ci95
     "How the model and the floors rank the held-out items among themselves."
     mine = evaluate(model.scorer(), split, "val", "own")[select_on]
@@ -580,7 +580,7 @@ def beside_floors(model, f: Features, split: Split, select_on: str) -> dict: # o
     versus = paired_interval(mine.to_numpy()[None], said[best].to_numpy()[None]) if len(mine) > 1 else dict(diff=float(mine.mean() - said[best].mean()), ci95=None)
     return dict(own=float(mine.mean()), floors={n: float(v.mean()) for n, v in said.items()}, strongest=best, versus={k: versus[k] for k in ("diff", "ci95")})
 
-# %% ../nbs/19_recommender.ipynb #0e0fba77
+# %% ../nbs/19_recommender.ipynb #816eaa6c
 def verdict(about: dict) -> list:  # about: of a recommender; returns sentences
     "What was chosen, how well it ranks, and whether it beats the floors."
     b, on = about.get("beside"), about["select_on"].upper()
@@ -631,7 +631,7 @@ def fit(cls: Recommender,
     anchors = anchors_of(model, f, split, warm, seed)
     return cls(model, ds.user_ids, ds.items.reset_index(drop=True), **embed(model, f, anchors=anchors, me=np.arange(ds.n_items)), met=met, seen=seen, about=about, anchors=anchors)
 
-# %% ../nbs/19_recommender.ipynb #1a45b9ae
+# %% ../nbs/19_recommender.ipynb #85ac7604
 def share(v, name: str) -> float:
     "A share of Python or numpy; `UsageError` for anything else."
     if isinstance(v := plain(v), bool) or not isinstance(v, (int, float)) or not 0 < v < 1: raise UsageError(f"{name} is {v!r}: it is a share between 0 and 1.")
@@ -644,7 +644,7 @@ def text_columns_of(ds: Dataset, config, columns) -> tuple | dict:
     if isinstance(columns, Mapping): return {str(m): (c,) if isinstance(c, str) else tuple(map(str, c)) for m, c in columns.items()}
     return (str(columns),) if isinstance(columns, str) else tuple(map(str, columns))
 
-# %% ../nbs/19_recommender.ipynb #3777cf60
+# %% ../nbs/19_recommender.ipynb #f230dfba
 @torch.no_grad()
 def anchors_of(model, f: Features, split: Split, warm, seed) -> Anchors:
     "The experts of a solved model; of a trained one as many known items, drawn in the same way, with what it makes of them."
@@ -731,7 +731,7 @@ def as_table(items) -> pd.DataFrame:
     odd = [c for c in t if not (t[c].dtype.kind in "biufM" and isinstance(t[c].dtype, np.dtype))]
     return t.assign(**{c: pd.Series([None if missing(v) else v for v in t[c]], t.index, dtype=object) for c in odd})
 
-# %% ../nbs/19_recommender.ipynb #48058515
+# %% ../nbs/19_recommender.ipynb #45f0e955
 def new_table(items) -> pd.DataFrame:  # items: DataFrame, dict of columns, list of dicts, or one dict
     "New items as a table with ids as text; `UsageError` names the row that has none."
     if not isinstance(items, (Mapping, pd.DataFrame, pd.Series)): items = [r if isinstance(r, Mapping) else dict(r) for r in items]
@@ -767,7 +767,7 @@ def encode_items(self: Recommender, t: pd.DataFrame, pictures: dict, vectors) ->
             f = Features({}, np.zeros((len(t), 0), bool), self.about["encoder"], {})  # items of which nothing is known
     return self.align(f, len(t))
 
-# %% ../nbs/19_recommender.ipynb #833a36d0
+# %% ../nbs/19_recommender.ipynb #678aed3a
 @patch
 def align(self: Recommender, f: Features, n) -> Features:
     "Features in the modalities and widths of the model; `UsageError` where the widths differ."
@@ -795,7 +795,7 @@ def reads(self: Recommender) -> list:
     columns = self.about["text_columns"]
     return list(dict.fromkeys(c for cs in columns.values() for c in cs)) if isinstance(columns, dict) else list(columns)
 
-# %% ../nbs/19_recommender.ipynb #6ddfe40d
+# %% ../nbs/19_recommender.ipynb #cce4cbfa
 @patch
 def refuse_unread(self: Recommender, t: pd.DataFrame, f: Features, vectors) -> np.ndarray:  # bool [n], those of which something is known
     "Name the new items of which the model reads nothing; `UsageError` where it reads nothing of any."
@@ -810,7 +810,7 @@ def refuse_unread(self: Recommender, t: pd.DataFrame, f: Features, vectors) -> n
     warnings.warn(f"{why}; the rest is added", LeftOut, stacklevel=3)
     return ok
 
-# %% ../nbs/19_recommender.ipynb #25e4cbc6
+# %% ../nbs/19_recommender.ipynb #37ceb176
 @patch
 def add_items(self: Recommender,
               items,                 # DataFrame, list of dicts or one dict: item, title, description, ...
@@ -831,7 +831,7 @@ def add_items(self: Recommender,
     if vectors is None and (new := [c for c in t if c not in self.items and c not in self.reads()]): warnings.warn(f"columns not read: {', '.join(new)} (read are {', '.join(self.reads()) or 'none'})", LeftOut, stacklevel=2)
     return self.place(t[ok].reset_index(drop=True), feature_rows(f, ok))
 
-# %% ../nbs/19_recommender.ipynb #1206063d
+# %% ../nbs/19_recommender.ipynb #10a61097
 @patch
 def place(self: Recommender, t: pd.DataFrame, f: Features) -> Recommender:
     "Put new items beside the others, or where the ones that they replace stood."
@@ -880,7 +880,7 @@ class Explanation:
             out += [f"{m:<{width}}  {share}  {l}" if not n else f"{'':<{width}}         {l}" for n, l in enumerate(lines + spoke)]
         return out + [f"{'together' if not n else '':<{width}}         {l}" for n, l in enumerate(near(self.neighbours))]
 
-# %% ../nbs/19_recommender.ipynb #833db595
+# %% ../nbs/19_recommender.ipynb #8afec0f3
 @patch
 def known_table(self: Recommender, rows, cosine, **more) -> pd.DataFrame:
     "Items with their cosine and title."
@@ -915,7 +915,7 @@ def explain(self: Recommender,
                        self.views(row, n) if self.near is not None else None,
                        self.shares(row, n, user, history) if user is not None or history is not None else None)
 
-# %% ../nbs/19_recommender.ipynb #af777725
+# %% ../nbs/19_recommender.ipynb #74cbf1b7
 @patch
 def neighbours(self: Recommender, row: int, n: int) -> pd.DataFrame:
     "The known items nearest to an item by the cosine of the fused vectors."
@@ -926,7 +926,7 @@ def neighbours(self: Recommender, row: int, n: int) -> pd.DataFrame:
     at = np.argsort(-cosine, kind="stable")[:min(n, known.sum())] if self.has[row].any() else np.zeros(0, int)
     return self.known_table(at, cosine[at])
 
-# %% ../nbs/19_recommender.ipynb #e53023cf
+# %% ../nbs/19_recommender.ipynb #0c264b8c
 @dataclass
 class Shares:
     "Which of a user's items carried the score of one item."
@@ -946,7 +946,7 @@ class Shares:
         percent = lambda x: f"{x/self.score:7.0%}" if self.score > 0 else ""
         return "\n".join([f"score of {self.item} for {self.user}: {self.score:.4f}, carried by", *[f"{x:+9.4f} {percent(x)}  {what}" for x, what in lines], self.how])
 
-# %% ../nbs/19_recommender.ipynb #12bc1b2b
+# %% ../nbs/19_recommender.ipynb #6267d379
 @patch
 def parts_of_users(self: Recommender) -> tuple:  # float64 [n_items, d], whose sum over what a user met is his vector; bool [n_users], of whom this holds
     "What a solved model's users are made of, computed again from who met what."
@@ -963,7 +963,7 @@ def parts_of_users(self: Recommender) -> tuple:  # float64 [n_items, d], whose s
         self.kept["parts"] = whole, holds
     return self.kept["parts"]
 
-# %% ../nbs/19_recommender.ipynb #e45ab790
+# %% ../nbs/19_recommender.ipynb #20d0a9dc
 EXACT_SHARES = "exact: the user's vector is the sum of a part from each of these items"
 LAID_OVER = "approximate: the user's vector was trained freely, and is laid over those of these items by a ridge"
 
@@ -977,7 +977,7 @@ def made_of(self: Recommender, at: int) -> tuple:  # at: row of a user; returns 
     c = np.linalg.solve(gram + (.01*np.trace(gram)/max(len(rows), 1) + 1e-12)*np.eye(len(rows)), x @ self.users[at])
     return rows, c[:, None] * x, LAID_OVER
 
-# %% ../nbs/19_recommender.ipynb #9fac44bd
+# %% ../nbs/19_recommender.ipynb #0939b7d2
 @patch
 def made_of_history(self: Recommender, history) -> tuple:  # rows, float64 [h, d] their parts, float32 [d] the vector, how
     "The parts of a folded-in vector."
@@ -986,7 +986,7 @@ def made_of_history(self: Recommender, history) -> tuple:  # rows, float64 [h, d
     raw = fold.solve(x, self.about["fold_in_lambda"])
     return rows, raw * (fold.length / max(np.linalg.norm(raw.sum(0)), 1e-12)), u, EXACT_SHARES
 
-# %% ../nbs/19_recommender.ipynb #c7782001
+# %% ../nbs/19_recommender.ipynb #b6ce67bd
 @patch
 def as_ranked(self: Recommender, row: int) -> np.ndarray:  # float32 [d]
     "The vector by which an item is ranked, among the new items if it is new."
@@ -994,7 +994,7 @@ def as_ranked(self: Recommender, row: int) -> np.ndarray:  # float32 [d]
     at = int(np.searchsorted(rows, row))
     return self.vectors_of(rows)(at, at + 1)[0]
 
-# %% ../nbs/19_recommender.ipynb #a2d82f00
+# %% ../nbs/19_recommender.ipynb #7e870f58
 @patch
 def shares(self: Recommender,
            row: int,      # of the item
@@ -1033,7 +1033,7 @@ def files(self: Recommender) -> dict:  # name → function that writes it to a p
             "items.parquet": lambda p: items.to_parquet(p, index=False),
             "users.parquet": lambda p: pd.DataFrame(dict(user=self.user_ids.astype(object))).to_parquet(p, index=False)}
 
-# %% ../nbs/19_recommender.ipynb #7d2d6819
+# %% ../nbs/19_recommender.ipynb #deeafe06
 @patch(cls_method=True)
 def check_place(cls: Recommender, folder) -> Path:
     "Refuse a place that holds anything but a recommender."
