@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip
 QUIET  := OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0 OMP_NUM_THREADS=1
 
 # of pip's words: every tenth package, what takes long to load, and the silent end
-SAY    := /^ *Collecting /          { if (++n % 10 == 0) print "  " n " packages found, now " $$2 }  \
+SAY    := /^ *(Collecting|Processing) / { if (++n % 10 == 0) print "  " n " packages found, now " $$2 }  \
           /Downloading .*[0-9][0-9]\.[0-9] MB\)/ { print "  loading " $$2 " " $$3 " " $$4 }              \
           /^Installing collected /  { print "  " n " packages found, installing them: 1 to 3 minutes without a word" } \
                                     { fflush() }
@@ -26,7 +26,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt ipython_kernel_config.py
 	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing the packages of constraints.txt into $(VENV): 2 to 5 minutes, 2 GB"
-	@set -o pipefail; $(PIP) install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev,offline]' | awk '$(SAY)'
+	@set -o pipefail; $(PIP) install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev,offline]' 2> >(grep -v 'Location .* is ignored' >&2) | awk '$(SAY)'
 	@mkdir -p $(VENV)/etc/ipython && cp ipython_kernel_config.py $(VENV)/etc/ipython/
 	@touch $@
 
