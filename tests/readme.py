@@ -11,6 +11,7 @@ NBS = Path(__file__).parent.parent / "nbs"
 def readme() -> str:
     "The index notebook as GitHub markdown: cells marked `echo: false` show their output alone, links start at the root."
     nb = nbformat.read(NBS / "index.ipynb", 4)
+    nb.metadata.language_info = dict(name="python")  # of the fences that code cells become
     for c in nb.cells:
         if c.source.startswith("#| echo: false"): c.metadata.tags = ["no-source"]
     hide = {"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"no-source"}}}

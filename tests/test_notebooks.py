@@ -1,38 +1,65 @@
-"""Every notebook runs top to bottom, its shown cells against the module that users import.
+"""Every notebook runs once, top to bottom, by the function behind `nbdev_test`, and its story holds for the module that users import.
 
-`nbdev_test` runs the notebooks as they stand, export cells included. Here the export cells are skipped and their names come
-from `mamex`, so that each assertion of the story also holds for the exported code.
+`nbdev_test` runs a notebook as it stands, export cells included, so that the story is told by the notebook's own definitions.
+Here each export cell runs as well; then the names that it defined are replaced by those of `mamex`. What the notebook shows and
+asserts after that, it shows and asserts of the exported module, and a name that is used before its cell still fails.
 """
-import importlib, re
+import ast, importlib, re
 from pathlib import Path
-import matplotlib.pyplot as plt, nbformat, pytest
+import matplotlib.pyplot as plt, nbdev.test, nbformat, pytest
 from execnb.shell import CaptureShell
-from execnb.nbio import read_nb
 from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+EXPORTS = {"export", "exporti", "exports"}
 
 
-def story(path: Path) -> tuple[str | None, list[str]]:
-    "The module that a notebook exports, and the sources of the code cells that it does not export."
-    code = [c.source for c in read_nb(path).cells if c.cell_type == "code"]
-    module = next((m[1] for c in code if (m := re.search(r"^#\| default_exp (\S+)", c, re.M))), None)
-    skip = re.compile(r"^#\| *(export|exporti|exports|default_exp|eval: *false)", re.M)
-    return module, [c for c in code if not skip.search(c)]
+def defined(source: str) -> set[str]:
+    "The names that a cell binds at its top level."
+    out = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): out.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)): out |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        else: out |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return out
+
+
+class Story(CaptureShell):
+    "The shell of `nbdev_test`; what an export cell defined is taken from the module."
+    module, failure, taken = None, None, set()
+
+    def __init__(self, path, **kw):
+        super().__init__(path, mpl_format=None, **kw)  # no figure is looked at
+        Story.module, Story.failure, Story.taken = None, None, set()
+
+    def cell(self, cell, **kw):
+        super().cell(cell, **kw)
+        if self.exc: Story.failure = f"cell {cell.idx_}:\n{cell.source}\n\n{self.exc!r}"; return
+        directives = getattr(cell, "directives_", {})
+        if name := directives.get("default_exp"): Story.module = importlib.import_module(f"mamex.{name[0]}")
+        if Story.module and EXPORTS & directives.keys():
+            ours = {n: getattr(Story.module, n) for n in defined(cell.source) if hasattr(Story.module, n)}
+            self.user_ns.update(ours); Story.taken |= ours.keys()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook(path, monkeypatch):
-    monkeypatch.chdir(path.parent)  # as Jupyter and nbdev_test do
-    module, cells = story(path)
-    shell = CaptureShell(mpl_format=None)
-    if module:
-        mod = importlib.import_module(f"mamex.{module}")
-        shell.user_ns.update({k: v for k, v in vars(mod).items() if not k.startswith("__")})
-    for n, source in enumerate(cells):
-        shell.run(source)
-        if shell.exc: pytest.fail(f"{path.name}, shown cell {n}:\n{source}\n\n{shell.exc!r}")
+    monkeypatch.setattr(nbdev.test, "CaptureShell", Story)
+    done, _ = nbdev.test.test_nb(path, skip_flags=["notest"], showerr=False)
     plt.close("all")
+    assert done, f"{path.name}, {Story.failure}"
+    assert Story.module is None or Story.taken >= set(getattr(Story.module, "__all__", ())) - {"main"}, "exported, but not taken"
+
+
+def test_a_story_is_told_of_the_module(tmp_path, monkeypatch):
+    "A definition that differs from the exported one is not what the story sees; one that is used before its cell is not there."
+    monkeypatch.setattr(nbdev.test, "CaptureShell", Story)
+    cells = ["#| default_exp gate", "#| export\ndef fuse(*a): return 'not the module'", "from mamex import gate\nassert fuse is gate.fuse"]
+    for n, sources in enumerate((cells, cells[:1] + cells[2:])):
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
+        nbformat.write(nb, path := tmp_path / f"{n}.ipynb")
+        done, _ = nbdev.test.test_nb(path, showerr=False)
+        assert done == (n == 0) and (done or "NameError" in Story.failure)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
