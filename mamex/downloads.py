@@ -269,7 +269,7 @@ def fresh_folder(to: Path):
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../nbs/00c_downloads.ipynb #b8449451
-SUFFIX = dict(JPEG="jpg", PNG="png", WEBP="webp")
+SUFFIX = dict(JPEG="jpg", MPO="jpg", PNG="png", WEBP="webp")
 
 def store_picture(b: bytes, folder: Path, item: str) -> str:  # the outcome
     "Writes `ITEM.jpg|png|webp`, the bytes as they came (other formats as PNG), or says why not."

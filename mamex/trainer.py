@@ -251,7 +251,7 @@ def fit(features: Features,
         life=None,             # what the items live through in training: `temporal.Life` (chapter 12)
        ) -> Run:
     "Train until the epochs or the patience run out; weights of the best validation (released protocol)."
-    check_vectors(features, split.warm_items)
+    if life is None: check_vectors(features, split.warm_items)  # what items live through fills a modality later
     if hasattr(config, "solve"):  # a linear system and no epochs: nothing to resume, and the same on every device
         if life: raise UsageError(f"{type(config).__name__} cannot live through time; `life` is for MAMEX")
         return config.solve(features, split, seed)

@@ -305,6 +305,16 @@ def test_a_gallery_shows_it_upright():
     assert Image.open(io.BytesIO(data)).size == (7, 5)
 
 
+def test_a_phones_picture_of_two_frames_keeps_its_bytes(tmp_path):
+    "An MPO is a JPEG with more behind it; made anew, it would lose how to turn it."
+    from mamex.downloads import store_picture
+    (exif := Image.Exif())[0x0112] = 6
+    im = Image.new('RGB', (40, 30), 'red')
+    im.save(b := io.BytesIO(), 'MPO', save_all=True, append_images=[Image.new('RGB', (40, 30))], exif=exif)
+    assert Image.open(b).format == 'MPO' and store_picture(b.getvalue(), tmp_path, 'x') == 'ok'
+    assert (tmp_path/'x.jpg').read_bytes() == b.getvalue() and decode_picture(b.getvalue()).size == (30, 40)
+
+
 @pytest.mark.parametrize('picture, want', [
     (raw_png(3, 16, 0, u16(0, 40_000, 65535)), (0, 156, 255)),
     (raw_png(3, 16, 0, u16(0, 40_000, 65535), u16(40_000)), (0, 255, 255)), # that value is transparent: white
