@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from . import __version__
 from .base import UsageError, atomic, _read
-from .values import plain_name
+from .values import near_hint, name_key
 from .checks import check_folder, say_problems
 from .catalogue import CatalogueError, ROLES, decode_csv, from_tables, read_table, guess_columns, products_table, picture_files, match_pictures
 # what needs torch is imported where it is used: a check should not wait for it
@@ -74,14 +74,18 @@ def typed_settings(words, preset_name: str = "released") -> dict:
     return {k: typed(v, types.get(k, str), k) for k, v in pairs(words, "setting").items()}
 
 # %% ../nbs/20_cli.ipynb #ce063f01
-READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column is which, where the guess is wrong: item=sku clicks.item=product"),
-           opt("--delimiter", help="of the CSV files"), opt("--encoding", help="of the CSV files"),
+READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column is which, where the guess is wrong: item=sku clicks.item=product; "
+                                                                 "timestamp= if none is the date"),
+           opt("--delimiter", help="of the CSV files"), opt("--encoding", help="of the CSV files, as cp1252"),
+           opt("--quoting", choices=["csv", "none"], help="csv: a value in quotes may run over lines; none: quotes are ordinary signs"),
            opt("--duplicates", default="refuse", choices=["refuse", "first", "last"], help="rows of one product that differ"))
 
 # %% ../nbs/20_cli.ipynb #757610cb
 @command("import", opt("products", help="CSV file, one row a product"), opt("clicks", help="CSV file: user, product, perhaps a date"),
          opt("--pictures", help="folder or zip archive, files named by product"), opt("--to", required=True, help="dataset folder to make"),
          *READING,
+         opt("--min-rating", type=float, metavar="N", help="leave out clicks rated lower"),
+         opt("--where", nargs="+", default=[], metavar="CONDITION", help="leave out other clicks: event=transaction 'quantity>0'"),
          opt("--unknown", default="drop", choices=["drop", "refuse"], help="clicks on products that are not there"),
          opt("--day-first", dest="dayfirst", action="store_const", const=True, help="03/04/2024 is 3 April"),
          opt("--month-first", dest="dayfirst", action="store_const", const=False, help="03/04/2024 is 4 March"),
@@ -91,24 +95,24 @@ READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column i
 def import_command(a) -> int:
     "make a dataset folder of two CSV files and a folder of pictures"
     try: made = from_tables(a.products, a.clicks, a.pictures, a.to, pairs(a.columns, "column"), a.dayfirst, a.unknown, a.duplicates, a.delimiter,
-                            a.encoding, a.replace, pairs(a.about, "fact"))
+                            a.encoding, a.replace, pairs(a.about, "fact"), a.min_rating, a.where, a.quoting)
     except CatalogueError as e:
-        print(say_problems(e.problems, a.most), "Nothing was written.", sep="\n")
+        print(*e.notes, say_problems(e.problems, a.most), "Nothing was written.", sep="\n")
         return 1
     made.problems, problems = [], made.problems
     print(*made.notes, say_problems(problems, a.most), str(made).splitlines()[-1], sep="\n")
     return 0
 
 # %% ../nbs/20_cli.ipynb #a8c8d288
-@command("check", opt("folder", help="dataset folder of any kind, or its name"), opt("--all", action="store_true", help="show every problem"),
-         opt("--most", type=int, default=5, help="problems to show of each kind"),
-         opt("--strict", action="store_true", help="status 1 for warnings, too"),
+@command("check", opt("folder", help="dataset folder of any kind, or its name"), opt("--all", action="store_true", help="every problem on a line of its own"),
+         opt("--most", type=int, default=3, help="examples of each kind"),
+         opt("--strict", action="store_true", help="status 1 for warnings, too; notes ask for nothing"),
          opt("--no-pictures", dest="pictures", action="store_false", help="do not open the pictures"))
 def check_command(a) -> int:
     "list every problem of a dataset folder, with file, row and remedy"
     problems = check_folder(a.folder, a.pictures, progress=sys.stderr.isatty())
     print(say_problems(problems, None if a.all else a.most))
-    return int(any(p.level == "error" or a.strict for p in problems))
+    return int(any(p.level == "error" or a.strict and p.level == "warning" for p in problems))
 
 # %% ../nbs/20_cli.ipynb #8e48c53b
 @command("fetch", opt("names", nargs="+", metavar="NAME", help="baby, clothing, sport, movielens, movielens-1m"),
@@ -168,7 +172,7 @@ def read_histories(path):  # returns `Histories`: user → items
 def click_histories(t):  # t: `Table`; returns `Histories`
     "Rows of clicks by user; rows that say only half, or have too many values, are left out and counted."
     from mamex.recommender import Histories
-    user, item = (t.rows[guess_columns(list(t.rows), "clicks")[0][r]].str.strip() for r in ("user", "item"))
+    user, item = (t.rows[guess_columns(list(t.rows), "clicks", rows=t.rows)[0][r]].str.strip() for r in ("user", "item"))
     odd = {p.row - 1: p for p in t.problems if p.row}
     half, out = (user == "") | (item == ""), np.isin(np.arange(len(user)), list(odd))
     again = pd.DataFrame(dict(user=user, item=item))[~half & ~out].duplicated()
@@ -222,7 +226,7 @@ def read_users(path) -> tuple:  # ids; remarks
     try: text, _ = decode_csv(Path(path).read_bytes())
     except (OSError, UsageError) as e: raise UsageError(f"{path} cannot be read ({getattr(e, 'strerror', None) or e}): give a text file with one user a line.") from None
     ids, said = [l.strip().strip('"') for l in text.splitlines() if l.strip()], []
-    if ids and plain_name(ids[0]) in ROLES["clicks"]["user"].split(): said.append(f"{Path(path).name}: the first line, {ids.pop(0)!r}, is taken for a heading.")
+    if ids and name_key(ids[0]) in ROLES["clicks"]["user"].split(): said.append(f"{Path(path).name}: the first line, {ids.pop(0)!r}, is taken for a heading.")
     once = list(dict.fromkeys(ids))
     if len(once) < len(ids): said.append(f"{Path(path).name}: {len(ids) - len(once):,} line{'s repeat' if len(ids) - len(once) > 1 else ' repeats'} a user, who is served once.")
     return once, said
@@ -260,8 +264,8 @@ def recommend_command(a) -> int:
 def add_command(a) -> int:
     "add new items to a recommender"
     from mamex.recommender import Recommender, LeftOut
-    rec, t = Recommender.load(a.model), read_table(a.products, a.delimiter, a.encoding)
-    roles, notes = guess_columns(list(t.rows), "products", pairs(a.columns, "column"))
+    rec, t = Recommender.load(a.model), read_table(a.products, a.delimiter, a.encoding, quoting=a.quoting)
+    roles, notes = guess_columns(list(t.rows), "products", pairs(a.columns, "column"), t.rows)
     items = products_table(t, roles, a.duplicates)
     print(*[f"{t.name}: {n}" for n in t.notes + notes], *column_notes(rec, items), sep="\n")
     if t.problems: print(say_problems(t.problems))
@@ -295,14 +299,14 @@ def column_notes(rec, items) -> list:
          opt("--n", type=int, default=5, help="lines of each kind"))
 def explain_command(a) -> int:
     "say what the model makes of an item, and why a user gets it"
-    from mamex.recommender import Recommender, alike
+    from mamex.recommender import Recommender
     rec = Recommender.load(a.model)
     gone = []
     rows = rec.rows_of(a.items, gone)
     if not len(rows): rec.rows_of(a.items)  # says so
     print("\n\n".join(str(rec.explain(rec.item_at[r], a.n, a.user, a.history)) for r in rows))
     sys.stdout.flush()
-    if gone: print(f"unknown items {some(gone)}: correct the ids, or add them with mamex add{alike(gone, rec.item_at)}.", file=sys.stderr)
+    if gone: print(f"unknown items {some(gone)}: correct the ids, or add them with mamex add{near_hint(gone, rec.item_at)}.", file=sys.stderr)
     return 3 if gone else 0
 
 # %% ../nbs/20_cli.ipynb #2d2d5205
