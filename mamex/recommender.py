@@ -971,7 +971,7 @@ def made_of(self: Recommender, at: int) -> tuple:  # at: row of a user; returns 
 @patch
 def made_of_history(self: Recommender, history) -> tuple:  # rows, float64 [h, d] their parts, float32 [d] the vector, how
     "The parts of a folded-in vector."
-    rows, u, fold = np.sort(self.rows_of(history)), self.fold_in(history), self.folding()
+    u, rows, fold = self.fold_in(history), np.sort(self.rows_of(history, [])), self.folding()
     x = np.where(self.has[rows].any(1)[:, None], self.e[rows] - fold.mean, 0)
     raw = fold.solve(x, self.about["fold_in_lambda"])
     return rows, raw * (fold.length / max(np.linalg.norm(raw.sum(0)), 1e-12)), u, EXACT_SHARES
