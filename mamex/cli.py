@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'READING', 'opt', 'command', 'parser', 'pairs', 'typed', 'typed_settings', 'import_command',
            'check_command', 'fetch_command', 'fit_command', 'write_table', 'check_ending', 'on_screen',
-           'read_histories', 'click_histories', 'rows_left_out', 'json_histories', 'json_lines', 'read_users',
-           'recommend_command', 'add_command', 'some', 'column_notes', 'explain_command', 'main', 'as_typed',
-           'closed_pipe']
+           'read_histories', 'click_columns', 'click_histories', 'rows_left_out', 'json_histories', 'json_lines',
+           'read_users', 'recommend_command', 'add_command', 'some', 'column_notes', 'explain_command', 'main',
+           'as_typed', 'closed_pipe']
 
 # %% ../nbs/20_cli.ipynb #b12d5035
 import argparse, json, os, re, sys, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from . import __version__
-from .base import UsageError, atomic, _read
-from .values import plain_name
+from .base import UsageError, atomic
+from .values import near_hint, name_key
 from .checks import check_folder, say_problems
-from .catalogue import CatalogueError, ROLES, decode_csv, from_tables, read_table, guess_columns, products_table, picture_files, match_pictures
+from .catalogue import CatalogueError, ROLES, _column, candidates, decode_csv, from_tables, read_table, guess_columns, products_table, picture_files, match_pictures
 # what needs torch is imported where it is used: a check should not wait for it
 
 # %% ../nbs/20_cli.ipynb #47931651
@@ -160,25 +160,37 @@ def on_screen(t: pd.DataFrame, most: int = 60) -> str:
     return t.assign(title=title.str.ljust(title.str.len().max())).to_string(index=False, justify="left")
 
 # %% ../nbs/20_cli.ipynb #ad44a6be
-def read_histories(path):  # returns `Histories`: user → items
+def read_histories(path,
+                   known=None,  # item ids: of several columns that may hold the items, the one that meets them
+                  ):            # `Histories`: user → items
     "Histories from a file: a CSV of clicks, a parquet table, JSON {user: [items]}, or records of user and items, also one a line."
-    from mamex.recommender import Histories
     kind = Path(path).suffix.lower()
     if kind in (".json", ".jsonl", ".ndjson"): return json_histories(path)
-    if kind == ".parquet": return click_histories(read_table(_read(Path(path), pd.read_parquet, "a parquet table"), name=Path(path).name))
-    return click_histories(read_table(path))
+    return click_histories(read_table(path), known)
 
 # %% ../nbs/20_cli.ipynb #924ae4cc
-def click_histories(t):  # t: `Table`; returns `Histories`
+def click_columns(t, known) -> tuple:  # t: `Table`; returns role → column, remarks
+    "Which columns hold users and items; of several, those whose values are known."
+    roles, notes = guess_columns(list(t.rows), "clicks", rows=t.rows)
+    met = {c: float(t.rows[c].str.strip().isin(known).mean()) for c in candidates(list(t.rows), "clicks", "item")} if known is not None and len(t.rows) else {}
+    said = [f"{t.name}: {n}." for n in notes if "(not " in n and not n.startswith("item ")]
+    if len(met) < 2: return roles, said
+    best = max(met, key=met.get)
+    return roles | dict(item=best), said + [f"{t.name}: item is the column {best!r}, of whose values {met[best]:.0%} are known (not {', '.join(f'{c!r}, {m:.0%}' for c, m in met.items() if c != best)})."]
+
+# %% ../nbs/20_cli.ipynb #270e7d22
+def click_histories(t, known=None):  # t: `Table`; returns `Histories`
     "Rows of clicks by user; rows that say only half, or have too many values, are left out and counted."
     from mamex.recommender import Histories
-    user, item = (t.rows[guess_columns(list(t.rows), "clicks")[0][r]].str.strip() for r in ("user", "item"))
+    roles, remarks = click_columns(t, known)
+    user, item = (_column(t, roles, r) for r in ("user", "item"))
     odd = {p.row - 1: p for p in t.problems if p.row}
     half, out = (user == "") | (item == ""), np.isin(np.arange(len(user)), list(odd))
     again = pd.DataFrame(dict(user=user, item=item))[~half & ~out].duplicated()
     notes = rows_left_out(t.name, np.flatnonzero(half & ~out), "no user or no item", "fill them") + rows_left_out(t.name, sorted(odd), "another number of values than the column names", "quote texts that hold the delimiter")
     h = Histories({u: list(g) for u, g in item[~half & ~out].groupby(user[~half & ~out], sort=False)}, notes=notes)
-    if again.any(): h.remarks = [f"{t.name}: {again.sum():,} row{'s repeat' if again.sum() > 1 else ' repeats'} a click of the same user, and {'count' if again.sum() > 1 else 'counts'} once."]
+    h.remarks += remarks
+    if again.any(): h.remarks += [f"{t.name}: {again.sum():,} row{'s repeat' if again.sum() > 1 else ' repeats'} a click of the same user, and {'count' if again.sum() > 1 else 'counts'} once."]
     return h
 
 def rows_left_out(name, rows, what, remedy) -> list:  # rows: from 0
@@ -226,7 +238,7 @@ def read_users(path) -> tuple:  # ids; remarks
     try: text, _ = decode_csv(Path(path).read_bytes())
     except (OSError, UsageError) as e: raise UsageError(f"{path} cannot be read ({getattr(e, 'strerror', None) or e}): give a text file with one user a line.") from None
     ids, said = [l.strip().strip('"') for l in text.splitlines() if l.strip()], []
-    if ids and plain_name(ids[0]) in ROLES["clicks"]["user"].split(): said.append(f"{Path(path).name}: the first line, {ids.pop(0)!r}, is taken for a heading.")
+    if ids and name_key(ids[0]) in ROLES["clicks"]["user"].split(): said.append(f"{Path(path).name}: the first line, {ids.pop(0)!r}, is taken for a heading.")
     once = list(dict.fromkeys(ids))
     if len(once) < len(ids): said.append(f"{Path(path).name}: {len(ids) - len(once):,} line{'s repeat' if len(ids) - len(once) > 1 else ' repeats'} a user, who is served once.")
     return once, said
@@ -247,7 +259,7 @@ def recommend_command(a) -> int:
     if a.users_from is not None:
         more, said = read_users(a.users_from)
         users = (users or []) + more
-    h = read_histories(a.histories) if a.histories is not None else None
+    h = read_histories(a.histories, rec.item_at) if a.histories is not None else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeftOut)  # they are said below, whole
         t = rec.recommend(users, a.k, a.among, a.exclude_seen, h)
@@ -265,7 +277,7 @@ def add_command(a) -> int:
     "add new items to a recommender"
     from mamex.recommender import Recommender, LeftOut
     rec, t = Recommender.load(a.model), read_table(a.products, a.delimiter, a.encoding, quoting=a.quoting)
-    roles, notes = guess_columns(list(t.rows), "products", pairs(a.columns, "column"))
+    roles, notes = guess_columns(list(t.rows), "products", pairs(a.columns, "column"), t.rows)
     items = products_table(t, roles, a.duplicates)
     print(*[f"{t.name}: {n}" for n in t.notes + notes], *column_notes(rec, items), sep="\n")
     if t.problems: print(say_problems(t.problems))
@@ -299,14 +311,14 @@ def column_notes(rec, items) -> list:
          opt("--n", type=int, default=5, help="lines of each kind"))
 def explain_command(a) -> int:
     "say what the model makes of an item, and why a user gets it"
-    from mamex.recommender import Recommender, alike
+    from mamex.recommender import Recommender
     rec = Recommender.load(a.model)
     gone = []
     rows = rec.rows_of(a.items, gone)
     if not len(rows): rec.rows_of(a.items)  # says so
     print("\n\n".join(str(rec.explain(rec.item_at[r], a.n, a.user, a.history)) for r in rows))
     sys.stdout.flush()
-    if gone: print(f"unknown items {some(gone)}: correct the ids, or add them with mamex add{alike(gone, rec.item_at)}.", file=sys.stderr)
+    if gone: print(f"unknown items {some(gone)}: correct the ids, or add them with mamex add{near_hint(gone, rec.item_at)}.", file=sys.stderr)
     return 3 if gone else 0
 
 # %% ../nbs/20_cli.ipynb #2d2d5205

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['VIEWS', 'ANCHORS', 'LAMBDAS', 'WHY', 'EXACT_SHARES', 'LAID_OVER', 'FORMAT', 'READS', 'Recommender', 'Anchors',
            'nearest_anchors', 'feature_rows', 'no_items', 'carried_by', 'views_of', 'embed', 'merge_best', 'top_items',
-           'plain', 'one_by_one', 'as_ids', 'bare_id', 'alike', 'LeftOut', 'FoldIn', 'Histories', 'listed',
-           'history_table', 'read_records', 'as_histories', 'Asked', 'whole', 'settings_for', 'held_out', 'everything',
-           'train_for', 'sums_of', 'choose_lambda', 'beside_floors', 'verdict', 'share', 'text_columns_of',
-           'anchors_of', 'users_of', 'fold_in_test', 'picture_bytes', 'missing', 'cell_text', 'as_table', 'new_table',
-           'Explanation', 'Shares', 'check_saved']
+           'plain', 'one_by_one', 'as_ids', 'LeftOut', 'FoldIn', 'Histories', 'listed', 'history_table', 'read_records',
+           'as_histories', 'Asked', 'whole', 'settings_for', 'held_out', 'everything', 'train_for', 'sums_of',
+           'choose_lambda', 'beside_floors', 'verdict', 'share', 'text_columns_of', 'anchors_of', 'users_of',
+           'fold_in_test', 'picture_bytes', 'missing', 'cell_text', 'as_table', 'new_table', 'Explanation', 'Shares',
+           'check_saved']
 
 # %% ../nbs/19_recommender.ipynb #0cb13b6c
 from dataclasses import dataclass, field, replace as changed, asdict
 from pathlib import Path
 from types import SimpleNamespace
 from collections.abc import Iterable, Mapping
-import hashlib, io, json, operator, os, re, shutil, tempfile, time, unicodedata, warnings
+import hashlib, io, json, operator, os, shutil, tempfile, time, warnings
 import numpy as np, pandas as pd, torch
 import safetensors, safetensors.numpy
 from fastcore.basics import patch
@@ -25,7 +25,7 @@ from scipy import sparse
 from . import __version__
 from .base import UsageError, write_atomic, atomic, progress_bar
 from .datasets import Dataset, Images
-from .values import id_text, plain_name
+from .values import id_text, near_hint
 from .sources import load_or_fetch
 from .splits import Split
 from .extractor import Extractor, Features, picture_to_png, ready_features, text_modalities
@@ -220,19 +220,9 @@ def rows_of(self: Recommender,
     ids = as_ids(items, "item")
     at = self.item_at.get_indexer(ids) if ids else np.zeros(0, np.int64)
     gone = [i for i, a in zip(ids, at) if a < 0]
-    if gone and unknown is None: raise UsageError(f"unknown items {_some(gone)}: add them with add_items, or correct the ids{alike(gone, self.item_at)}.")
+    if gone and unknown is None: raise UsageError(f"unknown items {_some(gone)}: add them with add_items, or correct the ids{near_hint(gone, self.item_at)}.")
     if gone: unknown += gone
     return at[at >= 0]
-
-# %% ../nbs/19_recommender.ipynb #5b8897ff
-def bare_id(i: str) -> str: # what is left of an id when a spreadsheet's and a typist's changes are taken off
-    return re.sub(r"\.0+$", "", unicodedata.normalize("NFKC", i).strip().strip('="\'\u200b\ufeff').casefold()).lstrip("0")
-
-def alike(gone: list, known) -> str:
-    "A remark on the first unknown id that would be a known one, but for zeros, spaces, case or a .0."
-    wanted = {bare_id(i): i for i in reversed(gone)}
-    near = next(((wanted[b], k) for k in map(str, known) if (b := bare_id(k)) in wanted), None)
-    return f"; {near[0]!r} may be {near[1]!r}" if near else ""
 
 # %% ../nbs/19_recommender.ipynb #f346681d
 @patch
@@ -248,7 +238,7 @@ def candidates(self: Recommender,
     pick = (self.met == 0) & ("new" in ids) | ("all" in ids)
     pick[self.rows_of([i for i in ids if i not in ("new", "all")], unknown)] = True
     if not pick.any():
-        why = f"unknown items {_some(unknown)}: correct the ids{alike(unknown, self.item_at)}" if unknown else "every item has been met: add new ones (add_items; mamex add), or take all (among='all'; --among all)" if "new" in ids else "give some ids"
+        why = f"unknown items {_some(unknown)}: correct the ids{near_hint(unknown, self.item_at)}" if unknown else "every item has been met: add new ones (add_items; mamex add), or take all (among='all'; --among all)" if "new" in ids else "give some ids"
         raise UsageError(f"there is no item to recommend; {why}.")
     return np.flatnonzero(pick)
 
@@ -323,8 +313,8 @@ def fold_in(self: Recommender,
            ) -> np.ndarray:    # float32 [d]
     "A user's vector from a history. Without any item that says something it is the average user's, with a warning."
     rows = self.rows_of(history, gone := [])
-    if gone and not len(rows): raise UsageError(f"unknown items {_some(gone)}, and no other in the history: correct the ids{alike(gone, self.item_at)}.")
-    if gone: warnings.warn(f"unknown items {_some(gone)} of a history are left out{alike(gone, self.item_at)}", LeftOut, stacklevel=2)
+    if gone and not len(rows): raise UsageError(f"unknown items {_some(gone)}, and no other in the history: correct the ids{near_hint(gone, self.item_at)}.")
+    if gone: warnings.warn(f"unknown items {_some(gone)} of a history are left out{near_hint(gone, self.item_at)}", LeftOut, stacklevel=2)
     if self.has[rows].any(): return self.fold_rows(rows)
     warnings.warn("a history without any item that has a picture or a text: the average user is taken", stacklevel=2)
     return self.users.mean(0)
@@ -408,8 +398,8 @@ class Asked:
         "What is left out, in words; ids beyond n are counted."
         by = {}
         for u, why in self.unserved.items(): by.setdefault(why, []).append(u)
-        users = [WHY[w].format(_some(us, n), alike(us, known_users) if w == "unknown" else "") if w in WHY else f"{w}." for w, us in by.items()]
-        items = [f"unknown items {_some(self.items, n)} are left out: correct the ids, or add them with add_items{alike(self.items, known_items)}."] if self.items else []
+        users = [WHY[w].format(_some(us, n), near_hint(us, known_users) if w == "unknown" else "") if w in WHY else f"{w}." for w, us in by.items()]
+        items = [f"unknown items {_some(self.items, n)} are left out: correct the ids, or add them with add_items{near_hint(self.items, known_items)}."] if self.items else []
         return items + users + self.notes + self.remarks
 
 # %% ../nbs/19_recommender.ipynb #b7b1fb5f
@@ -981,7 +971,7 @@ def made_of(self: Recommender, at: int) -> tuple:  # at: row of a user; returns 
 @patch
 def made_of_history(self: Recommender, history) -> tuple:  # rows, float64 [h, d] their parts, float32 [d] the vector, how
     "The parts of a folded-in vector."
-    rows, u, fold = np.sort(self.rows_of(history)), self.fold_in(history), self.folding()
+    u, rows, fold = self.fold_in(history), np.sort(self.rows_of(history, [])), self.folding()
     x = np.where(self.has[rows].any(1)[:, None], self.e[rows] - fold.mean, 0)
     raw = fold.solve(x, self.about["fold_in_lambda"])
     return rows, raw * (fold.length / max(np.linalg.norm(raw.sum(0)), 1e-12)), u, EXACT_SHARES
@@ -1006,7 +996,7 @@ def shares(self: Recommender,
     if user is not None and history is not None: raise UsageError("user and history are two ways to say who asks: give one of them.")
     if user is not None and len(who := as_ids(user, "user")) != 1: raise UsageError(f"explain takes one user, not {len(who)}: ask for each.")
     if user is None: (rows, parts, u, how), who = self.made_of_history(history), ["this history"]
-    elif (at := self.user_at.get_indexer(who)[0]) < 0: raise UsageError(f"unknown users {_some(who)}: correct the id, or give what the user met, history=[items]{alike(who, self.user_at)}.")
+    elif (at := self.user_at.get_indexer(who)[0]) < 0: raise UsageError(f"unknown users {_some(who)}: correct the id, or give what the user met, history=[items]{near_hint(who, self.user_at)}.")
     else: (rows, parts, how), u = self.made_of(at), self.users[at]
     v = self.as_ranked(row)
     score, share = float(u @ v), parts @ v.astype(np.float64)

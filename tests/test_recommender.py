@@ -379,3 +379,165 @@ def test_a_million_items_for_a_thousand_users_in_two_gigabytes():
     peak /= 1024 * (1024 if sys.platform == "darwin" else 1)
     print(f"peak {peak:.0f} MiB, {made:.1f} s to embed, {ranked:.1f} s to rank")
     assert peak < 2048
+
+
+# ---- ids, tables and histories of numpy and pandas
+WRITINGS = [list, tuple, set, iter, np.array, pd.Series, pd.Index, pd.Categorical, pd.array, lambda x: pd.Series(x, index=["a"]*len(x)), lambda x: np.array(x, object), lambda x: {i: 0 for i in x}.keys()]
+
+@pytest.fixture(scope="module")
+def numbered():
+    "Users and items whose ids are digits."
+    rng = np.random.default_rng(0)
+    p = pd.DataFrame([(u, i) for u in range(20) for i in rng.choice(25, 6, replace=False)], columns=["user", "item"]).astype("int64")
+    ids = np.array([str(k) for k in range(30)])
+    ds = R.Dataset("d", np.array([str(k) for k in range(20)]), ids, p, pd.DataFrame(dict(item=ids, title=ids)), features=dict(image=rng.normal(size=(30, 8)).astype(np.float32)))
+    return Recommender.fit(ds, "ready", progress=False)
+
+
+@pytest.mark.parametrize("kind", [int, str, np.int64, np.uint8, float, np.float32, np.str_])
+def test_ids_in_whatever_holds_them(numbered, kind):
+    want = numbered.recommend(["3", "5"], k=2)["item"].tolist()
+    assert numbered.recommend(kind(3), k=2)["item"].tolist() == want[:2] and str(numbered.explain(kind(3))) == str(numbered.explain("3"))
+    for write in WRITINGS:
+        assert sorted(numbered.recommend(write([kind(3), kind(5)]), k=2)["item"]) == sorted(want)
+        assert numbered.rows_of(write([kind(3)])).tolist() == [3] and len(numbered.recommend("3", among=write([kind(26), kind(27)]))) == 2
+        np.testing.assert_array_equal(numbered.fold_in(write([kind(3)])), numbered.fold_in(["3"]))
+        if write is not iter: assert numbered.recommend(histories={"x": write([kind(3)])}, k=2)["item"].tolist() == numbered.recommend(histories={"x": ["3"]}, k=2)["item"].tolist()
+
+
+@settings(max_examples=60, **QUICK)
+@given(st.sets(st.integers(0, 24), min_size=1, max_size=6), st.sampled_from([np.int64, np.int32, float, str, np.str_]), st.integers(0, 6))
+def test_a_history_is_the_same_in_every_shape(numbered, items, kind, shape):
+    h = [kind(i) for i in sorted(items)]
+    given_ = [{"x": h}, {"x": np.array(h)}, pd.DataFrame(dict(user="x", item=h)), pd.Series({"x": h}), [dict(user="x", items=h)], [("x", i) for i in h], pd.Series(h, index=["x"]*len(h))][shape]
+    pd.testing.assert_frame_equal(numbered.recommend(histories=given_, k=4), numbered.recommend(histories={"x": [str(i) for i in sorted(items)]}, k=4))
+
+
+def test_what_is_no_id_is_said_and_stops_nobody(numbered):
+    for odd in (None, np.nan, pd.NA, pd.NaT, True, 1.5, 2.**60, ["3"]):
+        with pytest.warns(R.LeftOut, match="1 of the users is no id"): t = numbered.recommend(["3", odd], k=1)
+        assert t["user"].tolist() == ["3"] and not t.attrs["complete"]
+        with pytest.raises(UsageError, match="number 2 of the items is no id"): numbered.rows_of(["3", odd])
+        with pytest.raises(UsageError, match="nobody can be served"): numbered.recommend([odd])
+    with pytest.raises(UsageError, match="one column of the table"): numbered.recommend(pd.DataFrame(dict(user=[3])))
+    with pytest.raises(UsageError, match="in one row"): numbered.recommend(np.array([[3, 5]]))
+
+
+def test_numbers_of_numpy_as_settings(numbered, tmp_path):
+    for k in (np.int64(2), np.array(2), np.uint8(2)): assert len(numbered.recommend("3", k=k)) == 2
+    for k in (2., np.float64(2), "2", True, None, np.bool_(True), [2]):
+        with pytest.raises(UsageError, match="whole number of at least 1"): numbered.recommend("3", k=k)
+    ds = toy(n_users=30, n_items=40)
+    a, b = Recommender.fit(ds, "tiny", seed=np.int64(1), holdout=np.float64(.25), dim=np.int32(16), ridge=np.float32(.5), progress=False), Recommender.fit(ds, "tiny", seed=1, holdout=.25, dim=16, ridge=.5, progress=False)
+    assert a.e.tobytes() == b.e.tobytes() and json.loads(json.dumps(a.about))["seed"] == 1
+    Recommender.load(a.save(tmp_path/"m"))
+
+
+def test_one_does_not_stop_the_others(numbered):
+    with pytest.warns(R.LeftOut) as said: t = numbered.recommend(["3", "gone"], k=1, among=["new", "lost"], histories={"x": ["1", "off"], "y": ["off"], "z": [], "w": "1", "5": ["1"]})
+    assert t["user"].tolist() == ["3", "x"] and t.attrs["unknown"] == dict(users=["gone"], items=["off", "lost"]) and set(t.attrs["unserved"]) == {"gone", "y", "z", "w", "5"}
+    said = "\n".join(str(w.message) for w in said)
+    for word in ("'gone'", "'off', 'lost'", "'z'", "'w'", "'y'", "'5' are known"): assert word in said
+    assert "np." not in said
+    t = numbered.recommend(k=1)
+    assert t.attrs["complete"] and len(t) == 20
+    for nobody in (dict(histories={}), dict(histories=pd.DataFrame(dict(user=[], item=[]))), dict(users=[]), dict(histories=[]), dict(histories={"x": []}), dict(histories={"x": None})):
+        with pytest.warns(R.LeftOut, match="serve"): assert len(numbered.recommend(**nobody)) == 0
+    for wrong in (dict(users=["gone"]), dict(histories={"x": ["off"]}), dict(histories={"x": "1"}), dict(users=[None])):
+        with pytest.raises(UsageError, match="nobody can be served"): numbered.recommend(**wrong)
+    with pytest.warns(R.LeftOut, match="have met every candidate"): t = numbered.recommend(histories={"x": ["1"], "y": ["2"]}, among=["1"])
+    assert t["user"].tolist() == ["y"] and t.attrs["unserved"] == {"x": "met"}
+
+
+def test_new_items_of_numpy_and_pandas(rec):
+    text = dict(title="A lamp", description=None)
+    for n, items in enumerate([pd.Series(dict(item=np.int64(900), **text)), pd.DataFrame(dict(item=[901, 902], title=["A lamp", pd.NA], description=[np.nan, "of glass"]), index=[5, 5]),
+                               pd.DataFrame(dict(title=pd.Categorical(["A lamp"])), index=pd.Index([903], name="item")), dict(item=np.array([904, 905]), title=np.array(["a", "b"])),
+                               [pd.Series(dict(item="906", title="c"))], pd.DataFrame(dict(item=pd.array([907, 908], dtype="Int64"), title=["d", "e"], when=pd.to_datetime(["2024-01-01", None]), tags=[["x"], None]))]):
+        rec.add_items(items)
+    assert rec.items["item"].tolist()[-9:] == [str(n) for n in range(900, 909)] and rec.has[-9:, 1].all()
+    pictures = {909: Image.new("I;16", (9, 9), 40000), 910: Image.new("F", (9, 9)), 911: None}
+    rec.add_items(dict(item=[909, 910, 911], title=["a", "b", "c"]), pd.Series(pictures))
+    assert rec.has[-3:, 0].tolist() == [True, True, False]
+    with pytest.raises(UsageError, match="row 2 has no id"): rec.add_items(dict(item=["x", None], title="a"))
+
+
+def test_pictures_of_new_items_are_as_shown(rec):
+    "A photo that is turned by its EXIF is the photo that lies as it is shown, whether it comes as a file or opened."
+    im = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
+    exif = Image.Exif(); exif[0x0112] = 6
+    im.save(b := io.BytesIO(), "PNG", exif=exif)
+    im.transpose(Image.Transpose.ROTATE_270).save(turned := io.BytesIO(), "PNG")
+    rec.add_items(dict(item=["file", "open", "turned"]), dict(file=b.getvalue(), open=Image.open(io.BytesIO(b.getvalue())), turned=turned.getvalue()))
+    np.testing.assert_allclose(rec.e[-3:-1], rec.e[[-1, -1]], atol=1e-5)
+
+
+# ---- who carried the score
+@pytest.fixture(scope="module")
+def best(world): return Recommender.fit(world, "tiny", progress=False)
+
+@settings(max_examples=80, **QUICK)
+@given(st.integers(0, 59), st.integers(0, 49), st.booleans())
+def test_shares_of_best_sum_to_the_score_exactly(best, user, item, refit):
+    "No remainder: the user's vector is the sum of the parts of what he met."
+    u, i = f"u{user:04d}", f"i{item:04d}"
+    why = best.explain(i, user=u).why
+    met = set(best.items["item"][best.seen[[user]].indices])
+    assert set(why.items["item"]) == met and why.rest == 0 and why.how == R.EXACT_SHARES
+    assert why.items["share"].sum() == pytest.approx(why.score, abs=1e-5*np.abs(why.items["share"]).sum())
+    got = best.recommend(u, k=50, among="new" if item > 43 else "all", exclude_seen=False).set_index("item")["score"]
+    assert why.score == pytest.approx(got[i], abs=1e-6)
+
+
+def test_shares_change_as_the_interactions_do(world, best):
+    "The share of an item is what goes when the user had not met it (the others' parts held)."
+    parts, holds = best.parts_of_users()
+    assert holds.all()
+    np.testing.assert_allclose(best.seen @ parts, best.users, atol=1e-5*np.abs(best.users).max())
+
+
+@pytest.mark.parametrize("how", [dict(refit=False), dict(config="released", **FEW), dict(config="released", refit=False, **FEW)])
+def test_shares_and_remainder_sum_for_every_kind_of_model(world, how):
+    rec = Recommender.fit(world, "tiny", progress=False, **how)
+    for u in ("u0003", "u0017"):
+        for i in ("i0001", "i0046"):
+            why = rec.explain(i, user=u).why
+            assert why.items["share"].sum() + why.rest == pytest.approx(why.score, abs=1e-6) and np.isfinite(why.items["share"]).all()
+            assert (why.how == R.LAID_OVER) == ("config" in how) and ("no single item" in str(why)) == (why.rest != 0)
+    walk = rec.explain("i0046", history=["i0001", "i0007", "i0007"]).why
+    assert walk.rest == 0 and set(walk.items["item"]) == {"i0001", "i0007"} and walk.items["share"].sum() == pytest.approx(walk.score, rel=1e-4)
+    with pytest.raises(UsageError, match="give one of them"): rec.explain("i0046", user="u0003", history=["i0001"])
+    with pytest.raises(UsageError, match="unknown users 'nobody'"): rec.explain("i0046", user="nobody")
+
+
+def test_views_are_the_nearest_by_each_modality(best, fitted, world):
+    f = Extractor("tiny", text_columns=R.text_modalities(world)).extract(world, progress=False)
+    for rec in (best, fitted):
+        for i in ("i0001", "i0046"):
+            e = rec.explain(i, n=3)
+            assert e.carried.sum() == pytest.approx(1, abs=1e-5) and i not in set(e.views["item"]) and set(e.views["item"]) <= set(world.item_ids[:44])
+            assert (e.views.groupby("modality").size() == 3).all() and set(e.views["modality"]) == set(rec.model.modalities) - set(e.missing)
+    v = f.vectors["image"]; has = f.mask[:, 0]
+    v = v - v[:44][has[:44]].mean(0); v /= np.linalg.norm(v, axis=1, keepdims=True)
+    near = [n for n in np.argsort(-(v @ v[46])) if n < 44 and has[n]][:3]
+    assert best.explain("i0046", n=3).views.query("modality == 'image'")["item"].tolist() == list(world.item_ids[near])
+    best_again = best.explain("i0046")
+    best.add_items(dict(item="twin", title=world.items["title"][46], description=world.items["description"][46]), {"twin": world.images.read("i0046")})
+    pd.testing.assert_frame_equal(best.explain("twin").views, best_again.views)
+
+
+# ---- folders of the former version
+def test_a_folder_of_the_former_version_still_serves(saved, tmp_path):
+    import hashlib, safetensors.numpy
+    shutil.copytree(saved, d := tmp_path/"old")
+    arrays = {k: v for k, v in safetensors.numpy.load_file(d/"items.safetensors").items() if k not in ("carried", "near", "cosine", "anchor_rows", "anchor_z")}
+    (d/"items.safetensors").write_bytes(safetensors.numpy.save(arrays))
+    r = json.loads((d/"recommender.json").read_text())
+    r["version"], r["files"]["items.safetensors"] = 1, hashlib.sha256((d/"items.safetensors").read_bytes()).hexdigest()
+    for k in ("beside", "long_text"): r["about"].pop(k)
+    (d/"recommender.json").write_text(json.dumps(r))
+    old, new = Recommender.load(d), Recommender.load(saved)
+    pd.testing.assert_frame_equal(old.recommend(k=5, among="all"), new.recommend(k=5, among="all"))
+    assert "a former version kept no views" in str(old.explain("i0003")) and old.explain("i0003", user="u0001").why.score and R.verdict(old.about)
+    old.add_items(dict(item="later", title="A lamp"))
+    assert Recommender.load(old.save(tmp_path/"again")).explain("later").missing == ["image"]
