@@ -22,20 +22,19 @@ from .datasets import Dataset, Images, feedback_columns, load_dataset, save_data
 from .values import doubtful_times, id_text, name_key, near_hint, near_ids, parse_times, plain_id, plain_name
 from .checks import Problem, _problems, picture_fault, say_problems
 
-# %% ../nbs/00d_catalogue.ipynb #f89f7f1e
+# %% ../nbs/00d_catalogue.ipynb #4fd27218
 def _utf8(b):
-    "(text with � for what is no UTF-8, valid signs beyond ASCII, lines with a � that was no sign of the file)"
+    "(text with � for what is no UTF-8, valid signs beyond ASCII, how many � were no signs of the file)"
     s = b.decode("utf-8", "replace")
-    bad = sum("\ufffd" in l.decode("utf-8", "replace") and b"\xef\xbf\xbd" not in l for l in b.split(b"\n")) if "\ufffd" in s else 0
-    return s, len(re.findall(r"[^\x00-\x7f\ufffd]", s)), bad
+    return s, len(re.findall(r"[^\x00-\x7f\ufffd]", s)), s.count("\ufffd") - b.count(b"\xef\xbf\xbd")
 
-def _mends_utf8(good, bad): return bad <= good and bad <= max(3, good//20)
+def _mends(good, bad): return 2*bad <= good or not good and not bad
 
-# %% ../nbs/00d_catalogue.ipynb #23cde7e5
+# %% ../nbs/00d_catalogue.ipynb #36ebb76f
 WESTERN = "àâäáãåæçéèêëíîìïñóôòöõøœúùûüÿßÀÂÄÁÃÅÆÇÉÈÊËÍÎÌÏÑÓÔÒÖÕØŒÚÙÛÜ"
 SIGNS = "’‘“”„‚«»‹›–—…•·´°€£¥$§©®™²³¹½¼¾×±ºª¿¡µ\u00a0"
 NO_WORD = re.compile(rf"[^\x00-\x7f{WESTERN}{SIGNS}]|[{WESTERN}]{{3}}|[a-zà-ÿ][{WESTERN[31:]}]|[a-z{WESTERN}][„‚¡¿]|"
-                     rf"(?<=[A-Za-z{WESTERN}])[“”„‚«»‹›—…•°€£¥$§©²³¹½¼¾×±¿¡µ](?=[A-Za-z{WESTERN}])")
+                     rf"(?<=[A-Za-z{WESTERN}])[“”„‚«»‹›—…•·°€£¥$§©²³¹½¼¾×±¿¡µ](?=[A-Za-z{WESTERN}])")
 
 def _odd_words(text, most=2000):
     "Words with signs beyond ASCII, each once, in their order."
@@ -46,8 +45,8 @@ def _reads_western(text):
     words, letters = _odd_words(text), [c for c in text if c.isalpha()]
     return bool(words) and sum(not NO_WORD.search(w) for w in words) >= .95*len(words) and sum(c > "\x7f" for c in letters) <= .6*len(letters)
 
-# %% ../nbs/00d_catalogue.ipynb #cad08eb1
-LIKELY = "cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 koi8_r iso8859_2 cp932 gb18030 big5 cp949 euc_jp mac_roman cp850 cp866".split()
+# %% ../nbs/00d_catalogue.ipynb #02d63508
+LIKELY = "cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 koi8_r iso8859_2 iso8859_5 cp932 gb18030 big5 cp949 euc_jp mac_roman cp850 cp866".split()
 
 def _readings(b):
     "What the bytes may say: (encoding, text, coherence), the likeliest first, without what is no text."
@@ -66,7 +65,8 @@ def _guess_encoding(b):
     "The encoding of bytes that are no UTF-8; `UsageError` where two are about as likely."
     lines = [l for l in b.splitlines() if not l.isascii()]
     some = b"\n".join(lines[:2000])
-    western = [e for e in ("cp1252", "mac_roman", "cp850") if _reads_western(some.decode(e, "replace"))]
+    western = [e for e in ("cp1252", "iso8859_15", "mac_roman", "cp850") if _reads_western(some.decode(e, "replace"))]
+    if "cp1252" in western and "iso8859_15" in western: western.remove("iso8859_15")  # they differ in eight signs
     found = _readings(some)
     sure = len(found) == 1 or len(found) > 1 and found[0][2] >= found[1][2] + .2
     if western:
@@ -78,7 +78,7 @@ def _guess_encoding(b):
     shown = ", ".join(f"{e} ({', '.join(map(repr, _odd_words(s, 2)))})" for e, s, _ in found[:4])
     raise UsageError(f"it is not UTF-8, and may be {shown}: say which it is, encoding={found[0][0]!r} (--encoding {found[0][0]}).")
 
-# %% ../nbs/00d_catalogue.ipynb #edcca1f4
+# %% ../nbs/00d_catalogue.ipynb #1b84d840
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 NO_TABLE = {b"\xd0\xcf\x11\xe0": "a spreadsheet", b"%PDF": "a PDF", b"SQLite": "a database", b"7z\xbc\xaf": "an archive", b"BZh": "an archive",
             b"\xfd7zXZ": "an archive", b"\x28\xb5\x2f\xfd": "an archive"}
@@ -106,6 +106,12 @@ def _wide(b):
     raise UsageError("it holds zero bytes, so it is no text: export it as CSV in UTF-8.")
 
 # %% ../nbs/00d_catalogue.ipynb #e885338e
+def _other_line(b):
+    "The first line that is no UTF-8, if a fifth of the lines beyond ASCII is; else None."
+    odd = {n: _utf8(l)[2] for n, l in enumerate(b.split(b"\n"), 1) if not l.isascii()}
+    good = sum(not n for n in odd.values())
+    return next(n for n in odd if odd[n]) if good >= max(2, len(odd)/5) and good < len(odd) else None
+
 def decode_csv(b: bytes,
                encoding: str | None = None,  # None: guess
               ) -> tuple:                    # (text, note)
@@ -114,15 +120,15 @@ def decode_csv(b: bytes,
     guess = encoding or next((e for m, e in MARKS.items() if b.startswith(m)), None)
     s, good, bad = _utf8(b) if not guess else ("", 0, 0)
     if not guess and "\0" in s: return _wide(b)[0], f"encoding {_wide(b)[1]} (it says so nowhere)"
-    if not guess and (not bad or _mends_utf8(good, bad)): return s, "encoding utf-8"
-    if not guess and good >= 3 and bad <= 4*good:
-        n = next(n for n, l in enumerate(b.split(b"\n"), 1) if "\ufffd" in l.decode("utf-8", "replace"))
-        raise UsageError(f"some of its lines are UTF-8 and {bad} are not, the first in line {n}: write the whole file in one encoding, or name it (--encoding).")
+    few = bad <= max(3, good//20)
+    if not guess and _mends(good, bad) and few: return s, "encoding utf-8"
+    if not guess and (n := _other_line(b)):
+        raise UsageError(f"some of its lines are UTF-8 and others are not, the first in line {n}: write the whole file in one encoding, or name it (--encoding).")
     if not guess: guess = _guess_encoding(b)
     try: s = b.decode(guess, "replace").lstrip("\ufeff")
     except LookupError: raise UsageError(f"there is no encoding {encoding!r}: name a real one, as utf-8 or cp1252.") from None
-    lost = sum("\ufffd" in l for l in s.split("\n"))
-    if lost > max(3, s.count("\n")//100): raise UsageError(f"{lost} of its lines cannot be read as {guess}: name its real encoding (--encoding).")
+    lost, other = s.count("\ufffd"), len(re.findall(r"[^\x00-\x7f\ufffd]", s))
+    if lost > 3 and not _mends(other, 20*lost): raise UsageError(f"{lost} of its signs cannot be read as {guess}: name its real encoding (--encoding).")
     if "\0" in s: raise UsageError("it holds zero bytes, so it is no text: export it as CSV in UTF-8.")
     if encoding: return s, f"encoding {encoding}, as told"
     return s, f"encoding {guess}" + ("" if guess.startswith("utf") else f" (it is not UTF-8; it says {', '.join(map(repr, _odd_words(s, 3)))}: "
@@ -177,7 +183,7 @@ def _swallowed(text, rows, at, delimiter):
         like = [len(c := l.split(delimiter)) == width > 1 and _shape(c[0]) in shapes and (spaced or delimiter + " " not in l) for l in inner]
         if inner and (sum(like) >= .8*len(inner) or len(inner) > 2000 and sum(like) > 5): return a, e - 1
 
-# %% ../nbs/00d_catalogue.ipynb #dcfd6751
+# %% ../nbs/00d_catalogue.ipynb #195eb433
 def _rows(text, delimiter, quoting, name):
     "(rows with the header first, a note on quotes or ''), without empty lines; `UsageError` where a quote swallows rows."
     def full(rows): return [r for r in rows if any(v.strip() for v in r)]
@@ -211,6 +217,8 @@ class Table:
     problems: list = field(default_factory=list)
     no_ids: dict = field(default_factory=dict)  # column → (row from 1, why it holds no ids)
 
+def _n(n, what): return f"{n:,} {what}{'s'*(n != 1)}"
+
 def read_table(source,                  # path of a CSV file, JSON lines or parquet, packed or not; or a DataFrame
                delimiter=None,          # None: guess
                encoding=None,           # None: guess
@@ -226,6 +234,7 @@ def read_table(source,                  # path of a CSV file, JSON lines or parq
     if b[:4] == b"PAR1": return _frame_table(_read(path, _parquet, "a parquet table"), path.name)
     try: text, note = decode_csv(b, encoding)
     except UsageError as e: raise UsageError(f"{path.name}: {e}") from None
+    if re.match(r"\s*<(!doctype|html|table|\?xml|xml)\b", text, re.I): raise UsageError(f"{path.name} is HTML or XML, not a CSV file: export it as CSV first.")
     if text.lstrip()[:1] in "{[" and text.strip(): return _json_table(text, path.name, note)
     text, said = _preamble(text)
     delimiter = delimiter or said or sniff_delimiter(text.lstrip("\r\n").partition("\n")[0])
@@ -234,10 +243,10 @@ def read_table(source,                  # path of a CSV file, JSON lines or parq
     lines = sum(bool(l.strip()) for l in io.StringIO(text, newline=""))
     several = " (some texts run over several lines)" if lines > len(rows) else ""
     t = _table_of(path.name, [h.strip() for h in rows[0]], rows[1:], [])
-    t.notes = [f"{lines:,} lines, {len(t.rows):,} rows read{several}; {note}, delimiter {delimiter!r}" + (f"; {quotes}" if quotes else "")]
+    t.notes = [f"{_n(lines, 'line')}, {_n(len(t.rows), 'row')} read{several}; {note}, delimiter {delimiter!r}" + (f"; {quotes}" if quotes else "")]
     return t
 
-# %% ../nbs/00d_catalogue.ipynb #78a56d6e
+# %% ../nbs/00d_catalogue.ipynb #82454473
 def _cell(v):
     "A value of a DataFrame or of JSON as text; None: it is nested."
     if isinstance(v, str): return v.encode("utf-8", "replace").decode() if not v.isascii() and re.search("[\ud800-\udfff]", v) else str(v)
@@ -279,7 +288,7 @@ def _no_id(s):
         try: id_text(s.dtype.type(v) if s.dtype.kind == "f" else v)
         except ValueError as e: return k + 1, str(e)
 
-# %% ../nbs/00d_catalogue.ipynb #ce8d1aaf
+# %% ../nbs/00d_catalogue.ipynb #9115087b
 def _json_table(text, name, note):
     "JSON lines or an array of objects; numbers keep their digits, a line that cannot be read is a problem."
     how = json.JSONDecoder(parse_float=lambda s: re.sub(r"\.0+$", "", s), parse_int=str, parse_constant=lambda s: "")
@@ -397,7 +406,7 @@ def candidates(have: list,   # column names
     for h in have: keys.setdefault(name_key(h), []).append(h)
     return [h for n in ROLES[table][role].split() for h in keys.get(n, [])]
 
-# %% ../nbs/00d_catalogue.ipynb #dcc25df3
+# %% ../nbs/00d_catalogue.ipynb #c5f9d0ab
 def _readable_times(s):
     try: return not parse_times(s)[1].mean() > .5
     except UsageError: return True  # dates, of which we shall ask
@@ -442,7 +451,7 @@ def _unclear(table, role, have, perhaps="", column="NAME"):
     return (f"which column of the {table} holds the {role}s is not clear from {', '.join(map(repr, have))}{perhaps}: say so, "
             f"columns={{'{table}.{role}': {column if column == 'NAME' else repr(column)}}} (in the shell: --columns {table}.{role}={column}).")
 
-# %% ../nbs/00d_catalogue.ipynb #f55d4bf3
+# %% ../nbs/00d_catalogue.ipynb #e4155fdc
 def pct(x):
     "A share in percent, which is 100 only where nothing is missing."
     return f"{100*x:.0f} %" if x in (0, 1) else f"{min(max(100*x, .1), 99.9):.2g} %" if x < .995 else "99.9 %" if x < 1 else "100 %"
@@ -464,7 +473,7 @@ def _joined(p, c):
     at = pd.Index(p[~p.duplicated()]).get_indexer(c)
     return np.where(at >= 0, p[~p.duplicated()].index.to_numpy()[at], -1) if len(p) else at
 
-# %% ../nbs/00d_catalogue.ipynb #fe193f60
+# %% ../nbs/00d_catalogue.ipynb #8a293f4a
 def _pairs(p, c, names):
     "(share of clicks that meet a product, products' column, clicks' column) of each pair of candidates, in the order of their names."
     ps, cs = ({k: _filled(t.rows[k]) for k in dict.fromkeys(n)} for t, n in zip((p, c), names))
@@ -483,7 +492,8 @@ def join_columns(p: Table,       # products
         told = _told(columns, table, list(t.rows))
         names.append([told["item"]] if told.get("item") else [n for n in candidates(list(t.rows), table, "item") if n not in told.values()])
     best = max(all(names) and _pairs(p, c, names) or [(0., "", "")], key=lambda x: x[0])
-    if best[0] < .5 and (better := _proposal(p, c, names, best)): raise UsageError(better)
+    told = all({"item", f"{t}.item"} & set(columns or {}) for t in ("products", "clicks"))
+    if best[0] < .5 and not told and (better := _proposal(p, c, names, best)): raise UsageError(better)
     pairs = _pairs(p, c, names)
     close = [x for x in pairs if x[0] >= best[0] - .05 and x[0] > 0 and _differ(p, c, best, x)]
     if close: raise UsageError(f"the clicks' {best[2]!r} meets the products' {best[1]!r} in {pct(best[0])} of the clicks, and {close[0][2]!r} meets {close[0][1]!r} in "
@@ -502,7 +512,7 @@ def _said(p, c, best, pairs):
     other = [f"{y!r}: {pct(s)}" if x == y else f"{y!r} in {x!r}: {pct(s)}" for s, x, y in sorted(pairs, key=lambda x: -x[0]) if (x, y) != (a, b)][:3]
     return f"item is {where}: {pct(share)} of the clicks meet a product" + (f" ({', '.join(other)})" if other else "")
 
-# %% ../nbs/00d_catalogue.ipynb #954b6ebb
+# %% ../nbs/00d_catalogue.ipynb #bde8225c
 def _proposal(p, c, names, best):
     "A sentence that proposes columns by their values, where names do not tell; None: nothing to propose."
     if best[1] and near_ids(_filled(c.rows[best[2]]).unique()[:5000], set(_filled(p.rows[best[1]]))): return None  # it is the writing
@@ -540,12 +550,13 @@ def picture_files(source) -> tuple:  # a folder with its sub-folders, or a zip a
     good = {n: r for n, r in files.items() if PurePosixPath(n).suffix.lower() in SUFFIXES}
     return good, [n for n in files if n not in good]
 
-# %% ../nbs/00d_catalogue.ipynb #9e0b5dcc
+# %% ../nbs/00d_catalogue.ipynb #86632ff6
 def _one_form(s): return unicodedata.normalize("NFC", s)
 
 def _named_path(s):
     "What a picture column says, as a path: one Unicode form, / between folders, no web address around it."
     s = _one_form(s.strip().strip("\"'").strip())
+    if several := re.search(r"(?i)\.(jpe?g|png|webp|gif|bmp)(?=\s*[|;,]|\s+https?:)", s): s = s[:several.end()]  # the first of a list
     web = re.match(r"(?i)(https?:)?//[^/]*", s)
     s = (s[web.end():] if web else s).replace("\\", "/")
     if web or not s.lower().endswith(SUFFIXES): s = re.sub(r"[?#].*$", "", s)
@@ -579,7 +590,7 @@ def match_pictures(ids: list,          # item ids
     def place(p): return [n for n in by_place.get(_loose(PurePosixPath(_stem(p)).name), []) if _ends_alike(_loose(_stem(n)), _loose(_stem(p)))]
     def whole(f, p): return [n for n in f if _loose(n) == _loose(p)] or f  # the same path in other case before a part of it
     own = {i: _one_form(i) for i in ids}
-    for who, find, one in ((lambda i: says[i], lambda i: by_path.get(says[i], []), False), (lambda i: not says[i], lambda i: by_stem.get(own[i], []), False),
+    for who, find, one in ((lambda i: says[i], lambda i: by_path.get(says[i], []), False), (lambda i: not says[i], lambda i: by_stem.get(own[i]) or by_path.get(own[i], []), False),
                            (lambda i: says[i], lambda i: whole(end(says[i]), says[i]), True), (lambda i: says[i], lambda i: place(says[i]), True),
                            (lambda i: says[i], lambda i: by_stem.get(own[i], []), False), (lambda i: True, lambda i: by_place.get(_loose(own[i]), []), True)):
         found = {i: [n for n in find(i) if n not in taken] for i in ids if i not in out and who(i)}
@@ -589,7 +600,7 @@ def match_pictures(ids: list,          # item ids
         out |= new; taken |= set(new.values())
     return {i: files[out[i]] for i in ids if i in out}
 
-# %% ../nbs/00d_catalogue.ipynb #e90ffa11
+# %% ../nbs/00d_catalogue.ipynb #01a15ab6
 MONEY = r"(?:€|\$|£|¥|₹|zł|kr\.?|CHF|EUR|USD|GBP|JPY|PLN|SEK|NOK|DKK|CZK|BRL|R\$|US\$)"
 ABSENT = {"", "-", "--", "n/a", "na", "none", "null", "nan", "unknown", "k.a.", "k. a.", "s/n", "\\n"}
 
@@ -629,7 +640,7 @@ def _further(t, roles):
     if any(said.values()): t.notes.append("; ".join(f"{k}: {', '.join(v)}" for k, v in said.items() if v))
     return out
 
-# %% ../nbs/00d_catalogue.ipynb #a208d3d2
+# %% ../nbs/00d_catalogue.ipynb #26873160
 def _released(t, column, dayfirst):
     "Texts of dates as ISO dates, years as years, None where there is none."
     s = t.rows[column].astype(str).str.strip()
@@ -670,8 +681,9 @@ def products_table(t: Table,
     picture = p if (p := _column(t, roles, "picture")) is not None else ""
     if "picture" in roles and "image_url" not in roles and p.str.match(r"(?i)https?://").mean() > .5: texts["image_url"] = p.where(p != "", None)
     out = pd.DataFrame(dict(item=item) | texts | _further(t, roles) | dict(_picture=picture))
-    t.problems += _problems("error", "missing id", t.name, np.flatnonzero(item == ""), [""]*(item == "").sum(), "the product has no id",
-                            "Fill it or drop the row")
+    odd = {p.row - 1 for p in t.problems if p.kind == "odd row"}
+    gone = [r for r in np.flatnonzero(item == "") if r not in odd]
+    t.problems += _problems("error", "missing id", t.name, gone, [""]*len(gone), "the product has no id", "Fill it or drop the row")
     out = out.assign(_row=range(len(out)))[item != ""]
     same = out.duplicated(out.columns.difference(["_row"]))
     t.problems += _problems("note", "repeated product", t.name, out["_row"][same], out["item"][same], "the same row stands above",
@@ -717,7 +729,7 @@ def _unknown_clicks(item, items, t, unknown):
                                 level, "Write ids alike in both tables" if hint else "Add the product") + "; the click is left out"*(level == "warning"))
     return lost
 
-# %% ../nbs/00d_catalogue.ipynb #416a1bde
+# %% ../nbs/00d_catalogue.ipynb #442dca51
 CONDITION = re.compile(r"\s*(.+?)\s*(!=|>=|<=|==|=|>|<)\s*(.*?)\s*", re.S)
 
 def _condition(t, word):
@@ -752,7 +764,7 @@ def _values(t, column):
     c = next(c for c in t.rows if name_key(c) == name_key(column))
     return f"{c!r} holds " + ", ".join(t.rows[c].astype(str).value_counts().index[:8])
 
-# %% ../nbs/00d_catalogue.ipynb #58ae4daf
+# %% ../nbs/00d_catalogue.ipynb #a29968d0
 def _middle(lo, hi): return next((m for top, m in ((1, 1), (5, 3), (10, 6), (100, 60)) if hi <= top), None) if lo >= -hi or hi > 1 else 1
 
 def _about_rating(t, column, s):
@@ -842,7 +854,7 @@ def clicks_table(t: Table,
                                                "Give clicks of users on products of the catalogue", kind="no clicks"))
     gone = {"left out by conditions": (~keep).sum(), "without user or product": half.sum(), "on unknown products": lost.sum(), "repeated": again.sum()}
     kept = len(out) - int(again.sum())
-    t.notes.append(f"{len(t.rows):,} rows, {kept:,} click{'s'*(kept != 1)} kept" + "".join(f", {n:,} {k}" for k, n in gone.items() if n))
+    t.notes.append(f"{_n(len(t.rows), 'row')}, {_n(kept, 'click')} kept" + "".join(f", {n:,} {k}" for k, n in gone.items() if n))
     return out[~again.astype(bool)].reset_index(drop=True)
 
 # %% ../nbs/00d_catalogue.ipynb #8b47f846
@@ -856,8 +868,8 @@ def _times(t, column, dayfirst, rows):
     t.notes.append(f"the column {column!r} holds {kind}{_from_to(seconds[~bad])}{zone}{also}")
     remedy = "Write it as 2024-01-31 12:00:00, or leave it empty" if bad.mean() < .5 else \
         "Write it as 2024-01-31 12:00:00, or say that no column is the date: columns={'timestamp': ''} (--columns timestamp=)"
-    t.problems += _problems("error", "unreadable time", t.name, s.index[bad], s[bad], "the time cannot be read" if "mixed" not in note else
-                            f"the time is none of the {note.partition(' and others')[0]} of the others", remedy)
+    t.problems += _problems("error", "unreadable time", t.name, s.index[bad], s[bad], "the number is no date, no seconds since 1970 and no day of a spreadsheet"
+                            if "numbers that are no dates" in note else "the time cannot be read", remedy)
     t.problems += _doubts(t, column, seconds.where(~bad), s)
     return seconds.floordiv(1) if seconds.isna().any() else seconds.floordiv(1).astype("int64")
 
@@ -960,7 +972,7 @@ def _check_place(to, replace):
     if to.exists() and not replace: raise UsageError(f"{to} is there already: choose another place, or say replace=True (--replace).")
     if to.exists() and not (to/"interactions.parquet").is_file(): raise UsageError(f"{to} is no dataset folder, so it is not replaced: choose another place.")
 
-# %% ../nbs/00d_catalogue.ipynb #b36d2bda
+# %% ../nbs/00d_catalogue.ipynb #6b129202
 ABOUT_ROLES = dict(timestamp="date", image_url="picture's address", released="release date")
 
 def _roles_of(p, c, columns):
