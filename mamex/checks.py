@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 import numpy as np, pandas as pd
 from .datasets import (SUFFIXES, UNREADABLE, UsageError, feedback_columns, folder_paths, judge_picture, load_dataset, match_names, odd_times, progress_bar,
-                            release_times, text_columns, zip_paths, _by_name, _features, _filled, _find, _ids, _json, _number, _numeric, _lacks, _read,
+                            release_times, text_columns, zip_paths, _by_name, _date_texts, _features, _filled, _find, _ids, _json, _number, _numeric, _lacks, _read,
                             _reader, _written)
-from .values import parse_times
+from .values import near_hint
 
 # %% ../nbs/00b_checks.ipynb #295675ea
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _unread(s, column):
     "bool [n]: which values `load_dataset` cannot read, and which it takes for milliseconds."
     none = np.zeros(len(s), bool)
     if column == "timestamp" and not _numeric(s):
-        try: return np.asarray(parse_times(pd.Series([_written(v) for v in s.astype("object")], dtype=object))[1], bool), none
+        try: return _date_texts(s)[1], none
         except UsageError: return none, none
     n = pd.to_numeric(s, errors="coerce").astype("float64").to_numpy()
     return np.isnan(n) & s.notna().to_numpy() | np.isinf(n), n > 1e10 if column == "timestamp" else none
@@ -218,7 +218,8 @@ def _check_items(t, f, problems):
 def _check_both(inter, items, f, g, problems):
     "Interactions with unknown items, and items that nobody met."
     lost, unmet = inter[~inter.isin(items)], items[~items.isin(inter) & ~items.duplicated()]
-    problems += _problems("error", "unknown item", f.name, lost.index, lost, f"{g.name} lacks this item", "Add the item, or drop the row")
+    problems += _problems("error", "unknown item", f.name, lost.index, lost, f"{g.name} lacks this item{near_hint(lost.unique(), items)}",
+                          "Add the item, or drop the row")
     problems += _problems("note", "never met", g.name, unmet.index, unmet, "nobody has met this item",
                           "Nothing to do: it is one to recommend")
 
@@ -280,10 +281,11 @@ def _check_released(t, ids, f, problems):
     try: sec, bad, _ = release_times(t)
     except UsageError as e: return problems.append(replace(_from_sentence(e, f.parent, f.name), level="warning", kind="unreadable release"))
     written = [_written(v) for v in t["released"].astype("object")]
-    in_1970 = (sec >= 0) & (sec < 31536000) & np.array(["70" not in v for v in written], bool)
+    in_1970 = (sec >= 0) & (sec < 31536000) & np.array([len(v.strip()) > 4 for v in written], bool)
+    if in_1970.sum() < .5*np.isfinite(sec).sum(): in_1970 &= sec < 86400  # a number that a program took for a time; some dates are of 1970
     for level, rows, kind, what, remedy in (
         ("warning", bad, "unreadable release", "the date of release cannot be read", "Write it as 2024-01-31, or the year alone, or leave it empty"),
-        ("warning", in_1970, "release in 1970", "the date of release is read as a day in 1970", "Write it as 2024-01-31"),
+        ("warning", in_1970, "release in 1970", "the date of release lies in 1970, where numbers end up that a program took for times", "Write it as 2024-01-31, if it is another day"),
         ("note", sec > pd.Timestamp.now().timestamp() + 86400, "release ahead", "the date of release lies in the future", "Nothing to do, if it is meant")):
         at = np.flatnonzero(rows)
         problems += _problems(level, kind, f.name, at, ids.reindex(at).fillna(""), [f"{what}, {written[r]!r}" for r in at], remedy)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from .base import UsageError, _read, atomic, cache_dir, dataset_roots, progress_bar, project_root, write_atomic
-from .values import id_texts, parse_times, plain_name
+from .values import id_texts, near_hint, parse_times, plain_name
 
 # %% ../nbs/00_datasets.ipynb #87e3690b
 UNREADABLE = OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError  # of a file, or of an archive's member
@@ -210,20 +210,26 @@ def _written(v) -> str:
     return str(v)
 
 # %% ../nbs/00_datasets.ipynb #4793d550
+def _date_texts(s):
+    "Dates as they are written -> (seconds, which cannot be read); where words are the fault, numbers beside them are not."
+    text = pd.Series([_written(v) for v in s.astype("object")], s.index, dtype=object, name=s.name)
+    sec, bad, _ = parse_times(text)
+    bad, words = np.asarray(bad, bool), pd.to_numeric(text, errors="coerce").isna().to_numpy()
+    return pd.Series(np.floor(np.asarray(sec, float)), s.index, name=s.name), bad & words if (bad & words).any() else bad
+
 def _dates(s, path):
     "Dates of any writing as whole seconds since 1970."
     if isinstance(s.dtype, pd.DatetimeTZDtype): s = s.dt.tz_convert(None)
     if s.dtype.kind == "M":
         if s.isna().any(): return s.dt.floor("s").sub(pd.Timestamp(0)).div(pd.Timedelta(seconds=1))
         return s.astype("datetime64[s]").astype("int64")
-    text = pd.Series([_written(v) for v in s.astype("object")], s.index, dtype=object, name=s.name)
-    try: sec, bad, _ = parse_times(text)
+    try: sec, bad = _date_texts(s)
     except UsageError as e: raise UsageError(f"{path} has a 'timestamp' of which {str(e).partition(': ')[0]}: write dates as 2024-01-31.") from None
     if (at := np.flatnonzero(bad)).size:
-        raise UsageError(f"{path} has a 'timestamp' that is no number and no date, {text.iloc[at[0]]!r} in row {at[0] + 1} and {len(at) - 1} more: "
+        more = f" and {len(at) - 1:,} more" if len(at) > 1 else ""
+        raise UsageError(f"{path} has a 'timestamp' that is no number and no date, {str(s.iloc[at[0]])!r} in row {at[0] + 1:,}{more}: "
                          "write seconds since 1970, or dates as 2024-01-31 12:00:00.")
-    sec = pd.Series(np.asarray(sec, float), s.index, name=s.name)
-    return np.floor(sec) if sec.isna().any() else np.floor(sec).astype("int64")
+    return sec if sec.isna().any() else sec.astype("int64")
 
 # %% ../nbs/00_datasets.ipynb #a53b26f6
 def odd_times(s) -> dict:  # s: timestamps as `_number` gives them; what is odd -> bool [n]
@@ -262,7 +268,8 @@ def _assemble(folder, inter, items, features, images=None, where="items.parquet"
     item = index.get_indexer(inter["item"])
     if (item < 0).any():
         raise UsageError(f"{folder} has interactions with items that {where} lacks ({(item < 0).sum()} of {len(item)}, "
-                         f"the first with {str(inter['item'][item < 0].iloc[0])!r}): add the items or drop these rows.")
+                         f"the first with {str(inter['item'][item < 0].iloc[0])!r}{near_hint(inter['item'][item < 0].unique(), index)}): "
+                         "add the items or drop these rows.")
     for m, x in features.items():
         if len(x) != len(index):
             raise UsageError(f"{folder}/{m}_feat.npy has {len(x)} rows for {len(index)} items: write one row per item.")
