@@ -22,7 +22,7 @@ from .datasets import Dataset, Images, feedback_columns, load_dataset, save_data
 from .values import doubtful_times, id_text, name_key, near_hint, near_ids, parse_times, plain_id, plain_name
 from .checks import Problem, _problems, picture_fault, say_problems
 
-# %% ../nbs/00d_catalogue.ipynb #4fd27218
+# %% ../nbs/00d_catalogue.ipynb #1efbc015
 def _utf8(b):
     "(text with � for what is no UTF-8, valid signs beyond ASCII, how many � were no signs of the file)"
     s = b.decode("utf-8", "replace")
@@ -30,7 +30,7 @@ def _utf8(b):
 
 def _mends(good, bad): return 2*bad <= good or not good and not bad
 
-# %% ../nbs/00d_catalogue.ipynb #36ebb76f
+# %% ../nbs/00d_catalogue.ipynb #b65ca5e2
 WESTERN = "àâäáãåæçéèêëíîìïñóôòöõøœúùûüÿßÀÂÄÁÃÅÆÇÉÈÊËÍÎÌÏÑÓÔÒÖÕØŒÚÙÛÜ"
 SIGNS = "’‘“”„‚«»‹›–—…•·´°€£¥$§©®™²³¹½¼¾×±ºª¿¡µ\u00a0"
 NO_WORD = re.compile(rf"[^\x00-\x7f{WESTERN}{SIGNS}]|[{WESTERN}]{{3}}|[a-zà-ÿ][{WESTERN[31:]}]|[a-z{WESTERN}][„‚¡¿]|"
@@ -45,7 +45,7 @@ def _reads_western(text):
     words, letters = _odd_words(text), [c for c in text if c.isalpha()]
     return bool(words) and sum(not NO_WORD.search(w) for w in words) >= .95*len(words) and sum(c > "\x7f" for c in letters) <= .6*len(letters)
 
-# %% ../nbs/00d_catalogue.ipynb #02d63508
+# %% ../nbs/00d_catalogue.ipynb #9058e76e
 LIKELY = "cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 koi8_r iso8859_2 iso8859_5 cp932 gb18030 big5 cp949 euc_jp mac_roman cp850 cp866".split()
 
 def _readings(b):
@@ -78,7 +78,7 @@ def _guess_encoding(b):
     shown = ", ".join(f"{e} ({', '.join(map(repr, _odd_words(s, 2)))})" for e, s, _ in found[:4])
     raise UsageError(f"it is not UTF-8, and may be {shown}: say which it is, encoding={found[0][0]!r} (--encoding {found[0][0]}).")
 
-# %% ../nbs/00d_catalogue.ipynb #1b84d840
+# %% ../nbs/00d_catalogue.ipynb #c09a0bfc
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 NO_TABLE = {b"\xd0\xcf\x11\xe0": "a spreadsheet", b"%PDF": "a PDF", b"SQLite": "a database", b"7z\xbc\xaf": "an archive", b"BZh": "an archive",
             b"\xfd7zXZ": "an archive", b"\x28\xb5\x2f\xfd": "an archive"}
@@ -183,7 +183,7 @@ def _swallowed(text, rows, at, delimiter):
         like = [len(c := l.split(delimiter)) == width > 1 and _shape(c[0]) in shapes and (spaced or delimiter + " " not in l) for l in inner]
         if inner and (sum(like) >= .8*len(inner) or len(inner) > 2000 and sum(like) > 5): return a, e - 1
 
-# %% ../nbs/00d_catalogue.ipynb #195eb433
+# %% ../nbs/00d_catalogue.ipynb #92e6208d
 def _rows(text, delimiter, quoting, name):
     "(rows with the header first, a note on quotes or ''), without empty lines; `UsageError` where a quote swallows rows."
     def full(rows): return [r for r in rows if any(v.strip() for v in r)]
@@ -246,7 +246,7 @@ def read_table(source,                  # path of a CSV file, JSON lines or parq
     t.notes = [f"{_n(lines, 'line')}, {_n(len(t.rows), 'row')} read{several}; {note}, delimiter {delimiter!r}" + (f"; {quotes}" if quotes else "")]
     return t
 
-# %% ../nbs/00d_catalogue.ipynb #82454473
+# %% ../nbs/00d_catalogue.ipynb #3151c2fb
 def _cell(v):
     "A value of a DataFrame or of JSON as text; None: it is nested."
     if isinstance(v, str): return v.encode("utf-8", "replace").decode() if not v.isascii() and re.search("[\ud800-\udfff]", v) else str(v)
@@ -288,7 +288,7 @@ def _no_id(s):
         try: id_text(s.dtype.type(v) if s.dtype.kind == "f" else v)
         except ValueError as e: return k + 1, str(e)
 
-# %% ../nbs/00d_catalogue.ipynb #9115087b
+# %% ../nbs/00d_catalogue.ipynb #e95bd2a0
 def _json_table(text, name, note):
     "JSON lines or an array of objects; numbers keep their digits, a line that cannot be read is a problem."
     how = json.JSONDecoder(parse_float=lambda s: re.sub(r"\.0+$", "", s), parse_int=str, parse_constant=lambda s: "")
@@ -406,7 +406,7 @@ def candidates(have: list,   # column names
     for h in have: keys.setdefault(name_key(h), []).append(h)
     return [h for n in ROLES[table][role].split() for h in keys.get(n, [])]
 
-# %% ../nbs/00d_catalogue.ipynb #c5f9d0ab
+# %% ../nbs/00d_catalogue.ipynb #9257377e
 def _readable_times(s):
     try: return not parse_times(s)[1].mean() > .5
     except UsageError: return True  # dates, of which we shall ask
@@ -451,7 +451,7 @@ def _unclear(table, role, have, perhaps="", column="NAME"):
     return (f"which column of the {table} holds the {role}s is not clear from {', '.join(map(repr, have))}{perhaps}: say so, "
             f"columns={{'{table}.{role}': {column if column == 'NAME' else repr(column)}}} (in the shell: --columns {table}.{role}={column}).")
 
-# %% ../nbs/00d_catalogue.ipynb #e4155fdc
+# %% ../nbs/00d_catalogue.ipynb #284c2f1b
 def pct(x):
     "A share in percent, which is 100 only where nothing is missing."
     return f"{100*x:.0f} %" if x in (0, 1) else f"{min(max(100*x, .1), 99.9):.2g} %" if x < .995 else "99.9 %" if x < 1 else "100 %"
@@ -473,7 +473,7 @@ def _joined(p, c):
     at = pd.Index(p[~p.duplicated()]).get_indexer(c)
     return np.where(at >= 0, p[~p.duplicated()].index.to_numpy()[at], -1) if len(p) else at
 
-# %% ../nbs/00d_catalogue.ipynb #8a293f4a
+# %% ../nbs/00d_catalogue.ipynb #a53ad2bc
 def _pairs(p, c, names):
     "(share of clicks that meet a product, products' column, clicks' column) of each pair of candidates, in the order of their names."
     ps, cs = ({k: _filled(t.rows[k]) for k in dict.fromkeys(n)} for t, n in zip((p, c), names))
@@ -512,7 +512,7 @@ def _said(p, c, best, pairs):
     other = [f"{y!r}: {pct(s)}" if x == y else f"{y!r} in {x!r}: {pct(s)}" for s, x, y in sorted(pairs, key=lambda x: -x[0]) if (x, y) != (a, b)][:3]
     return f"item is {where}: {pct(share)} of the clicks meet a product" + (f" ({', '.join(other)})" if other else "")
 
-# %% ../nbs/00d_catalogue.ipynb #bde8225c
+# %% ../nbs/00d_catalogue.ipynb #f90e690b
 def _proposal(p, c, names, best):
     "A sentence that proposes columns by their values, where names do not tell; None: nothing to propose."
     if best[1] and near_ids(_filled(c.rows[best[2]]).unique()[:5000], set(_filled(p.rows[best[1]]))): return None  # it is the writing
@@ -550,7 +550,7 @@ def picture_files(source) -> tuple:  # a folder with its sub-folders, or a zip a
     good = {n: r for n, r in files.items() if PurePosixPath(n).suffix.lower() in SUFFIXES}
     return good, [n for n in files if n not in good]
 
-# %% ../nbs/00d_catalogue.ipynb #86632ff6
+# %% ../nbs/00d_catalogue.ipynb #37fb0e7f
 def _one_form(s): return unicodedata.normalize("NFC", s)
 
 def _named_path(s):
@@ -600,7 +600,7 @@ def match_pictures(ids: list,          # item ids
         out |= new; taken |= set(new.values())
     return {i: files[out[i]] for i in ids if i in out}
 
-# %% ../nbs/00d_catalogue.ipynb #01a15ab6
+# %% ../nbs/00d_catalogue.ipynb #85cba403
 MONEY = r"(?:€|\$|£|¥|₹|zł|kr\.?|CHF|EUR|USD|GBP|JPY|PLN|SEK|NOK|DKK|CZK|BRL|R\$|US\$)"
 ABSENT = {"", "-", "--", "n/a", "na", "none", "null", "nan", "unknown", "k.a.", "k. a.", "s/n", "\\n"}
 
@@ -610,7 +610,8 @@ def _as_numbers(s):
     if not len(some) or len(some) < .5*(s != "").sum(): return None
     bare = some.str.replace(rf"(?i)^{MONEY}\s*|\s*{MONEY}$", "", regex=True).str.strip()
     if bare.str.match(r"[+-]?0\d").any(): return None
-    if bare.str.fullmatch(r"[+-]?\d{1,3}((\.\d{3})+,\d+|(\.\d{3}){2,})|[+-]?\d+,(\d{1,2}|\d{4,})|[+-]?\d+").all() and bare.str.contains(",").any():
+    if bare.str.fullmatch(r"[+-]?\d{1,3}((\.\d{3})+,\d+|(\.\d{3}){2,})|[+-]?\d+,(\d{1,2}|\d{4,})|[+-]?\d+").all() and \
+            bare.str.contains(r",|\..*\.").any():
         bare = bare.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)  # 1.299,50
     elif bare.str.fullmatch(r"[+-]?\d{1,3}((,\d{3})+\.\d+|(,\d{3}){2,})|[+-]?\d+(\.\d+)?").all(): bare = bare.str.replace(",", "", regex=False)  # 1,299.50
     n = pd.to_numeric(bare, errors="coerce")
@@ -640,7 +641,7 @@ def _further(t, roles):
     if any(said.values()): t.notes.append("; ".join(f"{k}: {', '.join(v)}" for k, v in said.items() if v))
     return out
 
-# %% ../nbs/00d_catalogue.ipynb #26873160
+# %% ../nbs/00d_catalogue.ipynb #43ad0f64
 def _released(t, column, dayfirst):
     "Texts of dates as ISO dates, years as years, None where there is none."
     s = t.rows[column].astype(str).str.strip()
@@ -729,7 +730,7 @@ def _unknown_clicks(item, items, t, unknown):
                                 level, "Write ids alike in both tables" if hint else "Add the product") + "; the click is left out"*(level == "warning"))
     return lost
 
-# %% ../nbs/00d_catalogue.ipynb #442dca51
+# %% ../nbs/00d_catalogue.ipynb #88b00681
 CONDITION = re.compile(r"\s*(.+?)\s*(!=|>=|<=|==|=|>|<)\s*(.*?)\s*", re.S)
 
 def _condition(t, word):
@@ -764,7 +765,7 @@ def _values(t, column):
     c = next(c for c in t.rows if name_key(c) == name_key(column))
     return f"{c!r} holds " + ", ".join(t.rows[c].astype(str).value_counts().index[:8])
 
-# %% ../nbs/00d_catalogue.ipynb #a29968d0
+# %% ../nbs/00d_catalogue.ipynb #24e9dbe7
 def _middle(lo, hi): return next((m for top, m in ((1, 1), (5, 3), (10, 6), (100, 60)) if hi <= top), None) if lo >= -hi or hi > 1 else 1
 
 def _about_rating(t, column, s):
@@ -972,7 +973,7 @@ def _check_place(to, replace):
     if to.exists() and not replace: raise UsageError(f"{to} is there already: choose another place, or say replace=True (--replace).")
     if to.exists() and not (to/"interactions.parquet").is_file(): raise UsageError(f"{to} is no dataset folder, so it is not replaced: choose another place.")
 
-# %% ../nbs/00d_catalogue.ipynb #6b129202
+# %% ../nbs/00d_catalogue.ipynb #279f7ec2
 ABOUT_ROLES = dict(timestamp="date", image_url="picture's address", released="release date")
 
 def _roles_of(p, c, columns):
@@ -992,6 +993,18 @@ def _roles_of(p, c, columns):
         out.append(roles)
     return out
 
+# %% ../nbs/00d_catalogue.ipynb #d7971f97
+def _encoding_for(source, encoding, table):
+    "The encoding that was told for a table, or None; `UsageError` where it was hardly meant for this one."
+    if encoding and "=" in encoding: return dict(e.strip().partition("=")[::2] for e in encoding.split(",")).get(table) or None
+    if not encoding or isinstance(source, pd.DataFrame) or hasattr(source, "to_pandas") or not Path(source).is_file(): return encoding
+    b = Path(source).read_bytes()
+    if b.isascii() and b"\0" not in b: return None
+    if encoding.lower().replace("_", "-") not in ("utf-8", "utf8", "utf-8-sig") and not _utf8(b)[2] and b"\0" not in b:
+        raise UsageError(f"{Path(source).name} is valid UTF-8, and encoding {encoding!r} was told: say it for the other table alone, "
+                         f"--encoding {'products' if table == 'clicks' else 'clicks'}={encoding}, or for this one, --encoding {table}={encoding}.")
+    return encoding
+
 # %% ../nbs/00d_catalogue.ipynb #b15e822b
 def from_tables(products,                  # table of products, one a row: a file that `read_table` reads, or a DataFrame
                 clicks,                    # table of clicks: who met what
@@ -1001,7 +1014,8 @@ def from_tables(products,                  # table of products, one a row: a fil
                 dayfirst: bool | None = None, # dates like 03/04/2024: True: 3 April; None: look for a row that tells
                 unknown: str = "drop",     # clicks on products that are not there: "drop", "refuse"
                 duplicates: str = "refuse", # rows of one product that differ: "refuse", "first", "last"
-                delimiter: str | None = None, encoding: str | None = None,  # of both files; None: guess
+                delimiter: str | None = None, # of both files; None: guess
+                encoding: str | None = None,  # of both files, or of each, as "products=cp1251,clicks=utf-8"; None: guess
                 replace: bool = False,     # an older dataset folder of that name
                 about: dict | None = None, # title, licence, citation for dataset.json
                 min_rating: float | None = None, # clicks rated lower are left out
@@ -1012,7 +1026,7 @@ def from_tables(products,                  # table of products, one a row: a fil
     to = Path(to).expanduser().absolute()
     _check_choice(unknown=(unknown, ("drop", "refuse")), duplicates=(duplicates, ("refuse", "first", "last")), quoting=(quoting, (None, "csv", "none")))
     _check_place(to, replace)
-    p, c = (read_table(s, delimiter, encoding, n, quoting) for s, n in ((products, "products"), (clicks, "clicks")))
+    p, c = (read_table(s, delimiter, _encoding_for(s, encoding, n), n, quoting) for s, n in ((products, "products"), (clicks, "clicks")))
     pr, cr = _roles_of(p, c, columns)
     items = products_table(p, pr, duplicates, dayfirst)
     if not len(items): p.problems.append(Problem("error", p.name, None, "there is no product", "Add rows below the column names",

@@ -44,7 +44,7 @@ def id_texts(s: pd.Series,  # one id a row; no value is missing
             raise UsageError(f"{where or 'the table'} has no {s.name} id in row {row} ({e}): write ids as text.") from None
     return pd.Series(out[codes], s.index, dtype=object, name=s.name)
 
-# %% ../nbs/00e_values.ipynb #474a8fa0
+# %% ../nbs/00e_values.ipynb #f24e484a
 SAME = {  # what two writings of an id may differ in → the form in which they agree
     "leading zeros": lambda s: re.sub(r"^0+(?=.)", "", s),
     "a decimal point": lambda s: re.sub(r"(?<=\d)[.,]0+$", "", s),
@@ -70,7 +70,7 @@ def _difference(a, b):
     alone = [k for k, f in SAME.items() if f(a) == f(b)]
     return alone[0] if alone else " and ".join(k for k, f in SAME.items() if f(a) != a or f(b) != b) or "several signs"
 
-# %% ../nbs/00e_values.ipynb #8ecf01a5
+# %% ../nbs/00e_values.ipynb #db884872
 def near_ids(unknown,  # ids that are not among the known
              known,    # ids
             ) -> list: # (unknown, known, in what they differ), in the order of `unknown`
@@ -106,7 +106,7 @@ def name_key(s) -> str:  # "Prénom du Client:token" -> "prenomduclient"
     bare = re.sub(r":(token|float)(_seq)?$", "", str(s).strip())
     return "".join(c for c in unicodedata.normalize("NFKD", bare).casefold() if c.isalnum())
 
-# %% ../nbs/00e_values.ipynb #91d2a444
+# %% ../nbs/00e_values.ipynb #327661f9
 def _calendar(digits, layout):
     "Texts of digits → seconds by a layout of `strptime`; NaN where the digits are no such date between 1900 and 2100."
     t = pd.to_datetime(pd.Series(digits, dtype=object), format=layout, errors="coerce")
@@ -114,9 +114,10 @@ def _calendar(digits, layout):
 
 def _seconds(t):
     "Times without zone → float seconds since 1970, NaN where missing."
-    return np.array((t - pd.Timestamp(0)) / pd.Timedelta(seconds=1), dtype=float)
+    x = t.to_numpy("datetime64[us]")
+    return np.where(np.isnat(x), np.nan, x.astype("int64") / 1e6)
 
-# %% ../nbs/00e_values.ipynb #00971f16
+# %% ../nbs/00e_values.ipynb #7e051a3c
 SINCE = (("seconds since 1970", 1e8, 1e10, 1.), ("milliseconds since 1970", 1e11, 1e13, 1e3),  # from 1973 to 2286
          ("microseconds since 1970", 1e14, 1e16, 1e6), ("nanoseconds since 1970", 1e17, 1e19, 1e9))
 LAYOUTS = {4: ("years", "%Y"), 6: ("months written as YYYYMM, their first day", "%Y%m"), 8: ("dates written as YYYYMMDD", "%Y%m%d"),
@@ -149,7 +150,7 @@ def _numbers_to_seconds(s):
     fits = _number_writings(s)
     name = max(fits, key=lambda k: np.isfinite(fits[k]).sum())  # the first of equals
     sure = [k for k in fits if np.isfinite(fits[k]).sum() == np.isfinite(fits[name]).sum()]
-    if not np.isfinite(fits[name]).any() or set(s[np.isfinite(fits[name])].astype(float)) <= {0., -1.}:
+    if np.isfinite(fits[name]).mean() < .5 or set(s[np.isfinite(fits[name])].astype(float)) <= {0., -1.}:
         return np.full(len(s), np.nan), f"numbers that are no dates ({KNOWN})"
     if "months" in name and s.str.match(r"20(0[1-9]|1[0-2])(0[1-9]|1[0-2])$").all():
         raise UsageError(f"{s.iloc[0]!r} may be a month or a day of a year written with two digits: {KNOWN}.")
@@ -175,7 +176,7 @@ def _orders(rows, now):
     best = max(fits.values())
     return [o for o in fits if fits[o] == best and best]
 
-# %% ../nbs/00e_values.ipynb #f9c38e35
+# %% ../nbs/00e_values.ipynb #971edfce
 def date_orders(s,         # texts
                 now=None,  # Timestamp; None: this moment
                ) -> list:  # of "day", "month", "year"
@@ -198,7 +199,7 @@ def day_first(s) -> bool | None:  # s: texts; None: the rows do not tell, or the
     "Do dates like 03/04/2024 start with the day?"
     return {"day": True, "month": False}.get(date_order(s))
 
-# %% ../nbs/00e_values.ipynb #e3bea678
+# %% ../nbs/00e_values.ipynb #f0adb552
 MONTHS = {m: k % 12 + 1 for k, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec january february march april may june july august "
                                               "september october november december".split())} | {"sept": 9}
 CLOCK = re.compile(r"""[\s,T]*(?:at\s+)?(?P<h>\d{1,2})(?:(?:[:h.](?P<m>\d{2}))?(?:[:.](?P<s>\d{2})(?:[.,](?P<f>\d{1,9})\d*)?)?)(?:\s*Uhr)?\s*
@@ -222,7 +223,7 @@ def _clock(rest):
     off = (int(zone[1:3])*60 + int(zone[3:5] or 0))*(-1 if zone[0] == "-" else 1) if zone else 0
     return h*3600 + int(m["m"] or 0)*60 + int(m["s"] or 0) + float(f"0.{m['f'] or 0}") - off*60
 
-# %% ../nbs/00e_values.ipynb #c8c18b38
+# %% ../nbs/00e_values.ipynb #34a03446
 def _day(y, m, d, rest):
     "A day of the calendar and what stands behind it → seconds since 1970, or NaN."
     try: t = pd.Timestamp(_full_year(int(y)), int(m), int(d))
@@ -275,7 +276,7 @@ def _texts_to_seconds(s, dayfirst):
         if not np.isnan(out[k]): how.add(writing)
     return out, how
 
-# %% ../nbs/00e_values.ipynb #85d20eac
+# %% ../nbs/00e_values.ipynb #f76563e0
 def parse_times(s: pd.Series,          # str; empty: missing
                 dayfirst=None,         # True: 03/04/2024 is 3 April; None: look
                ) -> tuple:             # (float seconds since 1970, bool: could not be read, note)
@@ -296,7 +297,7 @@ def parse_times(s: pd.Series,          # str; empty: missing
     bad = np.append((v != "").to_numpy(), False)[codes] & np.isnan(out)
     return pd.Series(out, s.index), pd.Series(bad, s.index), (" and ".join(how) or "no date") + also
 
-# %% ../nbs/00e_values.ipynb #aa52f6dd
+# %% ../nbs/00e_values.ipynb #66350bf3
 def doubtful_times(seconds,   # float [n], NaN: missing
                    now=None,  # seconds; None: this moment
                   ) -> dict:  # what is odd → bool [n]
