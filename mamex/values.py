@@ -16,7 +16,7 @@ from .base import UsageError
 EXACT = {"f2": 2**11, "f4": 2**24, "f8": 2**53}  # up to here every whole number is a float of its own
 
 def id_text(v) -> str:  # v: text, a whole number, or bytes in UTF-8; of Python, numpy or pandas
-    "An id as text; `ValueError` for what is no id: nothing, a truth value, a fraction, or a float beyond exact numbers."
+    "An id as text; `ValueError` for what is none: nothing, a truth value, a fraction, or a float beyond exact numbers."
     if isinstance(v, str): return str(v)
     if isinstance(v, (bytes, bytearray)): return bytes(v).decode()
     if isinstance(v, (bool, np.bool_)): raise ValueError(f"{bool(v)} is a truth value")
@@ -25,7 +25,8 @@ def id_text(v) -> str:  # v: text, a whole number, or bytes in UTF-8; of Python,
     if isinstance(v, (float, np.floating)):
         if not float(v).is_integer(): raise ValueError(f"{float(v)!r} is a fraction")
         if abs(float(v)) > EXACT.get(np.asarray(v).dtype.str[1:], 2**53):
-            raise ValueError(f"{float(v):.0f} went through floating-point numbers, which lose the last digits of long ids")
+            raise ValueError(f"{float(v):.0f} went through floating-point numbers, which lose the last digits of long "
+                             f"ids")
         return str(int(v))
     return str(v)
 
@@ -41,27 +42,31 @@ def id_texts(s: pd.Series,  # one id a row; no value is missing
         try: out[k] = id_text(s.dtype.type(v) if s.dtype.kind == "f" else v)
         except ValueError as e:
             row = int(np.flatnonzero(codes == k)[0]) + 1
-            raise UsageError(f"{where or 'the table'} has no {s.name} id in row {row} ({e}): write ids as text.") from None
+            raise UsageError(f"{where or 'the table'} has no {s.name} id in row {row} ({e}): "
+                             "write ids as text.") from None
     return pd.Series(out[codes], s.index, dtype=object, name=s.name)
 
 # %% ../nbs/00e_values.ipynb #f24e484a
 SAME = {  # what two writings of an id may differ in → the form in which they agree
     "leading zeros": lambda s: re.sub(r"^0+(?=.)", "", s),
     "a decimal point": lambda s: re.sub(r"(?<=\d)[.,]0+$", "", s),
-    "signs that nobody sees": lambda s: "".join(c for c in s if unicodedata.category(c) not in ("Cf", "Cc")).replace("\u00a0", " ").strip(),
+    "signs that nobody sees": lambda s: "".join(c for c in s if unicodedata.category(c) not in ("Cf", "Cc")).replace(
+        "\u00a0", " ").strip(),
     "composed against decomposed letters": lambda s: unicodedata.normalize("NFC", s),
     "wide against narrow letters": lambda s: unicodedata.normalize("NFKC", s),
     "capital letters": str.casefold,
     "quotes": lambda s: re.sub(r"""^(=?["'“”„]|')\s*(.*?)\s*["'“”„]?$""", r"\2", s),
     "spaces": lambda s: re.sub(r"\s+", "", s),
     "the kind of dash": lambda s: re.sub(r"[\u2010-\u2015\u2212_]", "-", s),
-    "thousands separators": lambda s: re.sub(r"(?<=\d)[,.' ](?=\d{3}(\D|$))", "", s) if re.fullmatch(r"\d{1,3}([,.' ]\d{3})+", s) else s,
+    "thousands separators": lambda s: re.sub(r"(?<=\d)[,.' ](?=\d{3}(\D|$))", "", s)
+        if re.fullmatch(r"\d{1,3}([,.' ]\d{3})+", s) else s,
     "an exponent": lambda s: f"{float(s):.0f}" if re.fullmatch(r"\d(\.\d+)?[eE]\+\d{1,2}", s) else s}
 
 def plain_id(s: str) -> str:
     "An id in the form in which all writings that are near each other agree."
     if re.fullmatch(r"[1-9a-z][0-9a-z]*", s): return s  # most ids, and quickly
-    for f in ("signs that nobody sees", "wide against narrow letters", "quotes", "spaces", "the kind of dash", "capital letters", "an exponent",
+    for f in ("signs that nobody sees", "wide against narrow letters", "quotes", "spaces", "the kind of dash",
+              "capital letters", "an exponent",
               "thousands separators", "a decimal point", "leading zeros"): s = SAME[f](s)
     return s
 
@@ -78,16 +83,22 @@ def near_ids(unknown,  # ids that are not among the known
     forms, cut = {}, {}
     for k in known: forms.setdefault(plain_id(k), k)
     for u in unknown:
-        if (m := SHORTENED.fullmatch(u)) and len(m[1]) not in cut: cut[len(m[1])] = {f"{int(k):.{len(m[1])}E}": k for k in known if k.isdecimal()}
-    def near(u): return forms.get(plain_id(u)) or (m := SHORTENED.fullmatch(u)) and cut[len(m[1])].get(u.upper().replace(",", "."))
-    return [(u, k, "an exponent" if SHORTENED.fullmatch(u) else _difference(u, k)) for u in unknown if (k := near(u)) and k != u]
+        if (m := SHORTENED.fullmatch(u)) and len(m[1]) not in cut:
+            cut[len(m[1])] = {f"{int(k):.{len(m[1])}E}": k for k in known if k.isdecimal()}
+    def near(u):
+        m = SHORTENED.fullmatch(u)
+        return forms.get(plain_id(u)) or m and cut[len(m[1])].get(u.upper().replace(",", "."))
+    return [(u, k, "an exponent" if SHORTENED.fullmatch(u) else _difference(u, k)) for u in unknown if (k := near(u))
+            and k != u]
 
 SHORTENED = re.compile(r"\d[.,](\d+)[eE]\+\d\d")  # 1.23457E+12
 
 def _shown(s): return repr(s) if s.isprintable() and s == unicodedata.normalize("NFC", s) else ascii(s)
 
-WHO = {"leading zeros": "perhaps a spreadsheet cut leading zeros", "a decimal point": "perhaps a program made decimal numbers of them",
-       "an exponent": "perhaps a spreadsheet shortened long numbers", "quotes": "perhaps the quotes of a spreadsheet's text"}
+WHO = {"leading zeros": "perhaps a spreadsheet cut leading zeros",
+       "a decimal point": "perhaps a program made decimal numbers of them",
+       "an exponent": "perhaps a spreadsheet shortened long numbers",
+       "quotes": "perhaps the quotes of a spreadsheet's text"}
 
 def near_hint(unknown, known) -> str:
     "A remark on near ids, to put behind a sentence; empty where there are none."
@@ -120,9 +131,11 @@ def _seconds(t):
 # %% ../nbs/00e_values.ipynb #7e051a3c
 SINCE = (("seconds since 1970", 1e8, 1e10, 1.), ("milliseconds since 1970", 1e11, 1e13, 1e3),  # from 1973 to 2286
          ("microseconds since 1970", 1e14, 1e16, 1e6), ("nanoseconds since 1970", 1e17, 1e19, 1e9))
-LAYOUTS = {4: ("years", "%Y"), 6: ("months written as YYYYMM, their first day", "%Y%m"), 8: ("dates written as YYYYMMDD", "%Y%m%d"),
+LAYOUTS = {4: ("years", "%Y"), 6: ("months written as YYYYMM, their first day", "%Y%m"),
+           8: ("dates written as YYYYMMDD", "%Y%m%d"),
            10: ("times written as YYYYMMDDHH", "%Y%m%d%H"), 12: ("times written as YYYYMMDDHHMM", "%Y%m%d%H%M"),
-           14: ("times written as YYYYMMDDHHMMSS", "%Y%m%d%H%M%S"), 17: ("times written as YYYYMMDDHHMMSS and milliseconds", "%Y%m%d%H%M%S%f")}
+           14: ("times written as YYYYMMDDHHMMSS", "%Y%m%d%H%M%S"),
+           17: ("times written as YYYYMMDDHHMMSS and milliseconds", "%Y%m%d%H%M%S%f")}
 
 def _number_writings(s):
     "What texts of numbers can mean: writing → seconds [n], NaN where a value cannot be that; the most telling first."
@@ -134,13 +147,16 @@ def _number_writings(s):
             x = np.full(len(s), np.nan)
             x[fits] = _years(digits[fits]) if size == 4 else _calendar(digits[fits].to_numpy(object), layout)
             out[name] = x
-    out["days as spreadsheets count them"] = np.where((n >= 20000) & (n <= 80000) & (np.nanmax(n) > 25569), np.round((n - 25569)*86400), np.nan)
-    for name, lo, hi, by in SINCE: out[name] = np.where((np.abs(n) >= lo) & (np.abs(n) < hi) | np.isin(n, (0, -1)), n/by, np.nan)
+    out["days as spreadsheets count them"] = np.where((n >= 20000) & (n <= 80000) & (np.nanmax(n) > 25569),
+                                                      np.round((n - 25569)*86400), np.nan)
+    for name, lo, hi, by in SINCE: out[name] = np.where((np.abs(n) >= lo) & (np.abs(n) < hi) | np.isin(n, (0, -1)),
+                                                        n/by, np.nan)
     return out
 
 def _years(digits):
     y = digits.astype(int).to_numpy()
-    return np.where((y >= 1000) & (y <= 2100), (y.astype("int64") - 1970).astype("datetime64[Y]").astype("datetime64[s]").astype(float), np.nan)
+    return np.where((y >= 1000) & (y <= 2100),
+                    (y.astype("int64") - 1970).astype("datetime64[Y]").astype("datetime64[s]").astype(float), np.nan)
 
 # %% ../nbs/00e_values.ipynb #3eb3b3b4
 KNOWN = "write dates as 2024-01-31 or 2024-01-31 12:00:00, as 20240131, or as seconds since 1970"
@@ -180,9 +196,10 @@ def _orders(rows, now):
 def date_orders(s,         # texts
                 now=None,  # Timestamp; None: this moment
                ) -> list:  # of "day", "month", "year"
-    "What may stand first in dates like 03/04/2024 or 24-01-31; all that fit some rows where rows contradict each other."
+    "What may stand first in dates like 03/04/2024 or 24-01-31; where rows contradict each other, all that fit some."
     rows = {m.group(1, 2, 3, 4) for m in map(NUMERIC_DATE.match, s) if m}
-    real = {r for r in rows if any(_as_ordered((r[0], *r[2:]), o) for o in ORDERS)}  # the 31st of the 31st tells nothing
+    # the 31st of the 31st tells nothing
+    real = {r for r in rows if any(_as_ordered((r[0], *r[2:]), o) for o in ORDERS)}
     left = _orders(real, now or pd.Timestamp.now())
     if not any(all(_as_ordered((a, b, c), o) for a, _, b, c in real) for o in left):
         return [o for o in ORDERS if any(_as_ordered((a, b, c), o) for a, _, b, c in real)]
@@ -200,14 +217,21 @@ def day_first(s) -> bool | None:  # s: texts; None: the rows do not tell, or the
     return {"day": True, "month": False}.get(date_order(s))
 
 # %% ../nbs/00e_values.ipynb #f0adb552
-MONTHS = {m: k % 12 + 1 for k, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec january february march april may june july august "
+MONTHS = {m: k % 12 + 1 for k,
+          m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec january february march april may june july "
+                         "august "
                                               "september october november december".split())} | {"sept": 9}
-CLOCK = re.compile(r"""[\s,T]*(?:at\s+)?(?P<h>\d{1,2})(?:(?:[:h.](?P<m>\d{2}))?(?:[:.](?P<s>\d{2})(?:[.,](?P<f>\d{1,9})\d*)?)?)(?:\s*Uhr)?\s*
-                       (?P<half>[ap]\.?m\.?)?\s*(?P<zone>Z|UTC|GMT|(?:UTC|GMT)?[+-]\d{1,2}(?::?\d{2})?)?(?:\s*(?:UTC|GMT|\(.*\)|\[.*\]))?\s*$""", re.X | re.I)
+CLOCK = re.compile(r"""[\s,T]*(?:at\s+)?(?P<h>\d{1,2})(?:(?:[:h.](?P<m>\d{2}))?(?:[:.](?P<s>\d{2})
+                       (?:[.,](?P<f>\d{1,9})\d*)?)?)(?:\s*Uhr)?\s*(?P<half>[ap]\.?m\.?)?\s*
+                       (?P<zone>Z|UTC|GMT|(?:UTC|GMT)?[+-]\d{1,2}(?::?\d{2})?)?(?:\s*(?:UTC|GMT|\(.*\)|\[.*\]))?\s*$""",
+                   re.X | re.I)
 IN_WORDS = tuple(re.compile(r, re.I) for r in (
-    r"(?:[a-z]{3,9}\.?,?\s+)?(?P<d>\d{1,2})(?:st|nd|rd|th|\.)?[\s/-]+(?:of\s+)?(?P<M>[a-z]{3,9})\.?,?[\s/-]+(?P<y>\d{4}|'?\d{2})(?P<rest>(?!\d).*)",
-    r"(?:[a-z]{3,9}\.?,?\s+)?(?P<M>[a-z]{3,9})\.?[\s-]+(?P<d>\d{1,2})(?:st|nd|rd|th)?(?:,\s*|\s+|-)(?P<y>\d{4})(?P<rest>(?!\d).*)",
-    r"(?:[a-z]{3}\s+)(?P<M>[a-z]{3})\s+(?P<d>\d{1,2})\s+(?P<rest>[\d:]+(?:\s+[+-]\d{4}|\s+UTC|\s+GMT)?)\s+(?P<y>\d{4})\s*$",
+    r"(?:[a-z]{3,9}\.?,?\s+)?(?P<d>\d{1,2})(?:st|nd|rd|th|\.)?[\s/-]+(?:of\s+)?"
+    r"(?P<M>[a-z]{3,9})\.?,?[\s/-]+(?P<y>\d{4}|'?\d{2})(?P<rest>(?!\d).*)",
+    r"(?:[a-z]{3,9}\.?,?\s+)?(?P<M>[a-z]{3,9})\.?[\s-]+"
+    r"(?P<d>\d{1,2})(?:st|nd|rd|th)?(?:,\s*|\s+|-)(?P<y>\d{4})(?P<rest>(?!\d).*)",
+    r"(?:[a-z]{3}\s+)(?P<M>[a-z]{3})\s+(?P<d>\d{1,2})\s+"
+    r"(?P<rest>[\d:]+(?:\s+[+-]\d{4}|\s+UTC|\s+GMT)?)\s+(?P<y>\d{4})\s*$",
     r"(?P<M>[a-z]{3,9})\.?[\s-]+(?P<y>\d{4})(?P<rest>)\s*$",
     r"(?P<y>\d{4})[\s/.-]+(?P<M>[a-z]{3,9})\.?[\s/.-]+(?P<d>\d{1,2})(?P<rest>(?!\d).*)"))
 
@@ -237,7 +261,8 @@ def _one_date(v, order):
         if order == "year" and len(m[4]) == 4: return np.nan, ""
         y, mo, d = (m[(1, 3, 4)[k]] for k in ORDERS[order or "day"])
         return _day(y, mo, d, m[5]), f"dates that start with the {order}"
-    if m := re.fullmatch(r"(\d{4})([-/. ]?)(\d{1,2})\2(\d{1,2})(?!\d)(.*)", v): return _day(m[1], m[3], m[4], m[5]), "ISO dates"
+    if m := re.fullmatch(r"(\d{4})([-/. ]?)(\d{1,2})\2(\d{1,2})(?!\d)(.*)",
+                         v): return _day(m[1], m[3], m[4], m[5]), "ISO dates"
     if m := re.fullmatch(r"(\d{1,2})[-/.](\d{4})", v): return _day(m[2], m[1], 1, ""), "months, their first day"
     for r in IN_WORDS:
         if (m := r.fullmatch(v)) and (mo := MONTHS.get(m["M"].lower())):
@@ -245,17 +270,20 @@ def _one_date(v, order):
     return np.nan, ""
 
 # %% ../nbs/00e_values.ipynb #54504440
-def sane(seconds): return (seconds > -3.1e10) & (seconds <= 1e10)  # years 988 to 2286, which is as far as a dataset folder goes
+def sane(seconds): return (seconds > -3.1e10) & (seconds <= 1e10)  # years 988 to 2286
 
 def _bare(s):
     "Texts without quotes, a spreadsheet's =\"…\" and signs that nobody sees."
-    s = s.str.replace(r"[\u200b-\u200f\u2060\ufeff\u00ad]", "", regex=True).str.replace(r"[\u00a0\u202f]", " ", regex=True)
-    s = s.str.strip().str.replace(r"^=?\"(.*)\"$|^'(.*?)'?$", lambda m: m[1] if m[1] is not None else m[2], regex=True).str.strip()
+    s = s.str.replace(r"[\u200b-\u200f\u2060\ufeff\u00ad]", "",
+                      regex=True).str.replace(r"[\u00a0\u202f]", " ", regex=True)
+    s = s.str.strip().str.replace(r"^=?\"(.*)\"$|^'(.*?)'?$", lambda m: m[1] if m[1] is not None else m[2],
+                                  regex=True).str.strip()
     return s.str.replace(r"^(\d+),(\d+)$", r"\1.\2", regex=True)  # 45322,5
 
 def _iso(s):
     "Texts in ISO 8601 → seconds, NaN for others; all at once."
-    return _seconds(pd.to_datetime(s.where(s.str.match(r"\d{4}-?/?\d")), format="ISO8601", utc=True, errors="coerce").dt.tz_localize(None))
+    return _seconds(pd.to_datetime(s.where(s.str.match(r"\d{4}-?/?\d")), format="ISO8601", utc=True,
+                                   errors="coerce").dt.tz_localize(None))
 
 def _texts_to_seconds(s, dayfirst):
     "Distinct texts that are no numbers → (seconds, writings)."
@@ -265,10 +293,13 @@ def _texts_to_seconds(s, dayfirst):
     order = date_order(s[rest]) if dayfirst is None else "day" if dayfirst else "month"
     if order is None and (some := [v for v in s[rest] if NUMERIC_DATE.match(v)]):
         first = " or with the ".join(date_orders(s[rest]) or ["day", "month"])
-        raise UsageError(f"{some[0]!r} may start with the {first}: say so, dayfirst=True or False (--day-first, --month-first), "
+        raise UsageError(f"{some[0]!r} may start with the {first}: say so, dayfirst=True or False (--day-first, "
+                         f"--month-first), "
                          "or write years with four digits, first.")
-    if rest.any() and order in ("day", "month"):  # most such dates, turned round, are ISO dates: quicker than one by one
-        turned = s[rest].str.replace(r"^(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?=$|[ T])", r"\4-\3-\1" if order == "day" else r"\4-\1-\3", regex=True)
+    # most such dates, turned round, are ISO dates: quicker than one by one
+    if rest.any() and order in ("day", "month"):
+        turned = s[rest].str.replace(r"^(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?=$|[ T])", r"\4-\3-\1" if order == "day"
+                                     else r"\4-\1-\3", regex=True)
         out[rest] = np.where(turned.to_numpy() != s[rest].to_numpy(), _iso(turned), np.nan)
         if not np.isnan(out[rest]).all(): how.add(f"dates that start with the {order}")
     for k, v in zip(np.flatnonzero(np.isnan(out)), s[np.isnan(out)].tolist()):
