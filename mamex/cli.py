@@ -66,14 +66,18 @@ def typed_settings(words) -> dict:
     return out
 
 # %% ../nbs/20_cli.ipynb #ce063f01
-READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column is which, where the guess is wrong: item=sku clicks.item=product"),
-           opt("--delimiter", help="of the CSV files"), opt("--encoding", help="of the CSV files"),
+READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column is which, where the guess is wrong: item=sku clicks.item=product; "
+                                                                 "timestamp= if none is the date"),
+           opt("--delimiter", help="of the CSV files"), opt("--encoding", help="of the CSV files, as cp1252"),
+           opt("--quoting", choices=["csv", "none"], help="csv: a value in quotes may run over lines; none: quotes are ordinary signs"),
            opt("--duplicates", default="refuse", choices=["refuse", "first", "last"], help="rows of one product that differ"))
 
 # %% ../nbs/20_cli.ipynb #757610cb
 @command("import", opt("products", help="CSV file, one row a product"), opt("clicks", help="CSV file: user, product, perhaps a date"),
          opt("--pictures", help="folder or zip archive, files named by product"), opt("--to", required=True, help="dataset folder to make"),
          *READING,
+         opt("--min-rating", type=float, metavar="N", help="leave out clicks rated lower"),
+         opt("--where", nargs="+", default=[], metavar="CONDITION", help="leave out other clicks: event=transaction 'quantity>0'"),
          opt("--unknown", default="drop", choices=["drop", "refuse"], help="clicks on products that are not there"),
          opt("--day-first", dest="dayfirst", action="store_const", const=True, help="03/04/2024 is 3 April"),
          opt("--month-first", dest="dayfirst", action="store_const", const=False, help="03/04/2024 is 4 March"),
@@ -83,24 +87,24 @@ READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column i
 def import_command(a) -> int:
     "make a dataset folder of two CSV files and a folder of pictures"
     try: made = from_tables(a.products, a.clicks, a.pictures, a.to, pairs(a.columns, "column"), a.dayfirst, a.unknown, a.duplicates, a.delimiter,
-                            a.encoding, a.replace, pairs(a.about, "fact"))
+                            a.encoding, a.replace, pairs(a.about, "fact"), a.min_rating, a.where, a.quoting)
     except CatalogueError as e:
-        print(say_problems(e.problems, a.most), "Nothing was written.", sep="\n")
+        print(*e.notes, say_problems(e.problems, a.most), "Nothing was written.", sep="\n")
         return 1
     made.problems, problems = [], made.problems
     print(*made.notes, say_problems(problems, a.most), str(made).splitlines()[-1], sep="\n")
     return 0
 
 # %% ../nbs/20_cli.ipynb #a8c8d288
-@command("check", opt("folder", help="dataset folder of any kind, or its name"), opt("--all", action="store_true", help="show every problem"),
-         opt("--most", type=int, default=5, help="problems to show of each kind"),
-         opt("--strict", action="store_true", help="status 1 for warnings, too"),
+@command("check", opt("folder", help="dataset folder of any kind, or its name"), opt("--all", action="store_true", help="every problem on a line of its own"),
+         opt("--most", type=int, default=3, help="examples of each kind"),
+         opt("--strict", action="store_true", help="status 1 for warnings, too; notes ask for nothing"),
          opt("--no-pictures", dest="pictures", action="store_false", help="do not open the pictures"))
 def check_command(a) -> int:
     "list every problem of a dataset folder, with file, row and remedy"
     problems = check_folder(a.folder, a.pictures, progress=sys.stderr.isatty())
     print(say_problems(problems, None if a.all else a.most))
-    return int(any(p.level == "error" or a.strict for p in problems))
+    return int(any(p.level == "error" or a.strict and p.level == "warning" for p in problems))
 
 # %% ../nbs/20_cli.ipynb #8e48c53b
 @command("fetch", opt("names", nargs="+", metavar="NAME", help="baby, clothing, sport, movielens, movielens-1m"),
@@ -177,7 +181,7 @@ def recommend_command(a) -> int:
 def add_command(a) -> int:
     "add new items to a recommender"
     from mamex.recommender import Recommender
-    rec, t = Recommender.load(a.model), read_table(a.products, a.delimiter, a.encoding)
+    rec, t = Recommender.load(a.model), read_table(a.products, a.delimiter, a.encoding, quoting=a.quoting)
     roles, notes = guess_columns(list(t.rows), "products", pairs(a.columns, "column"))
     items = products_table(t, roles, a.duplicates)
     print(*[f"{t.name}: {n}" for n in t.notes + notes], sep="\n")
