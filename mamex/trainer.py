@@ -17,7 +17,7 @@ from safetensors import safe_open
 from fastcore.basics import patch
 import mamex.adapters, mamex.gate, mamex.losses, mamex.model
 from .datasets import UsageError, progress_bar, write_atomic
-from .extractor import Features
+from .extractor import Features, check_vectors
 from .splits import Split
 from .metrics import evaluate
 from .adapters import expert_use
@@ -249,6 +249,7 @@ def fit(features: Features,
         life=None,             # what the items live through in training: `temporal.Life` (chapter 12)
        ) -> Run:
     "Train until the epochs or the patience run out; weights of the best validation (released protocol)."
+    check_vectors(features, split.warm_items)
     if hasattr(config, "solve"):  # a linear system and no epochs: nothing to resume, and the same on every device
         if life: raise UsageError(f"{type(config).__name__} cannot live through time; `life` is for MAMEX")
         return config.solve(features, split, seed)
