@@ -302,7 +302,7 @@ def fetch_picture(session, url, folder: Path, item: str, net: Net) -> str:  # th
                 if not r.ok: return "gone"
                 b = read_body(r, time.monotonic() + net.picture_s)
             return "too large" if b is None else store_picture(b, folder, item)
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.TooManyRedirects, UnicodeError): return "no address"
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.TooManyRedirects, ValueError): return "no address"
         except (Cut, requests.RequestException): time.sleep(net.backoff_s * n)
     return "unreachable"
 

@@ -8,8 +8,8 @@ __all__ = ['PARTS', 'PAPER', 'CAPTIONS', 'as_python', 'parse_seeds', 'from_text'
            'report_folder', 'fit_seeds', 'measure', 'results', 'compare', 'cell', 'results_table', 'markdown_table',
            'compare_table', 'paper_table', 'git_commit', 'hardware', 'peak_memory_mib', 'run_card', 'card_table',
            'use_style', 'plot_results', 'plot_curves', 'fusion_weights', 'plot_alpha', 'plot_experts',
-           'alpha_by_warmth', 'gallery_items', 'thumbnail', 'gallery', 'save_figure', 'write_report', 'run_report',
-           'verdict']
+           'alpha_by_warmth', 'gallery_items', 'thumbnail', 'gallery', 'save_figure', 'unread_told', 'write_report',
+           'run_report', 'verdict', 'extract']
 
 # %% ../nbs/13_reports.ipynb #668daec5
 from datetime import datetime, timezone
@@ -28,6 +28,7 @@ from .splits import Split, split_card
 from .metrics import evaluate, summarise, paired_test
 from .model import preset
 from .trainer import Run, fit, watch
+_all_ = ["extract"]  # notebooks take all of this chapter
 
 # %% ../nbs/13_reports.ipynb #b1bdad82
 def as_python(v):
@@ -386,6 +387,13 @@ def save_figure(fig, path: Path):
     plt.close(fig)
     write_atomic(path, buf.getvalue())
 
+# %% ../nbs/13_reports.ipynb #b101dfaa
+def unread_told(features: dict) -> list[str]:  # of a run card
+    "A sentence on each kind of text that an encoder does not read to its end."
+    left = "read on in windows (long_text split)" if features.get("long_text") == "split" else "{:.0%} of their tokens are not read; -p long_text split reads on"
+    return [f"{c['too_long']:,} of {c['present']:,} texts of `{m}` are longer than `{features['encoder']}` reads; {left.format(c['tokens_unread'] / c['tokens']).replace('%', ' %')}."
+            for m, c in features["counts"].items() if c.get("too_long")]
+
 # %% ../nbs/13_reports.ipynb #9dfd1353
 def write_report(
         folder: Path,
@@ -422,7 +430,7 @@ def run_report(ds, split, features, runs, measured, model: str, card: dict) -> t
             "Mean ± sd over seeds [95 % interval over users alone].", "## Against each floor", markdown_table(compare_table(diffs)),
             *(["## Against the paper", markdown_table(paper.rename_axis("row").reset_index())] if paper is not None else []),
             "## Figures", *(f"![{name}](run_{name}.png)\n\n{caption}" for name, caption in CAPTIONS.items()), alpha_by_warmth(runs, features, split),
-            "## Data", markdown_table(dataset_card(ds).astype(str)), "## Run card", markdown_table(card_table(card))]
+            "## Data", markdown_table(dataset_card(ds).astype(str)), *unread_told(card["features"]), "## Run card", markdown_table(card_table(card))]
     return report, "\n\n".join(page)
 
 # %% ../nbs/13_reports.ipynb #a3f9dc5b

@@ -1,9 +1,11 @@
 "`run.ipynb` through papermill as users call it: parameters refused, data that is broken, the same numbers twice."
 import json, os, subprocess, sys
 from pathlib import Path
-import pandas as pd, pytest
+import numpy as np, pandas as pd, pytest
 from conftest import ROOT
-from mamex.datasets import load_dataset, save_dataset
+from hypothesis import given, strategies as st
+from mamex.datasets import UsageError, load_dataset, save_dataset
+from mamex.reports import check_columns, check_device, check_long_text, check_parameters, parse_seeds, trained_preset
 
 QUICK = ["-p", "epochs", "3", "-p", "seeds", "0"]
 
@@ -18,6 +20,7 @@ def papermill(*args, cwd=ROOT, **env):
 @pytest.mark.parametrize("parameters, sentence", [
     (["-p", "datset", "toy"], "UsageError: unknown parameter 'datset'; did you mean 'dataset'?"),
     (["-p", "dataset", "sports"], "UsageError: "),
+    (["-p", "dataset", "007"], "UsageError: dataset is 7; papermill's -p made a number of what was typed: write -r dataset 007"),
     (["-p", "seeds", "hello"], "UsageError: seeds is 'hello'; give different whole numbers"),
     (["-p", "encoder", "offlin"], "UsageError: "),
     (["-p", "preset", "relased"], "UsageError: unknown preset 'relased': choose one of released, paper, best; did you mean 'released'?"),
@@ -100,3 +103,64 @@ def test_films(tmp_path):
     card = json.loads((tmp_path / "r" / "run.json").read_text())["card"]
     assert [card["dataset"][k] for k in ("users", "items", "interactions")] == [610, 3650, 90274]
     assert card["features"]["counts"]["image"]["present"] == 3629
+
+
+# what the command line of papermill makes of its values
+
+def typed(value):
+    from papermill.cli import _resolve_type  # what -p does
+    return _resolve_type(value)
+
+
+@pytest.mark.parametrize("parameter, check", [("dataset", str), ("encoder", str), ("out", str), ("by", str), ("preset", trained_preset), ("device", check_device), ("long_text", check_long_text)])
+@pytest.mark.parametrize("value", ["007", "1e5", "True", "False", "None", "12", "-3", "0.50", "inf", "1_000"])
+def test_a_text_that_papermill_changed_names_the_remedy(parameter, check, value):
+    with pytest.raises(UsageError) as e: check_parameters({parameter: typed(value)}, **{parameter: check})
+    assert f"write -r {parameter} " in str(e.value) and "\n" not in str(e.value) and str(e.value).startswith(f"{parameter} is ")
+
+
+@pytest.mark.parametrize("value", ["toy", "true", "null", "2024-01-31", "0x1F", "~", "my shop", "1.2.3"])
+def test_a_text_that_stays_a_text_is_taken(value):
+    assert check_parameters(dict(dataset=typed(value)), dataset=str).dataset == value
+
+
+@pytest.mark.parametrize("value, seeds", [("[0]", [0]), ("(0, 1)", [0, 1]), ("0 1", [0, 1]), ("0", [0]), ("0,1,2", [0, 1, 2]), ("[0,1]", [0, 1]), ("(3)", [3]), ("0, 1", [0, 1]), ("[ 4 ]", [4]), ("0;1", [0, 1])])
+def test_seeds_as_they_are_typed(value, seeds):
+    assert parse_seeds(typed(value)) == parse_seeds(value) == seeds
+    assert check_parameters(dict(cold_seeds=typed(value)), cold_seeds=parse_seeds).cold_seeds == seeds
+
+
+@pytest.mark.parametrize("value", ["1.5", "True", "None", "[]", "", "0,0", "-1", "[0, x]", "0-4", "1e3"])
+def test_what_are_no_seeds(value):
+    with pytest.raises(UsageError, match="cold_seeds is .*for example -p cold_seeds 0,1,2"): check_parameters(dict(cold_seeds=typed(value)), cold_seeds=parse_seeds)
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=6, unique=True), st.sampled_from([list, tuple, np.array, str, lambda s: ",".join(map(str, s)), lambda s: " ".join(map(str, s)), lambda s: [np.int64(x) for x in s]]))
+def test_seeds_of_any_kind(seeds, form): assert parse_seeds(form(seeds)) == seeds
+
+
+@pytest.mark.parametrize("given_, kinds, want", [
+    (dict(epochs=np.int64(3), dataset=np.str_("toy"), share=np.float32(.5)), dict(epochs=int, dataset=str, share=float), dict(epochs=3, dataset="toy", share=.5)),
+    (dict(share=1), dict(share=float), dict(share=1.)), (dict(show="false"), dict(show=bool), dict(show=False)), (dict(models=("a", "b")), dict(models=list), dict(models=["a", "b"])),
+    (dict(models="[a, b]", settings="{dim: 64}"), dict(models=list, settings=dict), dict(models=["a", "b"], settings=dict(dim=64)))])
+def test_values_of_other_kinds(given_, kinds, want):
+    p = check_parameters(given_, **kinds); p.pop("started")
+    assert p == want and all(type(p[k]) is type(v) for k, v in want.items())
+
+
+@pytest.mark.parametrize("given_, kinds", [(dict(epochs="many"), dict(epochs=int)), (dict(epochs=1.5), dict(epochs=int)), (dict(epochs=True), dict(epochs=int)), (dict(show="perhaps"), dict(show=bool)),
+                                           (dict(models="milk"), dict(models=list)), (dict(settings="dim"), dict(settings=dict)), (dict(name=np.str_("x")), dict(dataset=str, name=int))])
+def test_refusals_name_an_example_and_no_numpy(given_, kinds):
+    given_.setdefault("dataset", "toy"); kinds = dict(dataset=str) | kinds
+    with pytest.raises(UsageError, match="-p ") as e: check_parameters(given_, **kinds)
+    assert "np." not in str(e.value)
+
+
+@pytest.mark.parametrize("value", ["[title, 007]", "[null]", "{text: [title, 3]}", [1], dict(text=[None])])
+def test_columns_are_texts(value):
+    with pytest.raises(UsageError, match="text_columns holds .*in quotes"): check_columns(value)
+
+
+def test_long_text_is_cut_or_split():
+    assert [check_long_text(v) for v in ("cut", "split")] == ["cut", "split"]
+    with pytest.raises(UsageError, match="long_text is 'mean'; say cut"): check_long_text("mean")

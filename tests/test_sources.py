@@ -378,6 +378,94 @@ def test_nothing_is_executed(tmp_path):
     assert not mark.exists()
 
 
+# ---- odd lines lose the line, never the fetch
+ODD = dict(pair=r"{'asin': 'B1', 'title': 'fun \ud83d\ude00 lamp'}", half=r"{'asin': 'B1', 'title': 'half \ud83d lamp'}", other_half=r"{'asin': 'B1', 'description': ['\ude00', 'ok']}",
+           dictionary="{'asin': 'B1', 'title': {'en': 'Lamp'}}", number="{'asin': 'B1', 'title': 1984}", truth="{'asin': 'B1', 'brand': True}", octets="{'asin': 'B1', 'title': b'lamp'}",
+           categories="{'asin': 'B1', 'categories': {'a': 1}}", mixed="{'asin': 'B1', 'categories': [['a', 3, {}], None, 'b', [[['deep']]]]}",
+           deep="{'asin': 'B1', 'x': " + "[" * 40 + "]" * 40 + "}", nul="{'asin': 'B1', 'title': 'a\0b'}", nul_escaped=r"{'asin': 'B1', 'title': 'a\x00b'}",
+           list_of_records="[{'asin': 'B1'}]", id_in_a_list="{'asin': ['B1'], 'x': {'asin': 'B1'}}", octet="{'asin': 'B1', 'title': 'caf\xe9'}", json='{"asin": "B1", "title": null, "salesRank": {}}',
+           bom="\ufeff{'asin': 'B1', 'title': 'first'}", address=r"{'asin': 'B1', 'imUrl': 'http://[bad\ud83d'}", addresses="{'asin': 'B1', 'imUrl': ['http://a/b.jpg', 7]}")
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_line_of_metadata_costs_at_most_itself(kind, tmp_path):
+    line = ODD[kind].encode("latin-1") if kind == "octet" else ODD[kind].encode()
+    (p := tmp_path/"m.gz").write_bytes(gzip.compress(line + b"\n{'asin': 'B2', 'title': 'chair', 'brand': 'Oak'}\n"))
+    t, wrong = read_metadata(p, ["B1", "B2"])
+    t.to_parquet(tmp_path/"t.parquet")
+    assert pd.read_parquet(tmp_path/"t.parquet")["title"].tolist()[1] == "chair"
+    if kind == "pair": assert t["title"][0] == "fun \U0001f600 lamp"
+    fine = kind in ("pair", "mixed", "bom", "octet")  # one bad byte costs one character
+    assert fine == (wrong["unreadable"] + wrong.get("odd", 0) + wrong["absent"] == 0), (kind, wrong)
+
+
+REVIEW = dict(reviewerID="A1", asin="B1", overall=5.0, unixReviewTime=1370000000)
+ODD_REVIEWS = dict(half_user='"reviewerID": "A\\ud83d"', half_item='"asin": "\\ude00B"', nul='"asin": "B\\u0000"', octet='"asin": "B\xff"', newline='"reviewerID": "A\\n1"', blank='"asin": " "', number='"asin": 7',
+                   listed='"asin": ["B1"]', dictionary='"reviewerID": {"id": "A1"}', none='"overall": null', nan='"overall": NaN', infinite='"overall": Infinity', huge='"overall": 1e999', word='"overall": "five"',
+                   when_nan='"unixReviewTime": NaN', when_list='"unixReviewTime": []', when_far='"unixReviewTime": 99999999999999999999', when_ms='"unixReviewTime": 1370000000000', when_word='"unixReviewTime": "soon"',
+                   deep='"x": ' + "[" * 100_000 + "]" * 100_000, digits='"unixReviewTime": ' + "9" * 5000)
+
+
+@pytest.mark.parametrize("kind", ODD_REVIEWS)
+def test_an_odd_review_is_lost_and_counted(kind, tmp_path):
+    good = json.dumps(REVIEW)
+    odd = good[:-1] + ", " + ODD_REVIEWS[kind] + "}"  # of two keys the last counts
+    (p := tmp_path/"r.gz").write_bytes(gzip.compress("\n".join([good, odd, good.replace("A1", "A2")]).encode("latin-1")))
+    t, bad = sources.read_reviews(p)
+    assert (len(t), bad) == (2, 1) and t["user"].tolist() == ["A1", "A2"]
+    t.to_parquet(tmp_path/"t.parquet")
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.dictionaries(st.sampled_from(["title", "description", "imUrl", "categories", "brand"]),
+                       st.recursive(st.text(st.characters(), max_size=9) | st.text(st.characters(categories=["Cs", "Cc", "Lu"]), max_size=9) | st.none() | st.integers() | st.binary(max_size=4),
+                                    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=2), max_leaves=6)))
+def test_whatever_a_record_holds_is_written_to_parquet(fields):
+    import tempfile
+    with tempfile.TemporaryDirectory() as d:
+        (p := Path(d)/"m.gz").write_bytes(gzip.compress(ascii(dict(fields, asin="B1")).encode()))
+        t, wrong = read_metadata(p, ["B1", "B2"])
+        t.to_parquet(Path(d)/"t.parquet")
+        texts = [v for v in t.drop(columns="item").to_numpy().ravel() if v is not None]
+        assert all(v.encode().decode() == v and v.strip() and "\0" not in v for v in texts)
+
+
+def test_odd_records_do_not_end_a_fetch(host, world):
+    "Surrogates, strange types and addresses that are none, in the files of a whole category."
+    meta = [l for l in gzip.decompress(host.files[META]).decode().splitlines() if l]
+    ids = [f"B{i:09d}" for i in range(1, 5)]
+    meta = [l for l in meta if not any(i in l[:30] for i in ids)]
+    meta += [ascii(dict(asin=i, title=t, imUrl=u)) for i, t, u in zip(ids, ("half \ud83d", 3, "nul \0", ["a", "b"]), ("http://[bad", "http://h:99999/x", "http://a\ud83db/\0", {"u": 1}))]
+    host.files[META] = gzip.compress("\n".join(meta).encode())
+    host.files[REVIEWS] = gzip.compress(gzip.decompress(host.files[REVIEWS]) + b'\n{"reviewerID": "A\\ud83d", "asin": "B000000001", "overall": 5, "unixReviewTime": 1300000000}')
+    folder = fetch("sport", QUICK, progress=False)
+    ds, notes = load_dataset("sport"), json.loads((folder/"dataset.json").read_text())["notes"]
+    assert ds.n_items == 60 and notes["metadata_odd"] == 4 and notes["reviews_unreadable"] == 2
+    assert ds.items.set_index("item").loc[ids, "title"].tolist()[2:] == ["nul", "a b"] and ds.items.set_index("item").loc[ids[0], "title"] == "half \ufffd"
+
+
+def test_odd_lines_of_films_do_not_end_a_fetch(host, monkeypatch):
+    "Too many fields, a byte that is no UTF-8, words for numbers, a film of which the line is lost, and odd answers of the film database."
+    raw = films_zip()
+    with zipfile.ZipFile(io.BytesIO(raw)) as z: files = {n: z.read(n) for n in z.namelist()}
+    name = lambda n: f"ml-latest-small/{n}.csv"
+    files[name("ratings")] += b"3,1,good,964982703\n4,,3.0,964982703\n5,1,3.0\n6,1,3.0,soon\n1,2,3,4,5,6\n7,900,4.0,964982703\n"
+    files[name("movies")] = files[name("movies")].replace(b'2,"Film, The 2', b'2,"Film \xff The 2').replace(b'4,"Film, The 4 (1994)"', b"4,Film, The 4 (1994), x") + b"5,again (1999),Drama\n"
+    files[name("links")] += b"5,0005,105\n"
+    with zipfile.ZipFile(b := io.BytesIO(), "w") as z:
+        for n, x in files.items(): z.writestr(n, x)
+    host.files |= {"/files.grouplens.org/datasets/movielens/ml-latest-small.zip": b.getvalue()}
+    host.files |= {f"{TMDB}/movie/{100 + m}": json.dumps(x).encode() for m, x in ((1, [1]), (2, "text"), (5, dict(overview="half \ud83d", poster_path=7)), (6, dict(overview=["a"])))}
+    host.files |= {f"{TMDB}/search/movie": json.dumps(dict(results=dict(a=1))).encode()}
+    monkeypatch.setenv("TMDB_API_KEY", "sesame")
+    with pytest.warns(UserWarning, match="movielens is not"): fetch("movielens", QUICK, progress=False)
+    ds = load_dataset("movielens")
+    t, notes = ds.items.set_index("item"), ds.info["notes"]
+    assert notes["ratings_unreadable"] == 5 and notes["films_unreadable"] == 2 and notes["films_absent"] == 2
+    assert t.loc["2", "title"] == "Film \ufffd The 2 (1992)" and pd.isna(t.loc["4", "title"]) and pd.isna(t.loc["900", "released"]) and t.loc["5", "description"] == "half \ufffd"
+    assert ds.n_interactions == 8 * 7 + 1
+
+
 # ---- the folders at hand
 @pytest.mark.skipif("MAMEX_DATA" not in os.environ, reason="MAMEX_DATA is not set: no real sets here")
 @pytest.mark.parametrize("name", ["baby", "clothing", "sport"])

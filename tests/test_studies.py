@@ -167,3 +167,58 @@ def test_content_can_be_declared(toy):
     "A folder may say that a column of such a name is the maker's own."
     ds = replace(toy[0], items=toy[0].items.assign(tags="oak"), info=toy[0].info | dict(content=["tags"]))
     assert "tags" in extract(ds, "tiny", text_columns="each").modalities
+
+
+# equal inputs
+
+SUMMARY = dict(mean=.2, sd=.01, ci95=[.19, .21])
+
+
+def best_report(models, views=None, **more):
+    "A report on `best` of two splits in which model n is .01 n behind `mamex/best` on the one split and .02 n on the other."
+    vs = {m: dict(diff=.015 * n, ci95=[.015 * n - .01, .015 * n + .01], splits=2, each=[.01 * n, .02 * n]) for n, m in enumerate(models) if m != "mamex/best"}
+    res = {m: {"ndcg@10": dict(SUMMARY, mean=.3 - .015 * n)} for n, m in enumerate(models)}
+    card = dict(cold_seeds=[0, 1], recipe=dict(epochs=3), features=dict(encoder="tiny", widths=dict(image=4, text=4, genres=4), counts={}))
+    return dict(card=card | (dict(views=views) if views else {}), test=res, test_own=res, compare=vs, compare_own=vs) | more
+
+
+MODELS_OF_BEST = ["mamex/best", "ridge/all", "milk", "mamex/best, two", "ridge/text, two", "presence/text, two", "mamex/released, each", "mamex/released", "random"]
+
+
+def test_equal_inputs_are_compared_and_nothing_else():
+    r = best_report(MODELS_OF_BEST)
+    two, each = (ladder.compared(r, v) for v in ("two", "each"))
+    assert (two[0], set(two[1])) == ("mamex/best, two", {"ridge/text, two", "presence/text, two", "mamex/released", "random"})
+    assert (each[0], set(each[1])) == ("mamex/best", {"ridge/all", "milk", "mamex/released, each", "random"})
+    d = two[1]["mamex/released"]  # seventh, behind by 7 hundredths, less the 3 of the model on two
+    assert np.allclose([d["diff"], *d["each"]], [.06, .04, .08]) and d["ci95"][0] < 0 < d["ci95"][1]  # t over two splits
+    front = ladder.headline({"films": r})
+    assert "times" not in front and front["inputs"].tolist() == ["image, text", "image, text, genres"]
+    assert "`ridge/text, two`" in front.iloc[0].iloc[-2] and front.iloc[0].iloc[-1] == "–" and "`ridge/all`" in front.iloc[1].iloc[-2] and "`milk`" in front.iloc[1].iloc[-1]
+    told = dict(r, compare_two={"mamex/released": dict(diff=.5, ci95=[.4, .6], splits=2, each=[.5, .5])})
+    assert ladder.compared(told, "two")[1]["mamex/released"]["diff"] == .5  # what was measured comes first
+
+
+@pytest.mark.parametrize("views", [None, dict(two=dict(modalities=["attributes"], fingerprint="a"), each=dict(modalities=["attributes"], fingerprint="a"))])
+def test_copies_are_left_out(views):
+    models = ["mamex/best", "ridge/all", "ridge/all, two", "mamex/released", "random"]
+    r = best_report([*models, "mamex/best, two"], views)
+    r["test"]["mamex/best, two"] = r["test"]["mamex/best"]
+    assert ladder.copies(r) and ladder.views_told(r) == ["each"] and len(ladder.headline({"x": r})) == 1
+    assert not [n for n in ladder.equal_table(r, "each").index if n.endswith("two")] and "mamex/released" in ladder.equal_table(r, "each").index
+    assert "copies" in ladder.inputs_told(r) and "the picture" not in ladder.inputs_told(r)
+
+
+@pytest.mark.parametrize("modalities, said", [(["image", "text"], "see the picture and title and description as one text"), (["text"], "`mamex/released`, see title and description as one text,"),
+                                              (["image"], "see the picture,"), (["image", "text", "audio"], "text and audio,")])
+def test_what_models_on_two_see_is_read_from_the_data(modalities, said):
+    r = best_report(MODELS_OF_BEST, dict(two=dict(modalities=modalities, fingerprint="a"), each=dict(modalities=[*modalities, "genres"], fingerprint="b")))
+    assert said in ladder.inputs_told(r)
+
+
+def test_no_page_compares_across_inputs_or_leaves_users_alone_unsaid():
+    "All committed pages."
+    from conftest import ROOT
+    for p in (ROOT / "reports").glob("**/*.md"):
+        t = p.read_text()
+        assert "| times |" not in t and "interval over users]" not in t and "interval over users." not in t, p
