@@ -143,16 +143,17 @@ def skip_reason(c: str) -> str | None:
 def small_shop(to: Path):
     "Products, clicks and photos as two exports and a folder; ids and users are those that the pages name."
     ds = toy(n_users=60, n_items=80)
-    ids = dict(zip(ds.item_ids, [f"B{n:04d}" for n in range(len(ds.item_ids))]))
-    users = dict(zip(ds.user_ids, ["ann", "bob"] + [f"u{n:03d}" for n in range(len(ds.user_ids))]))
-    new = set(list(ids.values())[-12:])
-    items = ds.items.assign(item=ds.items["item"].map(ids)).rename(columns={"item": "sku"})
-    t = ds.interactions.assign(user=ds.interactions["user"].map(users), item=ds.interactions["item"].map(ids))
+    ids = np.array([f"B{n:04d}" for n in range(len(ds.item_ids))])
+    users = np.array(["ann", "bob", *(f"u{n:03d}" for n in range(2, len(ds.user_ids)))])
+    new = len(ids) - 12  # from here on nobody has met an item
+    met = ds.interactions[ds.interactions["item"] < new]
+    items = ds.items.assign(item=ids).rename(columns={"item": "sku"})
     items.to_csv(to / "products.csv", index=False)
-    t[~t["item"].isin(new)][["user", "item"]].to_csv(to / "clicks.csv", index=False)
+    pd.DataFrame({"user": users[met["user"]], "sku": ids[met["item"]]}).to_csv(to / "clicks.csv", index=False)
     items.tail(3).assign(sku=["N0001", "N0002", "N0003"]).to_csv(to / "tomorrow.csv", index=False)
     (to / "photos").mkdir()
-    for i in ds.images: (to / "photos" / f"{ids[i]}.png").write_bytes(ds.images.read(i))
+    for i, name in [*zip(ds.item_ids, ids), *zip(ds.item_ids, ["N0001", "N0002", "N0003"])]:
+        if i in ds.images: (to / "photos" / f"{name}.png").write_bytes(ds.images.read(i))
 
 
 def small_datasets(to: Path):
