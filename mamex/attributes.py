@@ -54,4 +54,4 @@ def attribute_features(
     if min(x.shape) < 2 or x.nnz == 0: raise UsageError(f"the column {column!r} of {ds.name!r} has fewer than two attributes that items share; there is nothing to learn from")
     v = truncated_svd(x, dim, seed)
     has = (np.diff(x.indptr) > 0) & (v != 0).any(1)
-    return Features({"attributes": np.where(has[:, None], v, np.float32(0))}, has[:, None], "attributes", {"attributes": tally(len(has), has.sum())})
+    return Features({"attributes": np.where(has[:, None], v, np.float32(0))}, has[:, None], "attributes", {"attributes": tally(len(has), has.sum())}, key="attributes")

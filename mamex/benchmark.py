@@ -24,13 +24,14 @@ import mamex
 from .datasets import UsageError, k_core
 from .sources import load_or_fetch
 from .splits import Split, make_split
+from .choose import extract
 from .extractor import Features
 from .metrics import evaluate
 from .adapters import PRECISIONS
 from .model import Config, MAMEX, PRESETS, preset
 from .trainer import Trainer, fit, selected_by
 from .recommender import top_items
-from .reports import card_table, extract, markdown_table, peak_memory_mib
+from .reports import card_table, markdown_table, peak_memory_mib
 
 # %% ../nbs/19b_benchmark.ipynb #360f5804
 class Expertise(nn.Module):
@@ -356,7 +357,7 @@ def material(dataset: str = "", encoder: str = "auto", k: int = 5, users: int = 
     if not dataset: return None, synthetic_features(items, widths, folder=folder), synthetic_split(users, items, interactions)
     ds = load_or_fetch(dataset)
     if k and ds.ready_split is None: ds = k_core(ds, k)
-    return ds, synthetic_features(ds.n_items, widths) if encoder == "synthetic" else extract(ds, encoder), make_split(ds)
+    return ds, synthetic_features(ds.n_items, widths) if encoder == "synthetic" else extract(ds, encoder, say=lambda said: None), make_split(ds)
 
 def trial(job: dict) -> dict:  # job: `way`, `steps`, `rank` (users), and what `material` takes
     "A few steps and a validation of a part of the users, or all of `best`, and what they took; for a process of its own."

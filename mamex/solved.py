@@ -15,7 +15,7 @@ from scipy import sparse
 from safetensors.torch import save
 from fastcore.basics import patch
 from .datasets import UsageError, write_atomic
-from .extractor import Features
+from .extractor import Features, check_vectors
 from .attributes import truncated_svd
 from .splits import Split
 from .metrics import evaluate
@@ -119,7 +119,7 @@ def say(self: SolvedMAMEX, rows) -> Tensor:  # float [n, K]
 def draw_experts(features: Features, split: Split, n: int, seed: int = 0) -> np.ndarray:  # int64, sorted
     "Warm items with at least one modality, at most n."
     some = split.warm_items[features.mask[split.warm_items].any(1)]
-    if not len(some): raise UsageError("no warm item has a vector; there is nothing to learn from")
+    if not len(some): check_vectors(features, split.warm_items)  # says so
     return some if len(some) <= n else np.sort(np.random.default_rng([seed, 3]).choice(some, n, replace=False))
 
 @patch

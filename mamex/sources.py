@@ -183,6 +183,7 @@ class Source:
     counts: dict           # users, items and interactions, as published
     timestamp: str | None = None
     released: str | None = None
+    feedback: tuple = ()   # columns of the items that users wrote or caused
 
 # %% ../nbs/01_sources.ipynb #309bf8ae
 def read_amazon(files: dict, staging: Path, net: Net, progress=True) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
@@ -212,21 +213,21 @@ def amazon(category: str, users: int, items: int, interactions: int) -> Source:
                   "McAuley, Targett, Shi and van den Hengel, Image-based recommendations on styles and substitutes, SIGIR 2015",
                   files, read_amazon, dict(users=users, items=items, interactions=interactions), "seconds since 1970, the day of the review")
 
-def films(archive: str, title: str, tables, licence: str, users: int, items: int, interactions: int) -> Source:
+def films(archive: str, title: str, tables, licence: str, users: int, items: int, interactions: int, feedback=()) -> Source:
     "One of the sets of GroupLens."
     remote = Remote(f"{GROUPLENS}/{archive}.zip", md5_url=f"{GROUPLENS}/{archive}.zip.md5")
     return Source(title, f"{licence}; posters and plots: TMDB, not commercial, with attribution (this product uses the TMDB API but is not "
                   "endorsed or certified by TMDB)",
                   "Harper and Konstan, The MovieLens datasets: history and context, ACM TiiS 5(4), 2015", dict(zip=remote),
                   lambda *a: read_films(tables, *a), dict(users=users, items=items, interactions=interactions),
-                  "seconds since 1970, when the rating was entered", "year of the film, from its title")
+                  "seconds since 1970, when the rating was entered", "year of the film, from its title", feedback)
 
 SOURCES = dict(
     baby=amazon("Baby", 19_445, 7_050, 160_792),
     clothing=amazon("Clothing_Shoes_and_Jewelry", 39_387, 23_033, 278_677),
     sport=amazon("Sports_and_Outdoors", 35_598, 18_357, 296_337),
     movielens=films("ml-latest-small", "MovieLens, latest small", film_tables,
-                    "GroupLens: research, not commercial; passed on only under the same terms", 610, 9_742, 100_836),
+                    "GroupLens: research, not commercial; passed on only under the same terms", 610, 9_742, 100_836, feedback=("tags",)),
     **{"movielens-1m": films("ml-1m", "MovieLens 1M", million_tables,
                              "GroupLens: research, not commercial, not to be passed on", 6_040, 3_883, 1_000_209)})
 
@@ -249,7 +250,7 @@ def finish_folder(name: str, staging: Path, t: pd.DataFrame, items: pd.DataFrame
     counts = check_counts(name, t, len(items)) | {f"items_with_{c}": int(items[c].notna().sum()) for c in ("title", "description") if c in items}
     files = {r.url: pins()[r.url] for r in s.files.values()}  # size and SHA-256
     info = dict(name=name, title=s.title, licence=s.licence, citation=s.citation, counts=counts | dict(images=pictures.get("ok", 0)),
-                pictures=pictures, notes=notes, files=files, timestamp=s.timestamp, released=s.released)
+                pictures=pictures, notes=notes, files=files, timestamp=s.timestamp, released=s.released, feedback=list(s.feedback))
     write_atomic(staging/"dataset.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
 
 # %% ../nbs/01_sources.ipynb #a6ce1148

@@ -165,7 +165,7 @@ def effect_sentences(eff: dict, failed: dict = {}, metric: str = "ndcg@20") -> l
 
 # %% ../nbs/15_studies.ipynb #0afec2b9
 def effect_table(res: dict, eff: dict, names=None, part: str = "test", metrics=("recall@20", "ndcg@20"), on: str = "ndcg@20") -> pd.DataFrame:
-    "One row a variant: mean ± sd over seeds [95 % interval over users], and the paired difference to the full model."
+    "One row a variant: mean ± sd over seeds [95 % interval over users alone], and the paired difference to the full model."
     rows = {n: {m: cell(res[part][n][m]) for m in metrics} | {
                 f"difference in {on}": f"{eff[n][on]['diff']:+.4f} [{eff[n][on]['ci95'][0]:+.4f}, {eff[n][on]['ci95'][1]:+.4f}]" if n in eff else ""}
             for n in names or res[part] if n in res[part]}
@@ -356,7 +356,7 @@ def study_note(card: dict) -> str:
     "How the runs of a study were trained, in a sentence."
     r = ", ".join(f"{k}={v:g}" for k, v in card["recipe"].items())
     return (f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`, {len(card['seeds'])} seeds ({', '.join(map(str, card['seeds']))}). "
-            f"All runs: preset `{card['preset']}` with {r}. Mean ± sd over seeds [95 % interval over users]; differences are paired by user and seed, "
+            f"All runs: preset `{card['preset']}` with {r}. Mean ± sd over seeds [95 % interval over users alone]; differences are paired by user and seed, "
             "their intervals cover both.")
 
 # %% ../nbs/15_studies.ipynb #21847b6b

@@ -165,9 +165,11 @@ def finalists(found: dict, way: dict) -> dict:  # found: of `search_all`; name i
 # %% ../nbs/15b_tables.ipynb #2d69b3cd
 ORACLE = "oracle/popularity"
 
-def closed_forms(features: Features, split: Split) -> dict:  # name → score function
+def closed_forms(features: Features, split: Split,
+                 lengths=None,  # of `text_lengths`
+                ) -> dict:      # name → score function
     "Every floor, tuned on validation."
-    return {n: s for n, (s, _) in (floors(features, split) | extra_floors(features, split)).items()}
+    return {n: s for n, (s, _) in (floors(features, split, lengths=lengths) | extra_floors(features, split)).items()}
 
 def measure_all(lines: dict, runs: dict[str, list[Run]], split: Split) -> dict:  # part → {name → per-user frames, one a seed}
     "Closed forms, oracle and models on both halves and in both pools."
@@ -333,7 +335,7 @@ def peers_note(card: dict) -> str:
     s, way = card["search"], ", ".join(f"{k}={v:g}" for k, v in card["recipe"].items())
     return (f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`, modalities {', '.join(card['features']['widths'])}. All models: {way}. "
             f"Search: {s['trials']} trials and at most {s['cap_s']:g} s of processor time a model, seed {s['seed']}, on validation NDCG@10 in the joint pool; trial 0 is the defaults. Then seeds {', '.join(map(str, card['seeds']))} of each choice, and test once. "
-            "Mean ± sd over seeds [95 % interval over users]; differences are paired by user and seed, their intervals cover both. `oracle/popularity` looks at the answers and takes no part in the tests.")
+            "Mean ± sd over seeds [95 % interval over users alone]; differences are paired by user and seed, their intervals cover both. `oracle/popularity` looks at the answers and takes no part in the tests.")
 
 # %% ../nbs/15b_tables.ipynb #d2f68836
 PEERS_CAPTIONS = dict(

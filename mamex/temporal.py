@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['YEAR', 'CONTEXT', 'STEPS', 'CF_GRID', 'CONTENT', 'PAST', 'MODELS', 'ABLATED', 'TRUST', 'LINES', 'TIME_CAPTIONS',
-           'launches', 'cuts', 'Window', 'window', 'take', 'poisoned', 'ranks_within', 'fold_in', 'pairs_matrix',
-           'Collaborative', 'Life', 'after_n', 'popularity_scorer', 'tune_collaborative', 'own_ridge', 'calibrate',
-           'timely', 'train_timed', 'replay', 'pooled', 'against', 'warmup_rows', 'alpha_rows', 'weights_after',
-           'followed', 'chance_window', 'plot_warmup', 'plot_alpha_n', 'plot_followed', 'plot_windows', 'window_rows',
-           'ranking_rows', 'plot_rankings', 'first_n', 'says_time', 'behind', 'says_why', 'temporal_page']
+           'release_note', 'launches', 'cuts', 'Window', 'window', 'take', 'poisoned', 'ranks_within', 'fold_in',
+           'pairs_matrix', 'Collaborative', 'Life', 'after_n', 'popularity_scorer', 'tune_collaborative', 'own_ridge',
+           'calibrate', 'timely', 'train_timed', 'replay', 'pooled', 'against', 'warmup_rows', 'alpha_rows',
+           'weights_after', 'followed', 'chance_window', 'plot_warmup', 'plot_alpha_n', 'plot_followed', 'plot_windows',
+           'window_rows', 'ranking_rows', 'plot_rankings', 'first_n', 'says_time', 'behind', 'says_why',
+           'temporal_page']
 
 # %% ../nbs/12_temporal.ipynb #d69588f8
 from dataclasses import dataclass, replace
-import hashlib
+import hashlib, time
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt
 from scipy import sparse
-from .datasets import Dataset, UsageError
+from .datasets import Dataset, UsageError, release_times
 from .extractor import Features, sha
 from .splits import Split, check_split, cold_split
 from .metrics import evaluate, paired_interval, summarise, user_metrics
@@ -28,20 +29,34 @@ from .baselines import RIDGE_GRID, Ridge, item_matrix, profile_scorer, random_sc
 # %% ../nbs/12_temporal.ipynb #3682405b
 YEAR = 365.25 * 86400  # s
 
+def release_note(ds: Dataset,
+                 most: float = .01,  # share of the dates that may be unreadable
+                ) -> str:
+    "How `released` was read, and for how many items it says nothing; `UsageError` where too many dates cannot be read."
+    t, bad, note = release_times(ds.items)
+    written, later = int(bad.sum() + np.isfinite(t).sum()), t > time.time()
+    name = lambda at: f"the first {str(ds.items['released'].iloc[k := int(np.flatnonzero(at)[0])])!r} of item {str(ds.item_ids[k])!r}"
+    if bad.sum() > most * written:
+        raise UsageError(f"{bad.sum():,} of the {written:,} dates in 'released' of {ds.name} cannot be read ({name(bad)}): write them as 2024-01-31, or the year alone, "
+                         "or split by the first interaction (by='first', -p by first)")
+    parts = [note] + [f"{n:,} of {ds.n_items:,} items without a date" for n in [ds.n_items - written] if n]
+    parts += [f"{bad.sum():,} dates unreadable and left out, {name(bad)}"] if bad.any() else []
+    return "; ".join(parts + ([f"{later.sum():,} dates in the future, {name(later)}"] if later.any() else []))
+
 def launches(
         ds: Dataset,
         by: str = "auto",  # "released", "first" (interaction), "index" (the order of the table), or the first of these that is known
     ) -> tuple[np.ndarray, str]:  # float64 [n_items], s since 1970, NaN: unknown; and by what
     "When each item was launched; `UsageError` if the dataset does not say."
-    have = {"released": "released" in ds.items, "first": "timestamp" in ds.interactions, "index": ds.name == "toy"}
+    have = {"released": "released" in ds.items and bool(ds.items["released"].notna().any()), "first": "timestamp" in ds.interactions, "index": ds.name == "toy"}
     if by not in ("auto", *have): raise UsageError(f"by is {by!r}; it is one of 'auto', {', '.join(map(repr, have))}")
     if by == "auto": by = next((k for k, there in have.items() if there), None)
     if by is None or not (have[by] or by == "index"):
         raise UsageError(f"{ds.name} has no {'time' if by is None else by}: add a column `released` to items.parquet or `timestamp` to interactions.parquet")
     if by == "index": return np.arange(ds.n_items, dtype=float), by
     if by == "first": return ds.interactions.groupby("item").timestamp.min().reindex(range(ds.n_items)).to_numpy(float), by
-    year = pd.to_numeric(ds.items.released.astype("string").str[:4], errors="coerce").to_numpy(float, na_value=np.nan)
-    return (year - 1970) * YEAR, by
+    release_note(ds)  # refuses what cannot be read
+    return release_times(ds.items)[0], by
 
 # %% ../nbs/12_temporal.ipynb #0fe2d7cf
 def cuts(
@@ -96,7 +111,7 @@ def window(
     known = np.isin(pairs[:, 0], pairs[part == 0, 0])
     at = [np.flatnonzero((part == k) & known) for k in range(3)]
     later = lambda lo, hi: np.flatnonzero((born[items] >= lo) & (born[items] < hi))
-    split = check_split(Split(ds.n_users, len(items), *(pairs[a] for a in at), later(val, test), later(test, end), f"by time ({by})"))
+    split = check_split(Split(ds.n_users, len(items), *(pairs[a] for a in at), later(val, test), later(test, end), f"by time ({by}{': ' + release_note(ds) if by == 'released' and by in ds.items else ''})"))
     return Window(take(features, items), split, born[items], t[np.concatenate(at)], items, cut)
 
 def take(features: Features, rows: np.ndarray) -> Features:
@@ -411,7 +426,7 @@ def against(replays: list[dict], n: int, a: str, b: str, metric: str = "ndcg@20"
 
 # %% ../nbs/12_temporal.ipynb #5f66f6ef
 def warmup_rows(replays: list[dict], least: int = 30) -> list[dict]:  # least: users without whom n is left out
-    "Per n and model: users, mean, sd between seeds, interval over users, and differences to the static and the collaborative model."
+    "Per n and model: users, mean, sd between seeds, interval over users alone, and differences to the static and the collaborative model."
     rows = []
     for n in sorted({n for r in replays for n in r}):
         users = len(pooled(replays, n, PAST)[0])
@@ -579,10 +594,10 @@ def says_why(x: dict) -> str:  # x: of `behind`
 
 # %% ../nbs/12_temporal.ipynb #8cb8c5f5
 TIME_CAPTIONS = dict(
-    warmup="How well the remaining users of new items are ranked after each new item has met n users. Behaviour should start where the static model is and end where the collaborative one is. Bands: 95 % interval over users.",
+    warmup="How well the remaining users of new items are ranked after each new item has met n users. Behaviour should start where the static model is and end where the collaborative one is. Bands: 95 % interval over users alone.",
     alpha="The weight of each modality in new items as they are met by more users. Bands: the middle half of the items. At n = 0 behaviour weighs exactly nothing.",
     followed="Three new items from their first day on: how the weight moves from what they look and read like to who met them.",
-    windows="Each window's new items on their first day, before anyone has met them. Bars: 95 % interval over users.",
+    windows="Each window's new items on their first day, before anyone has met them. Bars: 95 % interval over users alone.",
     rankings="Who is ahead under the split by chance and under the split by time; crossing lines are verdicts that change with the split. Numbers: test NDCG@20, own pool.",
     ablation="What each change costs `mamex/behaviour+time` on the first day (n = 0). Orange: the interval leaves out zero.")
 
@@ -603,7 +618,7 @@ def temporal_page(report: dict) -> str:
     page = [f"# Time: {card['dataset']['name']}",
             f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`, seeds {', '.join(map(str, card['seeds']))}; items launched by {report['by']}"
             + (", interactions in the order of their time" if report["ordered"] else ", interactions bear no time: seeded random order") + f". {report['unknown']} items of unknown launch are left out. "
-            "Mean over users and seeds [95 % interval over users]; differences are paired by user and seed, their intervals cover both. Only users whom training knows are asked.",
+            "Mean over users and seeds [95 % interval over users alone]; differences are paired by user and seed, their intervals cover both. Only users whom training knows are asked.",
             *(f"- {s}" for s in report["sentences"]), "## Windows", markdown_table(first), markdown_table(wide(report["windows"], "window")), fig("windows"),
             "## Warm-up", markdown_table(wide(rows, "n")), fig("warmup"), markdown_table(versus.set_index("model")), "## What the gate does", fig("alpha"), fig("followed")]
     if report["ablation"]:

@@ -1,8 +1,9 @@
 "The floors' new neighbours and the peers: losses by hand, tricks that matter, what they learn, what they stand."
 from dataclasses import replace
 import json
-import numpy as np, pytest, torch
-from mamex.baselines import factorise, factors, interactions, LinearCF, oracle_popularity, random_scorer, tune_linear_cf
+import numpy as np, pandas as pd, pytest, torch
+from hypothesis import given, settings, strategies as st
+from mamex.baselines import floors, presence_scorer, text_lengths, factorise, factors, interactions, LinearCF, oracle_popularity, random_scorer, tune_linear_cf
 from mamex.datasets import UsageError, load_dataset, toy as make_toy
 from mamex.extractor import Extractor, Features
 from mamex.metrics import evaluate
@@ -345,3 +346,46 @@ def test_oracle_is_a_ceiling_of_one_order(toy):
 def test_spaces_are_alike():
     assert {len(s) for s in SPACES.values()} == {5} and all({"lr", "dim"} <= set(s) for s in SPACES.values())
     assert len({json.dumps([s["lr"], s["dim"]]) for s in SPACES.values()}) == 1
+
+
+# presence
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 9), st.integers(0, 9)), min_size=24, max_size=24), st.booleans())
+def test_presence_orders_by_count_then_length_and_is_no_coin(rows, known):
+    "More modalities first, then longer texts; for everybody the same; equals get every place as often."
+    f, split = tiny()
+    mask, size = np.array([r[:2] for r in rows]), np.array([r[2:] for r in rows])
+    f, lengths = replace(f, mask=mask), dict(image=size[:, 0], text=size[:, 1], other=None) if known else None
+    for names, cols in ((["image"], [0]), (["text"], [1]), (["image", "text"], [0, 1])):
+        s = presence_scorer(f, split, names, lengths)(np.arange(14), np.arange(24))
+        key = [(int(mask[i, cols].sum()), int((size * mask)[i, cols].sum()) if known else 0) for i in range(24)]
+        for i in range(24):
+            for j in range(24):
+                if key[i] > key[j]: assert (s[:, i] > s[:, j]).all()
+        assert np.isfinite(s).all() and (presence_scorer(f, split, names, lengths)(np.arange(5, 9), np.arange(24)[::-1]) == s[5:9, ::-1]).all()
+
+
+def test_presence_of_what_all_have_is_chance(toy):
+    f, split = toy
+    f = replace(f, mask=np.ones_like(f.mask))
+    got = [evaluate(presence_scorer(f, split, ["image"]), split, part)["recall@10"].mean() for part in ("val", "test")]
+    assert np.allclose(got, 10 / len(split.cold_items), atol=.03)
+
+
+def test_presence_finds_a_column_that_only_the_popular_have(toy):
+    "The leak that it is there for: words of users, more of them for what is met more often."
+    f, split = toy
+    n = np.bincount(np.concatenate([split.val, split.test])[:, 1], minlength=split.n_items)
+    f = Features(f.vectors | dict(tags=f.vectors["text"]), np.column_stack([f.mask, n > np.median(n[split.cold_items])]), f.encoder, f.counts)
+    lines = floors(f, split, lengths=dict(tags=n))
+    got = {k: evaluate(s, split, pool="own")["ndcg@10"].mean() for k, (s, _) in lines.items()}
+    assert got["presence/tags"] > 1.2 * max(got["random"], got["presence/image"]) and {"presence/image", "presence/text", "presence/all"} <= set(got)
+
+
+def test_lengths_are_those_of_what_is_read():
+    items = pd.DataFrame(dict(item=["a", "b"], title=["Cup", None], genres=["<b>x</b>", "yy"], tags=["loved by all", ""], attributes=["1 2", None]))
+    assert {k: v.tolist() for k, v in text_lengths(items, "each").items()} == dict(
+        attributes=[15, 0], text=[len("Title: Cup; Genres: x"), len("Genres: yy")], title=[10, 0], genres=[9, 10])
+    assert list(text_lengths(items, ["title"])) == ["attributes", "text"] and list(text_lengths(items, dict(name=["title"]))) == ["attributes", "name"]
+    assert text_lengths(items.drop(columns="attributes"))["attributes"].tolist() == [0, 0]

@@ -292,7 +292,7 @@ def test_pictures_by_stem_by_column_and_unmatched(tmp_path):
     ds = load_dataset(tmp_path/"o")
     assert sorted(ds.images) == ["01", "04", "B-2"] and ds.images.read("B-2") == png("blue") and judge_picture(ds.images.read("04"))[0]
     assert {(p.kind, p.file, p.row, p.id) for p in made.problems} == {
-        ("unread file", "photos/read.me", None, ""), ("unmatched picture", "photos/logo.png", None, ""), ("unreadable picture", "photos/03.jpg", None, "03"), ("no picture", "products", 5, "05")}
+        ("unread file", "photos/read.me", None, ""), ("unmatched picture", "photos/logo.png", None, ""), ("unreadable picture", "photos/03.jpg", None, "03"), ("no picture", "products.csv", 5, "05")}
     with zipfile.ZipFile(tmp_path/"photos.zip", "w") as z: z.write(tmp_path/"photos"/"01.PNG", "in/01.PNG")
     assert list(load_dataset(from_tables(*a, tmp_path/"photos.zip", tmp_path/"z").folder).images) == ["01"]
     with pytest.raises(UsageError, match="no folder of pictures"): from_tables(*a, tmp_path/"nowhere", tmp_path/"y")

@@ -18,6 +18,8 @@ def world(): return toy()
 
 def frame(**columns): return pd.DataFrame(columns)
 
+def card_of(ds): return dict(dataset_card(ds)[["what", "value"]].values)
+
 def contract(d, inter=None, items=None, info='{"name": "shop", "title": "Shop"}'):
     d.mkdir(parents=True, exist_ok=True)
     inter = frame(user=["b", "a", "b"], item=["y", "x", "x"]) if inter is None else inter
@@ -92,16 +94,16 @@ def test_ids_as_numbers_and_repeats(tmp_path):
 def test_dataset_json_is_optional_and_may_lack_all(tmp_path):
     f = contract(tmp_path/"shop"); (f/"dataset.json").unlink()
     assert load_dataset(f).info == dict(name="shop", repeats=0)
-    assert dict(dataset_card(load_dataset(f)).values)["licence"] == "not stated"
+    assert card_of(load_dataset(f))["licence"] == "not stated"
 
 def test_image_folder(tmp_path):
     d = contract(tmp_path/"s")/"images"; d.mkdir()
     for n in ("x.jpg", "x.png", "y.WEBP", "stray.png", "y.txt"): (d/n).write_bytes(n.encode())
-    (d/"new.png").mkdir()  # no file at all: there, but unreadable
+    (d/"new.png").symlink_to(d/"gone.png")  # no file at all: there, but unreadable
     ds = load_dataset(tmp_path/"s")
     assert list(ds.images) == ["x", "y", "new"] and ds.info["stray_images"] == 1
     assert (ds.images.read("x"), ds.images.read("new"), ds.images.read("stray")) == (b"x.jpg", b"", None)
-    assert dict(dataset_card(ds).values)["pictures of unknown items"] == "1"
+    assert card_of(ds)["pictures of unknown items"] == "1"
 
 def test_damaged_and_huge_pictures_are_empty_bytes(tmp_path, monkeypatch):
     f = contract(tmp_path/"s")/"images.zip"
@@ -121,7 +123,7 @@ def test_authors_folder(tmp_path):
     assert {k: v.tolist() for k, v in ds.ready_split.items()} == want
     assert all(v.dtype == np.int64 for v in ds.ready_split.values())
     assert list(ds.interactions) == ["user", "item"] and ds.n_interactions == 7
-    card = dict(dataset_card(ds).values)
+    card = card_of(ds)
     assert card["ready split"] == "train 4, val 1, test 2, cold_items 2"
     assert card["ready vectors: text"].startswith("6 numbers")
 
@@ -339,8 +341,8 @@ def test_card(tmp_path):
     (f/"images").mkdir(); (f/"images"/"z.png").write_bytes(b"?")
     np.save(f/"text_feat.npy", np.array([[1., 2], [0, 0], [np.nan, np.nan]]))
     card = dataset_card(load_dataset(f))
-    assert list(card) == ["what", "value"] and card["value"].map(type).eq(str).all()
-    c = dict(card.values)
+    assert list(card) == ["what", "value", "known on the first day"] and card.map(type).eq(str).all(axis=None)
+    c = dict(card[["what", "value"]].values)
     want = {"items with title": "1", "items with picture": "1", "items with neither picture nor text": "1",
             "density": "66.667%", "time of interactions": "1970-01-01 to 1970-01-02", "items released": "not stated",
             "items never met": "1",
@@ -363,7 +365,7 @@ def test_real_counts(name):
     assert (ds.n_users, ds.n_items, ds.n_interactions) == REAL[name]
     n = ds.info["counts"]
     assert (len(ds.images) if ds.images else 0) == n["images"]
-    card = dict(dataset_card(ds).values)
+    card = card_of(ds)
     for c in ("title", "description"):
         if c in ds.items: assert card[f"items with {c}"] == f"{n[f'items_with_{c}']:,}"
 

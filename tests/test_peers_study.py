@@ -10,8 +10,7 @@ from mamex.datasets import UsageError, load_dataset
 from mamex.extractor import Extractor
 from mamex.insight import holm
 from mamex.metrics import relevant_ranks
-from mamex.regenerate import choose_encoder
-from mamex.reports import extract
+from mamex.choose import choose_encoder, extract
 from mamex.splits import Split, cold_split
 from mamex.trainer import fit
 

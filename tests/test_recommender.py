@@ -31,7 +31,7 @@ def world():
     return replace(ds, interactions=ds.interactions[ds.interactions["item"] < 44].reset_index(drop=True))
 
 @pytest.fixture(scope="module")
-def fitted(world): return Recommender.fit(world, "tiny", seed=3, progress=False, **FEW)
+def fitted(world): return Recommender.fit(world, "tiny", "released", seed=3, progress=False, **FEW)
 
 @pytest.fixture
 def rec(fitted, tmp_path): return Recommender.load(fitted.save(tmp_path/"fresh"))  # a test may change it
@@ -64,7 +64,7 @@ def test_the_way_of_a_shop_through_the_command_line(tmp_path):
     assert "item is the column 'sku'" in out and "49 of 50 products matched" in out
     done = subprocess.run([sys.executable, "-m", "mamex.cli", "check", "shop"], cwd=tmp_path, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(ROOT)))
     assert done.returncode == 0 and "0 errors" in done.stdout
-    mamex("fit shop --to model --encoder tiny --set epochs=20 dim=32")
+    mamex("fit shop --to model --encoder tiny")
     mamex("recommend model --users u0000 u0001 --k 3 --histories walkin.json --out recommendations.csv")
     t = pd.read_csv(tmp_path/"recommendations.csv", dtype=dict(item=str))
     assert list(t) == ["user", "rank", "item", "score", "title"] and t["user"].tolist() == ["u0000"]*3 + ["u0001"]*3 + ["walk-in"]*3 and set(t["item"]) <= {f"{n:05d}" for n in range(44, 50)}
@@ -149,7 +149,7 @@ def test_recommendations_are_sorted_unseen_and_the_model_s(rec, world):
 
 
 def test_what_is_asked_wrongly_is_said(rec):
-    for call, why in ((lambda: rec.recommend(["u0000", "x", "y"]), "unknown users 'x', 'y'.*histories"), (lambda: rec.recommend(["u0000"], among=["i0000", "z"]), "unknown items 'z'"),
+    for call, why in ((lambda: rec.recommend(["x", "y"]), "unknown users 'x', 'y'.*histories"), (lambda: rec.recommend(["u0000"], among=["y", "z"]), "unknown items 'y', 'z'"),
                       (lambda: rec.recommend(["u0000"], among="newest"), "'new', 'all'"), (lambda: rec.recommend(["u0000"], k=0), "k is 0"), (lambda: rec.recommend(["u0000"], among=[]), "no item to recommend"),
                       (lambda: rec.recommend(histories={"u0000": ["i0001"]}), "are known"), (lambda: rec.recommend(histories={"new": ["zz"]}), "unknown items 'zz'"),
                       (lambda: rec.recommend({"a": ["i0000"]}), "histories="), (lambda: rec.explain("zz"), "unknown items 'zz'")):
@@ -158,7 +158,7 @@ def test_what_is_asked_wrongly_is_said(rec):
 
 # ---- training
 def test_same_input_and_seed_same_bytes(fitted, world, saved, tmp_path):
-    again = Recommender.fit(world, "tiny", seed=3, progress=False, **FEW).save(tmp_path/"again")
+    again = Recommender.fit(world, "tiny", "released", seed=3, progress=False, **FEW).save(tmp_path/"again")
     for n in ("model.safetensors", "items.safetensors", "items.parquet", "users.parquet"): assert (again/n).read_bytes() == (saved/n).read_bytes()
 
 
@@ -167,12 +167,12 @@ def test_held_out_items_choose_and_everything_trains(fitted, world, monkeypatch)
     class Spy(R.Trainer):
         def __init__(self, features, split, *a, **k): super().__init__(features, split, *a, **k); seen.append((split, self))
     monkeypatch.setattr(R, "Trainer", Spy); monkeypatch.setattr("mamex.trainer.Trainer", Spy)
-    rec = Recommender.fit(world, "tiny", seed=3, progress=False, **FEW)
+    rec = Recommender.fit(world, "tiny", "released", seed=3, progress=False, **FEW)
     (choose, _), (everything, t) = seen
     assert len(choose.val_items) == 9 and not set(choose.train[:, 1]) & set(choose.val_items) and len(choose.train) + len(choose.val) == world.n_interactions
     assert len(everything.train) == world.n_interactions and len(everything.cold_items) == 0 and everything.n_items == 44
     assert t.next_epoch == rec.about["epochs"] and rec.about["held_out"] == "9 of 44 items held out, seed 3" and set(rec.about["fold_in"]) == {*map(str, R.LAMBDAS), "trained"}
-    one = Recommender.fit(world, "tiny", seed=3, refit=False, progress=False, **FEW)
+    one = Recommender.fit(world, "tiny", "released", seed=3, refit=False, progress=False, **FEW)
     assert len(seen) == 3 and not np.array_equal(one.users, rec.users) and one.about["epochs"] == rec.about["epochs"]
 
 
@@ -182,9 +182,11 @@ def test_small_and_odd_shops(tmp_path):
     with pytest.raises(UsageError, match="4 items that somebody has met: .* at least 5"): Recommender.fit(few, "tiny", progress=False)
     least = replace(ds, interactions=pd.DataFrame(dict(user=[0, 1, 2, 3, 4, 5], item=[0, 1, 2, 3, 4, 0])))  # one interaction a user, five items met
     for refit in (True, False):
-        rec = Recommender.fit(least, "tiny", refit=refit, progress=False, epochs=3)
+        rec = Recommender.fit(least, "tiny", "released", refit=refit, progress=False, epochs=3)
         assert len(rec.recommend(k=3)) == 18 and np.isfinite(rec.users).all()
-    for kw, why in ((dict(holdout=1), "share"), (dict(config="best of all"), "preset"), (dict(epoch=3), "epochs"), (dict(context="gate"), "dates")):
+        assert len(Recommender.fit(least, "tiny", refit=refit, progress=False).recommend(k=3)) == 18
+    for kw, why in ((dict(holdout=1), "share"), (dict(config="best of all"), "preset"), (dict(config="released", epoch=3), "epochs"), (dict(config="released", context="gate"), "dates"),
+                    (dict(epochs=3), "solved and has no epochs"), (dict(seed=-1), "seed is -1"), (dict(seed=1.5), "whole number")):
         with pytest.raises(UsageError, match=why): Recommender.fit(ds, "tiny", progress=False, **kw)
 
 
@@ -194,7 +196,7 @@ def test_added_items_have_the_scores_of_items_that_were_there(fitted, world):
     out = [45, 46, 49]
     keep = np.delete(np.arange(50), out)
     less = replace(world, items=world.items.iloc[keep].reset_index(drop=True), item_ids=world.item_ids[keep], images=world.images.only(world.item_ids[keep]))
-    rec = Recommender.fit(less, "tiny", seed=3, progress=False, **FEW)
+    rec = Recommender.fit(less, "tiny", "released", seed=3, progress=False, **FEW)
     assert rec.model.state_dict().keys() == fitted.model.state_dict().keys() and all(torch.equal(a, b) for a, b in zip(rec.model.state_dict().values(), fitted.model.state_dict().values()))
     ids = world.item_ids[out]
     rec.add_items(world.items.iloc[out], {i: world.images.read(i) for i in ids if i in world.images})
@@ -207,11 +209,12 @@ def test_add_items_in_all_ways(rec, tmp_path):
     Image.new("RGB", (9, 9), "red").save(tmp_path/"red.png")
     before = rec.recommend(k=50, among="all")
     rec.add_items(pd.DataFrame(dict(item=["p", "q"], title=["Lamp", None], colour=["red", "blue"])), {"p": tmp_path/"red.png", "q": Image.new("F", (4, 4))})
-    rec.add_items(dict(item="r", title="A lamp")).add_items([dict(item=7)]).add_items([])
-    assert rec.items["item"].tolist()[-4:] == ["p", "q", "r", "7"] and rec.has[-4:].tolist() == [[True, True], [True, False], [False, True], [False, False]]
+    rec.add_items(dict(item="r", title="A lamp")).add_items([dict(item=7, title=8.)]).add_items([])
+    assert rec.items["item"].tolist()[-4:] == ["p", "q", "r", "7"] and rec.has[-4:].tolist() == [[True, True], [True, False], [False, True], [False, True]]
     t = rec.recommend(["u0000"], k=99)
     assert {"p", "q", "r", "7"} <= set(t["item"]) and np.isfinite(t["score"]).all() and t.set_index("item").loc["p", "title"] == "Lamp"
-    assert "nothing is known" in str(rec.explain("7")) and rec.explain("7").neighbours.empty and rec.explain("7").missing == ["image", "text"]
+    assert rec.items["title"].tolist()[-1] == "8" and rec.explain("7").missing == ["image"]
+    with pytest.raises(UsageError, match="reads nothing of the new items 'blank': they bring no value, it reads title, description, pictures"): rec.add_items(dict(item="blank"))
     after = rec.recommend(k=60, among=before["item"].unique())
     a, b = (x.set_index(["user", "item"])["score"].sort_index() for x in (before, after))
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)  # the others are where they were
@@ -222,25 +225,26 @@ def test_add_items_in_all_ways(rec, tmp_path):
 def test_replacing_and_refusing_items(rec):
     n, old = len(rec.items), rec.e[10].copy()
     for call, why in ((lambda: rec.add_items([dict(item="new"), dict(item="i0010")]), "'i0010' are known.*replace=True"), (lambda: rec.add_items([dict(item="a"), dict(item="a")]), "stands twice"),
-                      (lambda: rec.add_items([dict(name="a")]), "column 'item'"), (lambda: rec.add_items([dict(item=" ")]), "no id"), (lambda: rec.add_items([dict(item="a")], {"b": b""}), "pictures of 'b'"),
+                      (lambda: rec.add_items([dict(name="a")]), "column 'item'"), (lambda: rec.add_items([dict(item=" ")]), "row 1 has no id"), (lambda: rec.add_items([dict(item="a")], {"b": b""}), "pictures of 'b'"),
                       (lambda: rec.add_items([dict(item="a")], {"a": "/no/such.png"}), "cannot be read"), (lambda: rec.add_items([dict(item="a")], vectors=dict(image=np.ones((1, 3)))), "shape")):
         with pytest.raises(UsageError, match=why): call()
     assert len(rec.items) == n  # all or none
     rec.add_items(dict(item="i0010", title="Something else entirely"), replace=True)
     assert len(rec.items) == n and rec.items["title"][10] == "Something else entirely" and rec.items["description"][10] is None and not np.array_equal(rec.e[10], old) and rec.has[10].tolist() == [False, True] and rec.met[10] > 0
-    with pytest.warns(UserWarning, match="cannot be read"): rec.add_items(dict(item="b"), {"b": b"no picture"})
-    assert not rec.has[-1].any()
+    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(UsageError, match="nothing of the new items 'b'"): rec.add_items(dict(item="b"), {"b": b"no picture"})
+    assert len(rec.items) == n and not rec.add_items(dict(item="c", title="A lamp")).refused
 
 
 def test_a_recommender_of_ready_vectors(tmp_path, world):
     x = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32); x[49] = 0
-    rec = Recommender.fit(replace(world, features=dict(audio=x), images=None), "ready", progress=False, **FEW)
+    rec = Recommender.fit(replace(world, features=dict(audio=x), images=None), "ready", "released", progress=False, **FEW)
     rec = Recommender.load(rec.save(tmp_path/"m"))
     with pytest.raises(UsageError, match="ready vectors"): rec.add_items(dict(item="a"))
-    rec.add_items([dict(item="a"), dict(item="b")], vectors=dict(audio=np.stack([x[45], np.zeros(6)])))
+    with pytest.warns(R.LeftOut, match="nothing of the new items 'b': their vectors are empty.*the rest is added"):
+        rec.add_items([dict(item="a"), dict(item="b")], vectors=dict(audio=np.stack([x[45], np.zeros(6)])))
     t = rec.recommend(["u0000"], k=99).set_index("item")["score"]
-    assert t["a"] == pytest.approx(t["i0045"], abs=1e-6) and t["b"] == t["i0049"]  # what has nothing stands at the mean
-    assert t["b"] == pytest.approx(np.mean([t[i] for i in ("i0044", "i0045", "i0046", "i0047", "i0048", "a")]), abs=1e-5)
+    assert t["a"] == pytest.approx(t["i0045"], abs=1e-6) and "b" not in t and rec.refused == ["b"]
+    assert t["i0049"] == pytest.approx(np.mean([t[i] for i in ("i0044", "i0045", "i0046", "i0047", "i0048", "a")]), abs=1e-5)  # what has nothing stands at the mean
 
 
 def test_an_explanation_adds_up(rec, world):

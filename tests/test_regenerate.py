@@ -2,7 +2,7 @@
 import functools, json, re, signal, subprocess, sys, time
 from dataclasses import replace
 import psutil, pytest
-from mamex import regenerate as R
+from mamex import choose as C, regenerate as R
 from mamex.datasets import load_dataset, save_dataset
 
 REPORT = "import os, pathlib\nfolder = pathlib.Path(os.environ['MAMEX_REPORTS']) / dataset\n(folder / '{}.json').write_text(encoder)"
@@ -121,8 +121,14 @@ def test_code_and_data_count(house, call, quick, monkeypatch):
     assert go() == ["run"] and go() == []
     other = replace(load("toy"), interactions=load("toy").interactions[1:])
     monkeypatch.setattr(R, "load_or_fetch", lambda name: other); assert go() == ["run"] and go() == []
-    (house / "mamex").mkdir(); (house / "mamex" / "gate.py").write_text("")
-    monkeypatch.setattr(R.mamex, "__file__", str(house / "mamex" / "__init__.py")); assert go() == ["run"] and go() == []
+    notebook(house / "nbs", "run", "import mamex.gate"); assert go() == ["run"]
+    package = house / "mamex"; package.mkdir()
+    def write(**files):
+        for n, s in files.items(): (package / f"{n}.py").write_text(s)
+    write(__init__="", gate="k = 1", cli="import mamex.gate")
+    monkeypatch.setattr(R.mamex, "__file__", str(package / "__init__.py")); assert go() == ["run"] and go() == []
+    write(cli="import mamex.gate  # a remark", gate="'Experts.'\nk = 1  # as released"); assert go() == []
+    write(gate="k = 2"); assert go() == ["run"] and go() == []
 
 
 def test_a_notebook_that_writes_no_report_has_failed(house, call, quick, monkeypatch):
@@ -146,10 +152,10 @@ def test_wrong_usage(line, sentence, call, house):
 
 def test_a_folder_with_a_number_for_a_name(house, call, quick, monkeypatch):
     "The name goes to the notebook as text, the reports under it; the stamp does not tell where the folder lies."
-    monkeypatch.setattr(R, "has_offline", lambda: True)
+    for name, there in dict(default_is_here=False, hub_answers=False, has_offline=True).items(): monkeypatch.setattr(C, name, lambda there=there: there)
     folder = save_dataset(load("toy"), house / "2018")
     status, out, _ = call(f"{folder} --only run")
-    assert status == 0 and "encoder offline (the extra is installed)" in out
+    assert status == 0 and "encoder offline (the model hub does not answer" in out
     stamp = (house / "reports" / "2018" / "stamps.json").read_text()
     assert json.loads(stamp)["run"]["parameters"] == {"dataset": "2018", "encoder": "offline"} and str(house) not in stamp
     plan, _ = R.make_plan(folder, {}, house / "nbs")

@@ -44,7 +44,7 @@ def test_the_same_twice(tmp_path):
         assert (tmp_path / str(n) / "README.md").read_text().count("mamex/released")
     for part in ("val", "test", "val_own", "test_own", "compare", "history"): assert reports[0][part] == reports[1][part]
     r = reports[0]
-    assert set(r["test"]) == {"random", *(f"{f}/{m}" for f in ("profile", "ridge") for m in ("image", "text", "all")), "mamex/released"}
+    assert set(r["test"]) == {"random", *(f"{f}/{m}" for f in ("presence", "profile", "ridge") for m in ("image", "text", "all")), "mamex/released"}
     for s in r["test"].values():
         for m in s.values(): assert set(m) == {"mean", "sd", "ci95"} and m["ci95"][0] <= m["mean"] <= m["ci95"][1]
     assert r["card"]["seeds"] == [0] and r["card"]["dataset"]["users"] == 300

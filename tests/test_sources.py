@@ -8,6 +8,7 @@ from conftest import ROOT
 from standin import AMAZON, amazon_world, films_zip, picture, serve
 from mamex import sources
 from mamex.datasets import UsageError, load_dataset
+from mamex.extractor import text_modalities
 from mamex.downloads import Net, Remote, download, fetch_pictures, unpack, whole_archive
 from mamex.sources import fetch, load_or_fetch, parse_literal, parse_review, read_metadata
 
@@ -58,6 +59,7 @@ def test_the_folder(host, world):
     assert info["pictures"] == world[1] and info["notes"] == dict(reviews_unreadable=1, metadata_unreadable=1, metadata_repeated=1, metadata_absent=2)
     assert info["licence"] and "McAuley" in info["citation"]
     assert {Path(u).name: v["sha256"] for u, v in info["files"].items()} == {Path(p).name: hashlib.sha256(host.files[p]).hexdigest() for p in (REVIEWS, META)}
+    assert list(ds.items) == ["item", "title", "description", "brand", "categories", "image_url"]  # not what was also bought, nor a rank, nor a price
     assert ds.items.loc[1, "title"].startswith("Tent &amp; pole No. 1") and ds.items.loc[1, "categories"] == "Sports & Outdoors > Golf"
     assert {p.suffix for p in (folder/"images").iterdir()} == {".jpg", ".png", ".webp"}
     assert not [p for p in folder.parent.rglob("*") if ".partial" in p.name or ".tmp" in p.name]
@@ -322,6 +324,7 @@ def test_films_with_a_key(host, monkeypatch):
     assert t.loc["1", ["title", "genres", "tags", "description"]].tolist() == ["Film, The 1 (1991)", None, "fun|old", "Plot 1."] or t.loc["1", "description"] == "Plot 1."
     assert t.loc["3", "description"] == "Found by title." and pd.isna(t.loc["8", "description"]) and t.loc["2", "released"] == 1992
     assert len(load_dataset("movielens").images) == 6
+    assert load_dataset("movielens").info["feedback"] == ["tags"] and "tags" not in sum(text_modalities(load_dataset("movielens").items).values(), ())
     search = [p for p, *_ in host.asked if p.startswith(f"{TMDB}/search")]
     assert len(search) == 1 and "query=The+3" not in search[0] and "year=1993" in search[0]
     assert "sesame" not in "".join(p.read_text(errors="replace") + p.name for p in Path(os.environ["MAMEX_CACHE"]).rglob("*.json*") if p.is_file())

@@ -3,12 +3,13 @@ import json
 from dataclasses import asdict, replace
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
-from mamex import audits, claims, studies
+from mamex import audits, claims, ladder, studies
 from mamex.adapters import DESIGNS, Adapters
 from mamex.datasets import UsageError, load_dataset
 from mamex.extractor import Extractor
 from mamex.metrics import paired_interval
 from mamex.model import PRESETS, load_model, preset, MAMEX
+from mamex.reports import extract
 from mamex.splits import cold_split
 from mamex.trainer import Trainer, fit, hold_out
 
@@ -133,3 +134,36 @@ def test_two_workers_share_a_search(toy, tmp_path):
     trials = both[0].trials
     assert 6 <= sum(t.state.is_finished() for t in trials) <= 7
     assert [t.value for t in trials if t.value] == [t.value for t in both[1].trials if t.value]
+
+
+# words of users are not content
+
+PLANTED = dict(tags="loved", user_tags="loved", averageRating="4.5", review_text="I love it", also_bought="i0001", salesRank="17", reviews="many",
+               Bewertungen="gut", num_reviews="12", helpful_votes="3", blurbs="declared by the folder")
+
+
+def planted(ds, **columns):
+    return replace(ds, items=ds.items.assign(**columns), info=ds.info | dict(feedback=["blurbs"]))
+
+
+@pytest.mark.parametrize("column", PLANTED)
+def test_what_users_wrote_is_no_modality(toy, column, recwarn):
+    "A column of feedback changes no vector of any view, whatever its name, and nobody is warned of what is not read."
+    ds, f, _ = toy
+    other = planted(ds, **{column: PLANTED[column]})
+    plain, seen = (ladder.views_of(x, "tiny") for x in (ds, other))
+    assert {k: v.fingerprint for k, v in plain.items()} == {k: v.fingerprint for k, v in seen.items()}
+    assert extract(other, "tiny", text_columns="each").modalities == ["image", "text", "title", "description"]
+    assert not [w for w in recwarn if "users" in str(w.message)]
+
+
+@pytest.mark.parametrize("columns", [["title", "tags"], dict(text=["title"], tags=["tags"]), dict(all=["tags", "blurbs"])])
+def test_who_asks_for_words_of_users_is_warned(toy, columns):
+    ds = planted(toy[0], tags="loved", blurbs="declared by the folder")
+    with pytest.warns(UserWarning, match="'tags'.*which users write or cause after an item has come out: a new item has none"): extract(ds, "tiny", text_columns=columns)
+
+
+def test_content_can_be_declared(toy):
+    "A folder may say that a column of such a name is the maker's own."
+    ds = replace(toy[0], items=toy[0].items.assign(tags="oak"), info=toy[0].info | dict(content=["tags"]))
+    assert "tags" in extract(ds, "tiny", text_columns="each").modalities

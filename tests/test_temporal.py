@@ -2,10 +2,10 @@
 from dataclasses import replace
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import example, given, settings, strategies as st
-from mamex.datasets import load_dataset, known_datasets
+from mamex.datasets import Dataset, UsageError, load_dataset, known_datasets
 from mamex.extractor import Extractor, Features
 from mamex.model import BEHAVIOUR, MAMEX, preset
-from mamex.temporal import (CONTEXT, MODELS, STEPS, Collaborative, Life, after_n, calibrate, cuts, launches, own_ridge, poisoned, popularity_scorer, ranks_within,
+from mamex.temporal import (CONTEXT, MODELS, STEPS, Collaborative, Life, after_n, calibrate, cuts, launches, own_ridge, poisoned, popularity_scorer, ranks_within, release_note,
                             replay, timely, train_timed, window)
 from mamex.trainer import fit
 
@@ -174,3 +174,80 @@ def test_true_review_time():
         assert w.times("train").max() < cut[0] and w.born[w.split.val_items].min() >= cut[0] and w.born[w.split.test_items].min() >= cut[1]
         first = pd.Series(w.times("test")).groupby(w.split.test[:, 1]).min()
         assert (first >= w.born[first.index]).all()
+
+
+# release dates as people write them
+
+DAYS = pd.date_range("2015-01-05", "2021-12-20", periods=60)  # item k is older than item k + 1
+WRITTEN = dict(iso="%Y-%m-%d", slashes="%Y/%m/%d", dots="%d.%m.%Y", american="%m/%d/%Y", words="%d %b %Y", long="%B %d, %Y", packed="%Y%m%d", stamp="%Y-%m-%dT%H:%M:%S+00:00")
+
+
+def shop(released, **more):
+    rng, n = np.random.default_rng(0), 60
+    ids = np.array([f"i{k}" for k in range(n)])
+    pairs = pd.DataFrame([(u, i) for u in range(30) for i in rng.choice(n, 10, replace=False)], columns=["user", "item"]).astype("int64").assign(**more)
+    return Dataset("shop", np.array([f"u{k}" for k in range(30)]), ids, pairs, pd.DataFrame(dict(item=ids, title=ids, released=released)),
+                   features={"image": rng.normal(size=(n, 8)).astype(np.float32)})
+
+
+def newest(ds, by="released"):
+    born, by = launches(ds, by)
+    w = window(ds, Features(ds.features, np.ones((60, 1), bool), "", {}), born, cuts(born)[-1], by)
+    return w.items[w.split.test_items].tolist(), w
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_the_newest_items_are_asked_for_however_dates_are_written(how):
+    assert newest(shop(DAYS.strftime(WRITTEN[how])))[0] == list(range(54, 60))
+
+
+@given(st.lists(st.sampled_from(list(WRITTEN)), min_size=60, max_size=60))
+@settings(max_examples=20, deadline=None)
+def test_or_the_split_refuses(hows):
+    "Mixed writings: the same items, or one sentence that names `released`."
+    try: got = newest(shop([d.strftime(WRITTEN[h]) for d, h in zip(DAYS, hows)]))[0]
+    except UsageError as e: assert "released" in str(e) and "2024-01-31" in str(e) and "\n" not in str(e)
+    else: assert got == list(range(54, 60))
+
+
+@pytest.mark.parametrize("kind", [lambda d: d.to_pydatetime(), lambda d: d.tz_localize("UTC"), lambda d: d.date(), lambda d: np.datetime64(d, "ns")], ids=["datetime", "zone", "date", "numpy"])
+def test_dates_that_are_dates(kind):
+    assert newest(shop([kind(d) for d in DAYS]))[0] == list(range(54, 60))
+
+
+@pytest.mark.parametrize("years", [list(range(1960, 2020)), [str(y) for y in range(1960, 2020)], pd.array(range(1960, 2020), "Int32"), [float(y) for y in range(1960, 2020)]], ids=["int", "text", "Int32", "float"])
+def test_years_are_their_first_day(years):
+    got, w = newest(shop(years))
+    assert got == list(range(54, 60)) and w.split.rule == "by time (released: years, each as its first day)"
+    assert launches(shop(years))[0].tolist() == [pd.Timestamp(f"{y}-01-01").timestamp() for y in range(1960, 2020)]
+
+
+@pytest.mark.parametrize("junk", ["soon", "to be announced", "0000-00-00", "spring 99", "n/a yet", "2024-13-45"])
+@pytest.mark.parametrize("share", [1., .5, .02])
+def test_too_many_unreadable_dates_are_refused(junk, share):
+    dates = list(DAYS.strftime("%Y-%m-%d")); n = max(1, int(share * 60))
+    with pytest.raises(UsageError) as e: launches(shop([junk] * n + dates[n:]))
+    said = str(e.value)
+    assert f"{n} of the 60 dates in 'released' of shop cannot be read" in said and repr(junk) in said and "item 'i0'" in said and "2024-01-31" in said and "by='first'" in said
+
+
+def test_few_unreadable_dates_and_missing_ones_are_counted_and_named():
+    ds = shop(DAYS.strftime("%Y-%m-%d"))
+    ds = replace(ds, items=pd.concat([ds.items] * 3, ignore_index=True), item_ids=np.array([f"i{k}" for k in range(180)]), features={})
+    dates = ds.items["released"].tolist(); dates[7] = "soon"; dates[9:12] = [None, float("nan"), " "]
+    ds = replace(ds, items=ds.items.assign(released=dates))
+    born, by = launches(ds)
+    rule = window(ds, Features({"x": np.ones((180, 2), np.float32)}, np.ones((180, 1), bool), "", {}), born, cuts(born)[-1], by).split.rule
+    assert np.isnan(born[[7, 9, 10, 11]]).all() and np.isfinite(born).sum() == 176
+    assert "3 of 180 items without a date" in rule and "1 dates unreadable and left out, the first 'soon' of item 'i7'" in rule
+
+
+def test_a_date_in_the_future_is_said():
+    assert "1 dates in the future, the first '2093-01-01' of item 'i59'" in release_note(shop([*DAYS.strftime("%Y-%m-%d")[:-1], "2093-01-01"]))
+
+
+def test_a_column_without_a_date_is_no_launch():
+    "Then the first interaction is."
+    ds = shop([None] * 60, timestamp=np.arange(300))
+    assert launches(ds)[1] == "first"
+    with pytest.raises(UsageError, match="has no released"): launches(ds, "released")
