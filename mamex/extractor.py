@@ -14,7 +14,8 @@ __all__ = ['ELEMENTS', 'BARE', 'PAIRED', 'TURNS', 'RECIPES', 'CKPT', 'TINY', 'sh
            'warn_unreadable', 'warn_feedback', 'say_long']
 
 # %% ../nbs/03_extractor.ipynb #df527cb9
-import collections, contextlib, difflib, functools, hashlib, html, importlib.metadata, io, itertools, json, logging, re, sys, warnings
+import collections, contextlib, difflib, functools, hashlib, html, importlib.metadata, io, itertools, json, logging, re, sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from html.entities import html5
@@ -73,14 +74,14 @@ def check_vectors(features: Features,
     "Before a training: refuse vectors of which no warm item has one; a warning for each modality of which none has."
     there = features.mask[warm].any(0)
     if not (there.any() or features.fills or features.context):
-        raise UsageError(f'no warm item has a vector of {" or ".join(map(repr, features.modalities))}; there is nothing to learn from: '
-                         'give pictures or texts to items that users have met, or vectors by another encoder')
+        names = ' or '.join(map(repr, features.modalities))
+        raise UsageError(f'no warm item has a vector of {names}; there is nothing to learn from: give pictures or texts to items that users have met, or vectors by another encoder')
     known = [m for m, t in zip(features.modalities, there) if t]
     for m in [m for m in features.modalities if m not in known and m not in features.fills]:
         n = int(features.mask[:, features.modalities.index(m)].sum())
-        warnings.warn(f'no warm item has a vector of {m!r}' + f', {n:,} cold items have one' * bool(n) + ': nothing is learned about it, and new '
-                      f'items would be ranked by it all the same; leave it out, features.subset({known}), or give it to items that users have met',
-                      stacklevel=3)
+        warnings.warn(f'no warm item has a vector of {m!r}' + f', {n:,} cold items have one' * bool(n) + ': nothing is '
+                      'learned about it, and new items would be ranked by it all the same; leave it out, '
+                      f'features.subset({known}), or give it to items that users have met', stacklevel=3)
 
 # %% ../nbs/03_extractor.ipynb #17ddafa1
 def tally(n, # items
@@ -103,7 +104,8 @@ def ready_features(ds: Dataset) -> Features:
 
 # %% ../nbs/03_extractor.ipynb #2f7f709e
 _entity = re.compile(r'&(?:(#(?:[0-9]{1,7}|[xX][0-9a-fA-F]{1,6});)|([A-Za-z][A-Za-z0-9]{1,31})(;?))')
-_letter = re.compile(r'[A-Za-z]+(acute|grave|circ|uml|tilde|cedil|ring|slash|lig)|amp|lt|gt|quot|nbsp', re.I) # no word reads so
+# names that no word could be taken for
+_letter = re.compile(r'[A-Za-z]+(acute|grave|circ|uml|tilde|cedil|ring|slash|lig)|amp|lt|gt|quot|nbsp', re.I)
 
 def _decoded(m: re.Match) -> str:
     "The character of an entity, or what stands there where it is none."
@@ -112,7 +114,8 @@ def _decoded(m: re.Match) -> str:
     if end: return html5.get(name + ';', m[0])
     s, a, b = m.string, m.start(), m.end()
     alone = s[b:b+1] not in '=&#_/-' or b == len(s)
-    return html5[name] if name in html5 and alone and (_letter.fullmatch(name) or a == 0 or not s[a-1].isalnum()) else m[0]
+    alone = alone and bool(_letter.fullmatch(name) or a == 0 or not s[a-1].isalnum())
+    return html5[name] if name in html5 and alone else m[0]
 
 def decode_entities(s: str) -> str:
     "Entities that have their semicolon, or stand as a word of their own, as characters."
@@ -120,17 +123,19 @@ def decode_entities(s: str) -> str:
 
 # %% ../nbs/03_extractor.ipynb #0720c987
 ELEMENTS = frozenset("""
-a abbr acronym address applet area article aside audio b base basefont bdi bdo bgsound big blink blockquote body br button
-canvas caption center cite code col colgroup command content data datalist dd del details dfn dialog dir div dl dt element em embed fieldset
-figcaption figure font footer form frame frameset h1 h2 h3 h4 h5 h6 head header hgroup hr html i iframe ilayer image img
-input ins isindex kbd keygen label layer legend li link listing main map mark marquee math menu menuitem meta meter
-multicol nav nextid nobr noembed noframes nolayer noscript object ol optgroup option output p param picture plaintext pre
-progress q rb rbc rp rt rtc ruby s samp script search section select shadow slot small source spacer span strike strong
-style sub summary sup svg table tbody td template textarea tfoot th thead time title tr track tt u ul var video wbr xmp
+a abbr acronym address applet area article aside audio b base basefont bdi bdo bgsound big blink blockquote body br
+button canvas caption center cite code col colgroup command content data datalist dd del details dfn dialog dir div dl
+dt element em embed fieldset figcaption figure font footer form frame frameset h1 h2 h3 h4 h5 h6 head header hgroup hr
+html i iframe ilayer image img input ins isindex kbd keygen label layer legend li link listing main map mark marquee
+math menu menuitem meta meter multicol nav nextid nobr noembed noframes nolayer noscript object ol optgroup option
+output p param picture plaintext pre progress q rb rbc rp rt rtc ruby s samp script search section select shadow slot
+small source spacer span strike strong style sub summary sup svg table tbody td template textarea tfoot th thead time
+title tr track tt u ul var video wbr xmp
 """.split())
 BARE = frozenset("""
-allowfullscreen async autofocus autoplay checked compact controls declare default defer disabled download hidden inert ismap
-itemscope loop multiple muted nohref nomodule noresize noshade novalidate nowrap open playsinline readonly required reversed selected
+allowfullscreen async autofocus autoplay checked compact controls declare default defer disabled download hidden inert
+ismap itemscope loop multiple muted nohref nomodule noresize noshade novalidate nowrap open playsinline readonly
+required reversed selected
 """.split())
 PAIRED = frozenset('abiqsu') # of one letter, and never without an end tag; <p> is
 _tag = re.compile(r'<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->|<!doctype\b[^<>]*>|'
@@ -187,7 +192,8 @@ def has_text(items: pd.DataFrame, columns) -> bool:
     return any(clean_text(x) for c in columns if c in items for x in items[c])
 
 # %% ../nbs/03_extractor.ipynb #91685ae9
-TURNS = {k: Image.Transpose(v) for k, v in {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.items()} # EXIF orientation -> what undoes it
+# EXIF orientation -> what undoes it
+TURNS = {k: Image.Transpose(v) for k, v in {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.items()}
 
 def upright(im: Image.Image) -> Image.Image:
     "Turned as its EXIF says; as it lies where that says nothing, or cannot be read."
@@ -205,10 +211,12 @@ def grey(x, # array [h, w] of whole numbers or floats
     tops = [t for t in ((1, 255, 65535) if x.dtype.kind == 'f' else (255, 65535)) if low >= 0 and high <= t]
     if top is None and not tops: x, top = (x - low) / (high - low or 1), 1
     top = top or tops[0]
-    return Image.fromarray((x >> 8 if x.dtype.kind == 'i' and top == 65535 else np.round(x * (255 / top))).astype(np.uint8))
+    x = x >> 8 if x.dtype.kind == 'i' and top == 65535 else np.round(x * (255 / top))
+    return Image.fromarray(x.astype(np.uint8))
 
 # %% ../nbs/03_extractor.ipynb #892d3749
-def on_white(im: Image.Image) -> Image.Image: return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
+def on_white(im: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
 
 def to_rgb(im: Image.Image) -> Image.Image:
     "Any mode to RGB; what is transparent becomes white, numbers of more than eight bits are scaled."
@@ -243,7 +251,7 @@ def picture_to_png(im: Image.Image) -> bytes:
     "A picture that is open already as the bytes of a file: what `decode_picture` gives back is what Pillow would show."
     try: to_rgb(upright(im)).save(b := io.BytesIO(), 'PNG')
     except Exception as e:
-        raise UsageError(f'a picture of mode {im.mode} cannot be decoded ({e}); give it as the bytes of a whole file') from e
+        raise UsageError(f'a picture of mode {im.mode} cannot be decoded ({e}); give the bytes of a whole file') from e
     return b.getvalue()
 
 # %% ../nbs/03_extractor.ipynb #eb2d5076
@@ -449,7 +457,7 @@ def encode_tokens(model,
                   batch=16,
                   step=lambda n: None, # called after each batch with its size
                  ) -> np.ndarray: # float32 [n, d]
-    "Encode rows of tokens. A tower of transformers masks padding: there, texts go in order of length, and padding is cut off."
+    "Encode rows of tokens. A tower of transformers masks padding: there, texts go by length, and padding is cut off."
     cfg, end = getattr(getattr(model, 'text', None), 'config', None), torch.arange(1, x.shape[1] + 1)
     used = (end * (x != cfg.pad_token_id)).amax(1) if cfg else end.amax().expand(len(x))
     V, order = [], used.argsort(stable=True)
@@ -470,9 +478,10 @@ def encode_texts(model,
 def frame(tokenizer, # of open_clip
          ) -> tuple | None: # tokens before a text, tokens after it, padding; None: it does not work like that
     "What a tokenizer puts around every text."
-    if hasattr(tokenizer, 'sot_token_id') and not tokenizer.reduction_fn: return [tokenizer.sot_token_id], [tokenizer.eot_token_id], 0
-    inner = getattr(tokenizer, 'tokenizer', None)
-    if not inner or getattr(tokenizer, 'tokenizer_mode', '') or getattr(tokenizer, 'strip_sep_token', False): return None
+    if hasattr(tokenizer, 'sot_token_id'): # CLIP's own; some models draw from a long text what they read
+        return None if tokenizer.reduction_fn else ([tokenizer.sot_token_id], [tokenizer.eot_token_id], 0)
+    odd = getattr(tokenizer, 'tokenizer_mode', '') or getattr(tokenizer, 'strip_sep_token', False)
+    if odd or not (inner := getattr(tokenizer, 'tokenizer', None)): return None
     bare, whole = inner('a', add_special_tokens=False).input_ids, inner('a').input_ids
     k = next(k for k in range(len(whole)) if whole[k:k+len(bare)] == bare)
     return whole[:k], whole[k+len(bare):], inner.pad_token_id
@@ -506,7 +515,7 @@ def no_hub():
     try: yield
     finally: c.HF_HUB_OFFLINE = old
 
-def load_tokenizer(model: str): # open_clip's name of a model; gives a tokenizer, or None where that is not on this machine
+def load_tokenizer(model: str): # open_clip's name of a model; gives None where its tokenizer is not on this machine
     "A model's tokenizer without its weights, and without a network."
     try:
         with no_hub(), quiet(logging.CRITICAL): return import_open_clip().get_tokenizer(model)
@@ -522,7 +531,7 @@ def tokenizer_tiny(): return load_tokenizer('ViT-B-32') # the same words, and as
 
 def count_long_texts(texts, # as `item_texts` gives them; '' is not counted
                      encoder: str,
-                    ) -> dict | None: # `texts`, `room` and what `unread` says; None: its tokenizer is not on this machine
+                    ) -> dict | None: # `texts`, `room` and what `unread` says; None: no tokenizer on this machine
     "How much of these texts an encoder does not read; needs no weights."
     if (t := tokenizer_of(encoder)) is None or (n := room(t)) is None: return None
     said = [x for x in texts if x]
@@ -532,7 +541,8 @@ def count_long_texts(texts, # as `item_texts` gives them; '' is not counted
 def encode_split(model, tokenizer, texts, batch=16, step=lambda n: None) -> np.ndarray: # as `encode_texts`
     "Encode texts to their end: the mean direction of consecutive windows of tokens, at their mean length."
     V, (start, end, pad), n = encode_texts(model, tokenizer, texts, batch, step), frame(tokenizer), room(tokenizer)
-    rest = {i: [w[k:k+n] for k in range(n, len(w), n)] for i, w in enumerate(word_tokens(tokenizer, texts)) if len(w) > n} # after the first
+    words = word_tokens(tokenizer, texts)
+    rest = {i: [w[k:k+n] for k in range(n, len(w), n)] for i, w in enumerate(words) if len(w) > n} # after the first
     x = [start + w + end for ws in rest.values() for w in ws]
     if not x: return V
     x = torch.tensor([r + [pad] * (tokenizer.context_length - len(r)) for r in x])
@@ -584,14 +594,15 @@ class Extractor:
 
     def __post_init__(self):
         self.cache = Path(self.cache or cache_dir())
-        if self.long_text not in ('cut', 'split'): raise UsageError(f"long_text is {self.long_text!r}; it is 'cut' or 'split'")
+        if self.long_text not in ('cut', 'split'):
+            raise UsageError(f"long_text is {self.long_text!r}; it is 'cut' or 'split'")
         try: torch.zeros(1, device=self.device)
         except Exception as e: raise UsageError(f"device {self.device!r} cannot be used here; use 'cpu'") from e
         self.model, self.pre, identity = resolve(self.encoder, self.cache)
         self.tools = None # the loaded model; stays away while every shard is found
         versions = [importlib.metadata.version(p) for p in ('open_clip_torch', 'pillow')]
         # batch size and device change the last bits of a vector
-        self.key = sha(identity, *versions, str(self.batch_size), str(self.device)) + ('+split' if self.long_text == 'split' else '')
+        self.key = sha(identity, *versions, str(self.batch_size), str(self.device)) + '+split' * (self.long_text == 'split')
 
     @property
     def folder(self) -> Path:
@@ -609,7 +620,7 @@ class Extractor:
         return self.tools[2] if self.tools else load_tokenizer(self.model)
 
 # %% ../nbs/03_extractor.ipynb #62038c99
-def measure_texts(tokenizer, texts) -> tuple: # int32 [n, 3]: tokens, how many are read, the same with the marks; bool [n]: read whole?
+def measure_texts(tokenizer, texts) -> tuple: # int32 [n, 3]: tokens, how many are read, with the marks; bool [n]: read whole?
     "How long texts are for a tokenizer."
     n = np.array([len(w) for w in word_tokens(tokenizer, texts)], np.int32)
     return np.stack([n, np.full_like(n, r := room(tokenizer)), np.full_like(n, tokenizer.context_length)], 1), n <= r
@@ -640,12 +651,12 @@ def encode(self:Extractor,
     return V, np.ones(len(V), bool)
 
 @patch
-def kinds(self:Extractor, kind, keys, read) -> list: # of each input; a shard with one that is read in windows is a shard of its own
+def kinds(self:Extractor, kind, keys, read) -> list: # of each input; one read in windows makes its shard another
     "What becomes of each input."
     if kind != 'text' or self.long_text == 'cut': return [kind] * len(keys)
     if (n := self.lengths(keys, read)) is None:
-        raise UsageError(f"long_text='split' cannot be had with the encoder {self.encoder!r}: its tokenizer is not on this machine, "
-                         "or marks no start and end; use long_text='cut'")
+        raise UsageError(f"long_text='split' cannot be had with the encoder {self.encoder!r}: its tokenizer is not on this "
+                         "machine, or marks no start and end; use long_text='cut'")
     return ['text-split' if a > b else 'text' for a, b, _ in n]
 
 @patch
@@ -687,7 +698,7 @@ def inputs(self:Extractor, ds: Dataset) -> dict: # modality -> (items that have 
 def text_modalities(items, # a dataset, or its table of items
                     info=None, # of `dataset.json`, where it is a table
                    ) -> dict: # modality -> columns
-    "Every text column as a modality of its own, after `text`: all of them as one text. What users wrote or caused is no content."
+    "Every text column as a modality of its own, after `text`: all as one text. What users wrote or caused is no content."
     if isinstance(items, Dataset): items, info = items.items, items.info
     skip = {'item', 'image_url', 'released', 'attributes', 'image', 'text', *feedback_columns(items, info)}
     cols = [c for c in items if c not in skip and (pd.api.types.is_string_dtype(items[c]) or items[c].dtype == object)]
@@ -696,14 +707,15 @@ def text_modalities(items, # a dataset, or its table of items
 # %% ../nbs/03_extractor.ipynb #ceef6357
 def nothing_to_extract(ds: Dataset, text_columns) -> str:
     "One sentence on a dataset that an encoder can make nothing of, with what could be done."
-    flat = tuple(dict.fromkeys(c for cs in text_columns.values() for c in cs)) if isinstance(text_columns, dict) else tuple(text_columns)
+    flat = list(dict.fromkeys(c for cs in text_columns.values() for c in cs) if isinstance(text_columns, dict) else text_columns)
     more = [c for c in text_modalities(ds)['text'] if c not in flat and has_text(ds.items, [c])]
     remedy = {"encoder='attributes' (-p encoder attributes) reads its column 'attributes'": 'attributes' in ds.items,
               f"text_columns can name {', '.join(more)}": more,
               "encoder='ready' (-p encoder ready) takes the vectors that it brings": ds.features}
     return (f"dataset {ds.name!r} has no readable picture and no text in the columns {', '.join(flat) or '(none)'}; "
             'there is nothing to extract: '
-            + ('; '.join(k for k, there in remedy.items() if there) or "add pictures or texts to its folder, or ready vectors (image_feat.npy, text_feat.npy)"))
+            + ('; '.join(k for k, there in remedy.items() if there)
+               or 'add pictures or texts to its folder, or ready vectors (image_feat.npy, text_feat.npy)'))
 
 # %% ../nbs/03_extractor.ipynb #658b8dcd
 def warn_unreadable(name, # of the dataset
@@ -718,8 +730,8 @@ def warn_feedback(ds: Dataset, text_columns):
     "One warning for the columns of users that somebody wants to be read."
     named = {c for cs in (text_columns.values() if isinstance(text_columns, dict) else [text_columns]) for c in cs}
     if bad := [c for c in feedback_columns(ds.items, ds.info) if c in named]:
-        warnings.warn(f"text_columns of {ds.name!r} name {', '.join(map(repr, bad))}, which users write or cause after an item has come out: "
-                      'a new item has none, and results with it say nothing about new items; leave it out, '
+        warnings.warn(f"text_columns of {ds.name!r} name {', '.join(map(repr, bad))}, which users write or cause after an item "
+                      'has come out: a new item has none, and results with it say nothing about new items; leave it out, '
                       'or name it under "content" in dataset.json', stacklevel=3)
 
 # %% ../nbs/03_extractor.ipynb #80b1d4b4
@@ -733,9 +745,11 @@ def say_long(name, # of the dataset
         if not (u := unread(n[:, 0], n[0, 1] if len(n) else 0)): continue
         rest = f"{u['tokens_unread'] / u['tokens']:.0%} of their tokens are not read".replace('%', ' %')
         texts = 'texts' if m == 'text' else f'texts of {m!r}'
-        said.append(f"{u['too_long']:,} of {len(n):,} {texts} are longer than the {n[0, 2]} tokens of {encoder}; {rest}")
+        long = f"{u['too_long']:,} of {len(n):,} {texts}"
+        said.append(f'{long} are longer than the {n[0, 2]} tokens of {encoder}; {rest}')
     if not said or long_text == 'split': return ''
-    return f"{name}: {'; '.join(said)}: text_columns names shorter columns, long_text='split' (-p long_text split) reads on"
+    return (f"{name}: {'; '.join(said)}: long_text='split' (-p long_text split) reads on, "
+            'or name shorter columns by text_columns')
 
 # %% ../nbs/03_extractor.ipynb #0e76d937
 @patch
