@@ -7,8 +7,8 @@ in a copy of the checkout and with an activated .venv, as a reader would run the
 - Datasets of the names that pages use are small and made here (`MAMEX_DATA`); a shop's tables and pictures are made in the folder.
 - Of a papermill notebook the first cells run, up to the vectors: they take the parameters, the dataset and the encoder. The rest is
   run by tests/test_notebooks.py. `make run` runs the whole of run.ipynb.
-- The publishers' hosts are a host that has nothing (`MAMEX_MIRROR`), and no model hub is asked: a command that needs one of them has
-  to fail with the sentence that names the remedy.
+- The publishers' hosts are a host that has nothing (`MAMEX_MIRROR`): a command that needs them has to fail with the sentence that
+  names the remedy. No model hub is asked (`HF_HUB_OFFLINE`).
 - A command with a placeholder (`mamex check FOLDER`, `make reports dataset=…`) is a form: its words have to be known.
 """
 import functools, json, os, re, select, shlex, shutil, signal, subprocess, sys, time
@@ -25,7 +25,6 @@ from mamex.offline import has_offline
 pty = pytest.importorskip("pty", reason="this system has no terminals to run commands in")
 PROGRAMS = {"papermill", "mamex", "make", "python", "pytest", "pip", "conda", "jupyter", "source", "mkdir", "nbdev_test"}
 SHELL = {"", "sh", "bash", "shell", "console"}
-HUB = "ViT-B-32/openai"
 ALIKE = {"jupyter lab": "jupyter lab --version"}  # a server does not end
 
 
@@ -127,15 +126,12 @@ def is_form(c: str) -> bool:
     return bool(re.search(r"…|<\w+>|(?<![-=\w./])[A-Z]{2,}(?![-=\w./])|(?<![-\w])[AB](?![-\w])", c)) or bool(re.fullmatch(r"mamex \w+|python -m \S+", c))
 
 
-def needs(c: str) -> str | None:
-    "hub or network: what a command asks for that is not here."
-    if HUB in c: return "hub"
-    return "network" if re.search(r"mamex fetch|mamex\.sources", c) else None
+def needs_network(c: str) -> bool: return bool(re.search(r"mamex fetch|mamex\.sources", c))
 
 
 def skip_reason(c: str) -> str | None:
     if c.startswith("conda "): return "conda is not here; test_house.py looks at environment.yml"
-    if "encoder offline" in c and not has_offline(): return "the extra `offline` is not installed"
+    if re.search("offline|mamex fit|my-shop", c) and not has_offline(): return "the extra `offline` is not installed"
 
 
 # where they run
@@ -143,16 +139,17 @@ def skip_reason(c: str) -> str | None:
 def small_shop(to: Path):
     "Products, clicks and photos as two exports and a folder; ids and users are those that the pages name."
     ds = toy(n_users=60, n_items=80)
-    ids = dict(zip(ds.item_ids, [f"B{n:04d}" for n in range(len(ds.item_ids))]))
-    users = dict(zip(ds.user_ids, ["ann", "bob"] + [f"u{n:03d}" for n in range(len(ds.user_ids))]))
-    new = set(list(ids.values())[-12:])
-    items = ds.items.assign(item=ds.items["item"].map(ids)).rename(columns={"item": "sku"})
-    t = ds.interactions.assign(user=ds.interactions["user"].map(users), item=ds.interactions["item"].map(ids))
+    ids = np.array([f"B{n:04d}" for n in range(len(ds.item_ids))])
+    users = np.array(["ann", "bob", *(f"u{n:03d}" for n in range(2, len(ds.user_ids)))])
+    new = len(ids) - 12  # from here on nobody has met an item
+    met = ds.interactions[ds.interactions["item"] < new]
+    items = ds.items.assign(item=ids).rename(columns={"item": "sku"})
     items.to_csv(to / "products.csv", index=False)
-    t[~t["item"].isin(new)][["user", "item"]].to_csv(to / "clicks.csv", index=False)
+    pd.DataFrame({"user": users[met["user"]], "sku": ids[met["item"]]}).to_csv(to / "clicks.csv", index=False)
     items.tail(3).assign(sku=["N0001", "N0002", "N0003"]).to_csv(to / "tomorrow.csv", index=False)
     (to / "photos").mkdir()
-    for i in ds.images: (to / "photos" / f"{ids[i]}.png").write_bytes(ds.images.read(i))
+    for i, name in [*zip(ds.item_ids, ids), *zip(ds.item_ids, ["N0001", "N0002", "N0003"])]:
+        if i in ds.images: (to / "photos" / f"{name}.png").write_bytes(ds.images.read(i))
 
 
 def small_datasets(to: Path):
@@ -278,8 +275,7 @@ def test_runs_as_shown(command, ground):
     status, screen = run_block(ground, WHERE[c])[ALIKE.get(c, c)]
     said = f"{command.page} shows\n    {c}\nwhich ended with status {status}:\n{screen[-3000:]}"
     assert "Traceback" not in screen and "stopped after" not in screen, said
-    if needs(c) == "hub": assert status == 2 and "could not be fetched" in screen and "offline" in screen, said
-    elif needs(c) == "network": assert status == 2 and "is missing" in screen and "put it there" in screen, said
+    if needs_network(c): assert status == 2 and "is missing" in screen and "put it there" in screen, said
     else: assert status == 0, said
     assert "without encryption" not in screen or not (ROOT / ".venv/etc/ipython").exists(), said
 
