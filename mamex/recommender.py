@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['VIEWS', 'ANCHORS', 'LAMBDAS', 'WHY', 'EXACT_SHARES', 'LAID_OVER', 'FORMAT', 'READS', 'Recommender', 'Anchors',
            'nearest_anchors', 'feature_rows', 'no_items', 'carried_by', 'views_of', 'embed', 'merge_best', 'top_items',
-           'as_python', 'one_by_one', 'as_ids', 'LeftOut', 'FoldIn', 'Histories', 'listed', 'history_table',
-           'read_records', 'as_histories', 'Asked', 'whole_number', 'settings_for', 'held_out', 'everything',
-           'train_for', 'sums_of', 'choose_lambda', 'beside_floors', 'verdict', 'as_share', 'text_columns_of',
-           'anchors_of', 'users_of', 'fold_in_test', 'picture_bytes', 'missing', 'cell_text', 'as_table', 'new_table',
-           'Explanation', 'Shares', 'check_saved']
+           'missing', 'several', 'as_python', 'one_by_one', 'as_ids', 'LeftOut', 'FoldIn', 'Histories', 'listed',
+           'history_table', 'read_records', 'as_histories', 'Asked', 'whole_number', 'settings_for', 'held_out',
+           'everything', 'train_for', 'sums_of', 'choose_lambda', 'beside_floors', 'verdict', 'as_share',
+           'text_columns_of', 'anchors_of', 'users_of', 'fold_in_test', 'picture_bytes', 'cell_text', 'as_table',
+           'new_table', 'Explanation', 'Shares', 'check_saved']
 
 # %% ../nbs/19_recommender.ipynb #0cb13b6c
 from dataclasses import dataclass, field, replace as changed, asdict
@@ -100,9 +100,8 @@ def no_items(widths: dict, encoder="") -> Features:
 def carried_by(it) -> torch.Tensor:  # it: `Items`; returns float [n, M]
     "The share of each modality in the fused vectors; 0 for an item that has nothing."
     part = (it.alpha.unsqueeze(2) * it.z) @ it.e.unsqueeze(2)
-    return torch.where(it.has.any(1, keepdim=True), part.squeeze(2) / it.e.square().sum(1,
-                                                                                        keepdim=True).clamp_min(1e-24),
-                                                                                        0.)
+    size = it.e.square().sum(1, keepdim=True).clamp_min(1e-24)
+    return torch.where(it.has.any(1, keepdim=True), part.squeeze(2) / size, 0.)
 
 # %% ../nbs/19_recommender.ipynb #2a8a69d9
 def views_of(model, it, anchors: Anchors,
@@ -187,6 +186,11 @@ def _some(names, n=3): # no numpy in a message: an id is shown as the text that 
     names = list(map(str, names))
     return ", ".join(map(repr, names[:n])) + (f" and {len(names) - n:,} more" if len(names) > n else "")
 
+def missing(v) -> bool:
+    return v is None or v is pd.NA or v is pd.NaT or isinstance(v, (float, np.floating)) and bool(v != v)
+
+def several(v) -> bool: return isinstance(v, Iterable) and not isinstance(v, (str, bytes, bytearray))
+
 def as_python(v):
     "A number of numpy as Python's, for messages and JSON."
     return v.item() if isinstance(v, np.generic) or isinstance(v, np.ndarray) and v.ndim == 0 else v
@@ -198,7 +202,7 @@ def one_by_one(ids, what: str) -> list:
     if isinstance(ids, (Mapping, pd.DataFrame)) or getattr(ids, "ndim", 1) > 1:
         raise UsageError(f"{what}s are ids in one row: give a list of them, or one column of the table.")
     if isinstance(ids, np.ndarray) and ids.ndim == 0: ids = ids[()]
-    return [ids] if isinstance(ids, (str, bytes, bytearray)) or not isinstance(ids, Iterable) else list(ids)
+    return list(ids) if several(ids) else [ids]
 
 # %% ../nbs/19_recommender.ipynb #06cc78bb
 def as_ids(ids,        # one id, or many in whatever holds them
@@ -209,8 +213,7 @@ def as_ids(ids,        # one id, or many in whatever holds them
     out = {}
     for n, v in enumerate(one_by_one(ids, what), 1):
         try:
-            if not isinstance(v, (str, bytes)) and isinstance(v, Iterable):
-                raise ValueError(f"{str(v)[:60]} is several")
+            if several(v): raise ValueError(f"{str(v)[:60]} is several")
             out[id_text(v)] = None
         except ValueError as e:
             if odd is None:
@@ -347,10 +350,10 @@ class Histories(dict):
 # %% ../nbs/19_recommender.ipynb #da6e8b16
 def listed(h, user: str, out: Histories) -> list | None:
     "One history as a list of ids; None where it is none, which `out` then says."
-    missing = h is None or h is pd.NA or isinstance(h, float) and h != h
-    if missing: return []
-    if isinstance(h, (str, bytes, Mapping)) or not isinstance(h, Iterable):
-        out.wrong[user] = f"the history of {user!r} is {as_python(h) if not isinstance(h, Mapping) else 'an object'!r}: write a list of item ids"; return
+    if missing(h): return []
+    if not several(h) or isinstance(h, Mapping):
+        what = "an object" if isinstance(h, Mapping) else repr(as_python(h))
+        out.wrong[user] = f"the history of {user!r} is {what}: write a list of item ids"; return
     try: ids = as_ids(sorted(h, key=str) if isinstance(h, (set, frozenset)) else h, "item", odd := [])
     except UsageError:
         out.wrong[user] = f"the history of {user!r} has more than one dimension: write a list of item ids"; return
@@ -370,15 +373,13 @@ def read_records(h) -> list:
     "Records {user, item} or {user, items}, or pairs, as (user, items)."
     out = {}
     for n, r in enumerate(h, 1):
-        if isinstance(r, Mapping) and "user" in r and ("items" in r
-                                                       or "item" in r): u, i = r["user"], r["items"] if "items" in r else [r["item"]]
-        elif isinstance(r, (list, tuple)) and len(r) == 2: u, i = r[0], r[1] if isinstance(r[1],
-                                                                                           (list, tuple)) else [r[1]]
+        if isinstance(r, Mapping) and "user" in r and "items" in r: u, i = r["user"], r["items"]
+        elif isinstance(r, Mapping) and "user" in r and "item" in r: u, i = r["user"], [r["item"]]
+        elif isinstance(r, (list, tuple)) and len(r) == 2: u, i = r[0], r[1] if several(r[1]) else [r[1]]
         else:
             raise UsageError(f"record {n} of the histories is {str(r)[:60]!r}: write {{user: [items]}}, or a list of records with 'user' and 'items'.")
         out.setdefault(u if not isinstance(u, (list, dict)) else str(u), []).append(i)
-    return [(u, i[0] if len(i) == 1 else [x for one in i for x in (one if isinstance(one, (list, tuple)) else [one])])
-            for u, i in out.items()]
+    return [(u, i[0] if len(i) == 1 else [x for one in i for x in (one if several(one) else [one])]) for u, i in out.items()]
 
 # %% ../nbs/19_recommender.ipynb #eb117b49
 def as_histories(h) -> Histories:  # user (str) → list of str
@@ -386,11 +387,10 @@ def as_histories(h) -> Histories:  # user (str) → list of str
     out = Histories(notes=getattr(h, "notes", ()), wrong=dict(getattr(h, "wrong", {})))
     out.remarks += getattr(h, "remarks", [])
     if isinstance(h, pd.DataFrame): h = history_table(h)
-    elif isinstance(h, pd.Series) and not h.map(lambda v: isinstance(v, Iterable) and not isinstance(v, str)).all():
+    elif isinstance(h, pd.Series) and not h.map(several).all():
         h = history_table(h.rename("item").rename_axis("user").reset_index())
-    pairs = h.items() if isinstance(h, (Mapping, pd.Series)) else read_records(h) if isinstance(h,
-                                                                                                Iterable) and not isinstance(h, str) else None
-    if pairs is None: raise UsageError(f"histories are {str(h)[:60]!r}: give {{user: [items]}}.")
+    if not several(h): raise UsageError(f"histories are {str(h)[:60]!r}: give {{user: [items]}}.")
+    pairs = h.items() if isinstance(h, (Mapping, pd.Series)) else read_records(h)
     nobody = 0
     for u, items in pairs:
         try: u = id_text(u) if str(u).strip() else None
@@ -707,8 +707,8 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     users = run.model.users.detach().cpu().numpy()
     lams, best = choose_lambda(e, users, split, c), next(r for r in run.history if r["epoch"] == run.best_epoch)
     lam, beside = max(LAMBDAS, key=lams.get), beside_floors(run.model, f, split, c.select_on)
-    model = train_for(f, whole_split, c, seed, device, run.best_epoch + 1, progress) if refit else cls.adopt(run.model,
-                                                                                                             e, split, lam)
+    if refit: model = train_for(f, whole_split, c, seed, device, run.best_epoch + 1, progress)
+    else: model = cls.adopt(run.model, e, split, lam)
     how = dict(held_out=split.rule, epochs=run.best_epoch + 1, validation={k: v for k, v in best.items() if k.startswith("val_own/")},
                watch=watch(run.history, c), fold_in_lambda=lam, fold_in={str(k): v for k, v in lams.items()},
                select_on=c.select_on, beside=beside)
@@ -757,21 +757,15 @@ def picture_bytes(x, item) -> bytes:
         raise UsageError(f"the picture of {str(item)!r} cannot be read from {str(x)[:80]!r}: give bytes, a path or a PIL image.") from None
 
 # %% ../nbs/19_recommender.ipynb #85235ea5
-def missing(v) -> bool:
-    return v is None or v is pd.NA or v is pd.NaT or isinstance(v, (float, np.floating)) and bool(v != v)
-
 def cell_text(v): # a cell that is read as text; a whole number stays one, although a gap beside it has made it a float
-    return None if missing(v) else str(int(v)) if isinstance(v,
-                                                             (float, np.floating)) and float(v).is_integer() else str(v)
+    if missing(v): return None
+    return str(int(v)) if isinstance(v, (float, np.floating)) and float(v).is_integer() else str(v)
 
 def as_table(items) -> pd.DataFrame:
     "Rows of new items as a table with plain cells, whatever they came in."
-    one = isinstance(items, pd.Series) or isinstance(items, Mapping) and (isinstance(items.get("item"), (str, bytes))
-                                                                          or not isinstance(items.get("item"),
-                                                                                            Iterable))
-    if not one and not isinstance(items, (Mapping, pd.DataFrame)): items = list(items)
-    t = pd.DataFrame([dict(items)] if one else {k: list(v) if isinstance(v, Iterable) and not isinstance(v, str) else v
-                                                for k, v in items.items()} if isinstance(items, Mapping) else items)
+    if isinstance(items, pd.Series) or isinstance(items, Mapping) and not several(items.get("item")): items = [dict(items)]
+    if isinstance(items, Mapping): items = {k: list(v) if several(v) else v for k, v in items.items()}
+    t = pd.DataFrame(items)
     if "item" not in t and "item" in t.index.names: t = t.reset_index("item")
     t = t.reset_index(drop=True).set_axis(list(map(str, t.columns)), axis=1)
     if (twice := t.columns[t.columns.duplicated()]).size:
@@ -941,18 +935,16 @@ class Explanation:
             share, lines = f"{self.carried[m]:5.0%}" if self.carried is not None else " "*5, near(self.views[self.views["modality"] == m]) if self.views is not None else ["(fit again: a former version kept no views)"]
             spoke = [f"expert{'s'*(len(g) > 1)} " + ", ".join(f"{r.expert} {r.weight:.0%}" for r in g.itertuples())
                      for g in [self.experts[self.experts["modality"] == m]] if len(g)]
-            out += [f"{m:<{width}}  {share}  {l}" if not n else f"{'':<{width}}         {l}" for n,
-                    l in enumerate(lines + spoke)]
-        return out + [f"{'together' if not n else '':<{width}}         {l}" for n,
-                      l in enumerate(near(self.neighbours))]
+            out += [f"{m if not n else '':<{width}}  {share if not n else '':5}  {l}" for n, l in enumerate(lines + spoke)]
+        return out + [f"{'together' if not n else '':<{width}}         {l}" for n, l in enumerate(near(self.neighbours))]
 
 # %% ../nbs/19_recommender.ipynb #8afec0f3
 @patch
 def known_table(self: Recommender, rows, cosine, **more) -> pd.DataFrame:
     "Items with their cosine and title."
     title = self.items["title"].to_numpy(object)[rows] if "title" in self.items else [""]*len(rows)
-    return pd.DataFrame(more | dict(item=self.item_at.to_numpy(object)[rows], cosine=cosine, title=["" if missing(t)
-                                                                                                    else str(t) for t in title]))
+    title = ["" if missing(t) else str(t) for t in title]
+    return pd.DataFrame(more | dict(item=self.item_at.to_numpy(object)[rows], cosine=cosine, title=title))
 
 @patch
 def views(self: Recommender, row: int, n: int) -> pd.DataFrame:
@@ -1022,8 +1014,7 @@ def parts_of_users(self: Recommender) -> tuple:  # float64 [n_items, d], whose s
     "What a solved model's users are made of, computed again from who met what."
     if "parts" not in self.kept:
         warm, met, a = np.flatnonzero(self.met), self.seen.tocoo(), self.about
-        pairs, shape = np.stack([met.row, np.searchsorted(warm, met.col)], 1).astype(np.int64), (len(self.user_ids),
-                                                                                                 len(warm))
+        pairs, shape = np.stack([met.row, np.searchsorted(warm, met.col)], 1).astype(np.int64), (len(self.user_ids), len(warm))
         split = everything(pairs, *shape) if a["refit"] else held_out(pairs, *shape, a["holdout"], a["seed"])
         _, t = collaborative(split, changed(self.model.config, denoise=0.), a["seed"])  # without cleaning, t is U / √S
         y = sparse.csr_array((np.ones(len(split.train)), (split.train[:, 0], split.train[:, 1])), shape=shape)
@@ -1092,8 +1083,8 @@ def shares(self: Recommender,
     return Shares(who[0], str(self.item_at[row]), score, t, rest, how, n)
 
 # %% ../nbs/19_recommender.ipynb #0a11deeb
-FORMAT, READS = 2, (1,
-                    2)  # of the folder: what is written, and what can be read (1 lacks what `explain` shows of views); others are refused
+FORMAT = 2       # of the folder that is written
+READS = (1, 2)   # what can be read, others are refused; 1 lacks what `explain` shows of views
 
 # %% ../nbs/19_recommender.ipynb #b122dfc3
 @patch
@@ -1102,9 +1093,8 @@ def files(self: Recommender) -> dict:  # name → function that writes it to a p
     seen = self.seen.tocsr()
     arrays = dict(e=self.e, alpha=self.alpha, gates=self.gates, has=self.has, met=self.met, seen_indptr=seen.indptr.astype(np.int64),
                   seen_indices=seen.indices.astype(np.int64))
-    beside = dict(carried=self.carried, near=self.near, cosine=self.cosine) | (dict(anchor_rows=self.anchors.rows,
-                                                                                    anchor_z=self.anchors.z)
-                                                                                    if self.anchors else {})
+    beside = dict(carried=self.carried, near=self.near, cosine=self.cosine)
+    if self.anchors: beside |= dict(anchor_rows=self.anchors.rows, anchor_z=self.anchors.z)
     arrays |= {k: v for k, v in beside.items() if v is not None}
     items = self.items.assign(**{c: self.items[c].map(lambda v: None if missing(v) else str(v)) for c in self.items
                                  if self.items[c].dtype == object})
