@@ -22,20 +22,19 @@ from .datasets import Dataset, Images, feedback_columns, load_dataset, save_data
 from .values import doubtful_times, id_text, name_key, near_hint, near_ids, parse_times, plain_id, plain_name
 from .checks import Problem, _problems, picture_fault, say_problems
 
-# %% ../nbs/00d_catalogue.ipynb #f89f7f1e
+# %% ../nbs/00d_catalogue.ipynb #1efbc015
 def _utf8(b):
-    "(text with � for what is no UTF-8, valid signs beyond ASCII, lines with a � that was no sign of the file)"
+    "(text with � for what is no UTF-8, valid signs beyond ASCII, how many � were no signs of the file)"
     s = b.decode("utf-8", "replace")
-    bad = sum("\ufffd" in l.decode("utf-8", "replace") and b"\xef\xbf\xbd" not in l for l in b.split(b"\n")) if "\ufffd" in s else 0
-    return s, len(re.findall(r"[^\x00-\x7f\ufffd]", s)), bad
+    return s, len(re.findall(r"[^\x00-\x7f\ufffd]", s)), s.count("\ufffd") - b.count(b"\xef\xbf\xbd")
 
-def _mends_utf8(good, bad): return bad <= good and bad <= max(3, good//20)
+def _mends(good, bad): return 2*bad <= good or not good and not bad
 
-# %% ../nbs/00d_catalogue.ipynb #23cde7e5
+# %% ../nbs/00d_catalogue.ipynb #b65ca5e2
 WESTERN = "àâäáãåæçéèêëíîìïñóôòöõøœúùûüÿßÀÂÄÁÃÅÆÇÉÈÊËÍÎÌÏÑÓÔÒÖÕØŒÚÙÛÜ"
 SIGNS = "’‘“”„‚«»‹›–—…•·´°€£¥$§©®™²³¹½¼¾×±ºª¿¡µ\u00a0"
 NO_WORD = re.compile(rf"[^\x00-\x7f{WESTERN}{SIGNS}]|[{WESTERN}]{{3}}|[a-zà-ÿ][{WESTERN[31:]}]|[a-z{WESTERN}][„‚¡¿]|"
-                     rf"(?<=[A-Za-z{WESTERN}])[“”„‚«»‹›—…•°€£¥$§©²³¹½¼¾×±¿¡µ](?=[A-Za-z{WESTERN}])")
+                     rf"(?<=[A-Za-z{WESTERN}])[“”„‚«»‹›—…•·°€£¥$§©²³¹½¼¾×±¿¡µ](?=[A-Za-z{WESTERN}])")
 
 def _odd_words(text, most=2000):
     "Words with signs beyond ASCII, each once, in their order."
@@ -44,10 +43,12 @@ def _odd_words(text, most=2000):
 def _reads_western(text):
     "Could this be a text of Western Europe, accents included?"
     words, letters = _odd_words(text), [c for c in text if c.isalpha()]
-    return bool(words) and sum(not NO_WORD.search(w) for w in words) >= .95*len(words) and sum(c > "\x7f" for c in letters) <= .6*len(letters)
+    return bool(words) and sum(not NO_WORD.search(w)
+                               for w in words) >= .95*len(words) and sum(c > "\x7f" for c in letters) <= .6*len(letters)
 
-# %% ../nbs/00d_catalogue.ipynb #cad08eb1
-LIKELY = "cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 koi8_r iso8859_2 cp932 gb18030 big5 cp949 euc_jp mac_roman cp850 cp866".split()
+# %% ../nbs/00d_catalogue.ipynb #9058e76e
+LIKELY = ("cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 koi8_r iso8859_2 iso8859_5 cp932 gb18030 big5 cp949 euc_jp "
+          "mac_roman cp850 cp866").split()
 
 def _readings(b):
     "What the bytes may say: (encoding, text, coherence), the likeliest first, without what is no text."
@@ -56,7 +57,8 @@ def _readings(b):
         s = str(m)
         odd = [c for c in s if c > "\x7f"]
         small = sum("\uff61" <= c <= "\uff9f" for c in odd)  # half a width of katakana: hardly ever meant
-        within = re.search(r"(?<=[^\W\d_])[^\w\s'’.,;|/\"&+()\-–·:!?%ー・、。々\u00ad]+(?=[^\W\d_])", "".join(l + "\n" for l in _odd_words(s)))
+        within = re.search(r"(?<=[^\W\d_])[^\w\s'’.,;|/\"&+()\-–·:!?%ー・、。々\u00ad]+(?=[^\W\d_])",
+                           "".join(l + "\n" for l in _odd_words(s)))
         if odd and small <= len(odd)/5 and not within and all(s != t for _, t, _ in out):
             name = next((n for n in LIKELY if n == m.encoding or n in m.could_be_from_charset), m.encoding)
             out.append((name, s, m.coherence))
@@ -66,21 +68,27 @@ def _guess_encoding(b):
     "The encoding of bytes that are no UTF-8; `UsageError` where two are about as likely."
     lines = [l for l in b.splitlines() if not l.isascii()]
     some = b"\n".join(lines[:2000])
-    western = [e for e in ("cp1252", "mac_roman", "cp850") if _reads_western(some.decode(e, "replace"))]
+    western = [e for e in ("cp1252", "iso8859_15", "mac_roman", "cp850") if _reads_western(some.decode(e, "replace"))]
+    if "cp1252" in western and "iso8859_15" in western: western.remove("iso8859_15")  # they differ in eight signs
     found = _readings(some)
     sure = len(found) == 1 or len(found) > 1 and found[0][2] >= found[1][2] + .2
     if western:
         as_read = some.decode(western[0], "replace")
-        if len(western) == 1 and not (sure and found[0][2] >= .2 and found[0][1] != as_read and found[0][0] not in western): return western[0]
+        if len(western) == 1 and not (sure and found[0][2] >= .2 and found[0][1] != as_read
+                                      and found[0][0] not in western): return western[0]
         found = [(e, some.decode(e, "replace"), 0) for e in western] + [f for f in found if f[0] not in western]
     elif sure: return found[0][0]
-    if not found: raise UsageError("it is not UTF-8 and in no encoding that is known here: export it as UTF-8, or name the encoding (--encoding).")
+    if not found: raise UsageError("it is not UTF-8 and in no encoding that is known here: export it as UTF-8, or name "
+                                   "the encoding (--encoding).")
     shown = ", ".join(f"{e} ({', '.join(map(repr, _odd_words(s, 2)))})" for e, s, _ in found[:4])
-    raise UsageError(f"it is not UTF-8, and may be {shown}: say which it is, encoding={found[0][0]!r} (--encoding {found[0][0]}).")
+    raise UsageError(f"it is not UTF-8, and may be {shown}: say which it is, encoding={found[0][0]!r} (--encoding "
+                     f"{found[0][0]}).")
 
-# %% ../nbs/00d_catalogue.ipynb #edcca1f4
-MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-NO_TABLE = {b"\xd0\xcf\x11\xe0": "a spreadsheet", b"%PDF": "a PDF", b"SQLite": "a database", b"7z\xbc\xaf": "an archive", b"BZh": "an archive",
+# %% ../nbs/00d_catalogue.ipynb #c09a0bfc
+MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16",
+         b"\xfe\xff": "utf-16"}
+NO_TABLE = {b"\xd0\xcf\x11\xe0": "a spreadsheet", b"%PDF": "a PDF", b"SQLite": "a database",
+            b"7z\xbc\xaf": "an archive", b"BZh": "an archive",
             b"\xfd7zXZ": "an archive", b"\x28\xb5\x2f\xfd": "an archive"}
 
 def _unpacked(b):
@@ -90,9 +98,11 @@ def _unpacked(b):
         try: return gzip.decompress(b)
         except (OSError, EOFError): raise UsageError("its gzip archive is cut or damaged: copy it again.") from None
     if b[:4] == b"PK\x03\x04":
-        try: z = zipfile.ZipFile(io.BytesIO(b)); names = [n for n in z.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
+        try: z = zipfile.ZipFile(io.BytesIO(b)); names = [n for n in z.namelist() if not n.endswith("/")
+                                                          and not n.startswith("__MACOSX")]
         except zipfile.BadZipFile: names = []
-        if len(names) == 1 and names[0].lower().endswith((".csv", ".tsv", ".txt", ".json", ".jsonl")): return z.read(names[0])
+        if len(names) == 1 and names[0].lower().endswith((".csv", ".tsv", ".txt", ".json",
+                                                          ".jsonl")): return z.read(names[0])
         what = "a spreadsheet or an archive"
     if what: raise UsageError(f"it is {what}, not a CSV file: export it as CSV first.")
     return b
@@ -106,6 +116,12 @@ def _wide(b):
     raise UsageError("it holds zero bytes, so it is no text: export it as CSV in UTF-8.")
 
 # %% ../nbs/00d_catalogue.ipynb #e885338e
+def _other_line(b):
+    "The first line that is no UTF-8, if a fifth of the lines beyond ASCII is; else None."
+    odd = {n: _utf8(l)[2] for n, l in enumerate(b.split(b"\n"), 1) if not l.isascii()}
+    good = sum(not n for n in odd.values())
+    return next(n for n in odd if odd[n]) if good >= max(2, len(odd)/5) and good < len(odd) else None
+
 def decode_csv(b: bytes,
                encoding: str | None = None,  # None: guess
               ) -> tuple:                    # (text, note)
@@ -114,18 +130,22 @@ def decode_csv(b: bytes,
     guess = encoding or next((e for m, e in MARKS.items() if b.startswith(m)), None)
     s, good, bad = _utf8(b) if not guess else ("", 0, 0)
     if not guess and "\0" in s: return _wide(b)[0], f"encoding {_wide(b)[1]} (it says so nowhere)"
-    if not guess and (not bad or _mends_utf8(good, bad)): return s, "encoding utf-8"
-    if not guess and good >= 3 and bad <= 4*good:
-        n = next(n for n, l in enumerate(b.split(b"\n"), 1) if "\ufffd" in l.decode("utf-8", "replace"))
-        raise UsageError(f"some of its lines are UTF-8 and {bad} are not, the first in line {n}: write the whole file in one encoding, or name it (--encoding).")
+    few = bad <= max(3, good//20)
+    if not guess and _mends(good, bad) and few: return s, "encoding utf-8"
+    if not guess and (n := _other_line(b)):
+        raise UsageError(f"some of its lines are UTF-8 and others are not, the first in line {n}: write the whole file "
+                         f"in one encoding, or name it (--encoding).")
     if not guess: guess = _guess_encoding(b)
     try: s = b.decode(guess, "replace").lstrip("\ufeff")
-    except LookupError: raise UsageError(f"there is no encoding {encoding!r}: name a real one, as utf-8 or cp1252.") from None
-    lost = sum("\ufffd" in l for l in s.split("\n"))
-    if lost > max(3, s.count("\n")//100): raise UsageError(f"{lost} of its lines cannot be read as {guess}: name its real encoding (--encoding).")
+    except LookupError:
+        raise UsageError(f"there is no encoding {encoding!r}: name a real one, as utf-8 or cp1252.") from None
+    lost, other = s.count("\ufffd"), len(re.findall(r"[^\x00-\x7f\ufffd]", s))
+    if lost > 3 and not _mends(other, 20*lost): raise UsageError(f"{lost} of its signs cannot be read as {guess}: name "
+                                                                 f"its real encoding (--encoding).")
     if "\0" in s: raise UsageError("it holds zero bytes, so it is no text: export it as CSV in UTF-8.")
     if encoding: return s, f"encoding {encoding}, as told"
-    return s, f"encoding {guess}" + ("" if guess.startswith("utf") else f" (it is not UTF-8; it says {', '.join(map(repr, _odd_words(s, 3)))}: "
+    return s, f"encoding {guess}" + ("" if guess.startswith("utf")
+                                     else f" (it is not UTF-8; it says {', '.join(map(repr, _odd_words(s, 3)))}: "
                                      "name the encoding if these words are wrong)")
 
 # %% ../nbs/00d_catalogue.ipynb #355ddb04
@@ -136,13 +156,14 @@ def sniff_delimiter(line: str) -> str:  # the header line
     return max(",;\t|", key=bare.count) if any(d in bare for d in ",;\t|") else ","
 
 def _preamble(text):
-    "(text with what stands before the header blanked, so that lines keep their numbers; the delimiter that it names or None)"
+    "(text with what stands before the header blanked, lines keep their numbers; the delimiter that it names or None)"
     lines, delimiter = text.split("\n"), None
     for k, l in enumerate(lines):
         if m := re.fullmatch(r'"?sep=(.|\\t)"?\s*', l, re.I): delimiter = "\t" if m[1] == "\\t" else m[1]
         elif l.startswith("#"):
             d, below = sniff_delimiter(l), next((x for x in lines[k+1:] if x.strip() and not x.startswith("#")), "")
-            if l.count(d) == below.count(d) and l.count(d): lines[k] = l[1:].lstrip(); break  # a header with a # before it
+            # a header with a # before it
+            if l.count(d) == below.count(d) and l.count(d): lines[k] = l[1:].lstrip(); break
         elif l.strip(): break
         else: continue
         lines[k] = ""
@@ -170,16 +191,18 @@ def _swallowed(text, rows, at, delimiter):
     "(first, last line) of the first row that holds lines like other rows; None: there is none."
     width, lines = len(rows[0]), io.StringIO(text, newline="").readlines()
     ends = [*at[1:], len(lines) + 1]
-    shapes = {_shape(r[0]) for r, a, e in zip(rows[1:], at[1:], ends[1:]) if e == a + 1} or {_shape(r[0]) for r in rows[1:2]}
+    shapes = {_shape(r[0]) for r, a, e in zip(rows[1:], at[1:], ends[1:]) if e == a
+              + 1} or {_shape(r[0]) for r in rows[1:2]}
     spaced = sum(l.count(delimiter + " ") for l in lines) > sum(l.count(delimiter) for l in lines)/2
     for a, e in zip(at, ends):
         inner = [l.rstrip("\r\n") for l in lines[a:e-1]]
-        like = [len(c := l.split(delimiter)) == width > 1 and _shape(c[0]) in shapes and (spaced or delimiter + " " not in l) for l in inner]
+        like = [len(c := l.split(delimiter)) == width > 1 and _shape(c[0]) in shapes
+                and (spaced or delimiter + " " not in l) for l in inner]
         if inner and (sum(like) >= .8*len(inner) or len(inner) > 2000 and sum(like) > 5): return a, e - 1
 
-# %% ../nbs/00d_catalogue.ipynb #dcfd6751
+# %% ../nbs/00d_catalogue.ipynb #92e6208d
 def _rows(text, delimiter, quoting, name):
-    "(rows with the header first, a note on quotes or ''), without empty lines; `UsageError` where a quote swallows rows."
+    "(rows with the header first, a note on quotes), without empty lines; `UsageError` where a quote swallows rows."
     def full(rows): return [r for r in rows if any(v.strip() for v in r)]
     def odd(rows): return sum(len(r) != len(rows[0]) for r in rows)
     if quoting == "none": return full(_cut(text, delimiter, False)[0]), "quotes are ordinary signs, as told"
@@ -190,15 +213,20 @@ def _rows(text, delimiter, quoting, name):
     over = _swallowed(text, rows, at, delimiter) if not still and quoting != "csv" else None
     bare = full(_cut(text, delimiter, False)[0])
     ordinary = not re.search(r'(^|\t)"[^"\t\n]*"(\t|\r?$)', text, re.M) and not odd(bare)
-    if delimiter == "\t" and quoting is None and ordinary and (still or over or re.search(r'(^|\t)"[^"\t\n]*"[^"\t\r\n]', text, re.M)):
+    if delimiter == "\t" and quoting is None and ordinary and (still or over
+                                                               or re.search(r'(^|\t)"[^"\t\n]*"[^"\t\r\n]', text,
+                                                                            re.M)):
         return bare, "quotes are ordinary signs"
     if '\\"' in text and (still or odd(rows)):
         r, _, open_end = _cut(text, delimiter, escape="\\")
         if not open_end and not odd(full(r)): return full(r), "a backslash stands before quotes"
-    if still: raise UsageError(f"{name} has a quote in line {at[-1]} that is never closed: close or double it, or say that quotes are "
+    if still: raise UsageError(f"{name} has a quote in line {at[-1]} that is never closed: close or double it, or say "
+                               f"that quotes are "
                                "ordinary signs, quoting='none' (--quoting none).")
-    if over: raise UsageError(f"{name} has a quote in line {over[0]} that is closed only in line {over[1]}, and the lines between look like rows: "
-                              "close or double it, or say that quotes are ordinary signs, quoting='none' (--quoting none), or that they are right, 'csv'.")
+    if over: raise UsageError(f"{name} has a quote in line {over[0]} that is closed only in line {over[1]}, and the "
+                              f"lines between look like rows: "
+                              "close or double it, or say that quotes are ordinary signs, quoting='none' (--quoting "
+                              "none), or that they are right, 'csv'.")
     return rows, ""
 
 # %% ../nbs/00d_catalogue.ipynb #51a32a50
@@ -210,6 +238,8 @@ class Table:
     notes: list = field(default_factory=list)
     problems: list = field(default_factory=list)
     no_ids: dict = field(default_factory=dict)  # column → (row from 1, why it holds no ids)
+
+def _n(n, what): return f"{n:,} {what}{'s'*(n != 1)}"
 
 def read_table(source,                  # path of a CSV file, JSON lines or parquet, packed or not; or a DataFrame
                delimiter=None,          # None: guess
@@ -226,6 +256,9 @@ def read_table(source,                  # path of a CSV file, JSON lines or parq
     if b[:4] == b"PAR1": return _frame_table(_read(path, _parquet, "a parquet table"), path.name)
     try: text, note = decode_csv(b, encoding)
     except UsageError as e: raise UsageError(f"{path.name}: {e}") from None
+    if re.match(r"\s*<(!doctype|html|table|\?xml|xml)\b", text, re.I): raise UsageError(f"{path.name} is HTML or XML, "
+                                                                                        f"not a CSV file: export it as "
+                                                                                        f"CSV first.")
     if text.lstrip()[:1] in "{[" and text.strip(): return _json_table(text, path.name, note)
     text, said = _preamble(text)
     delimiter = delimiter or said or sniff_delimiter(text.lstrip("\r\n").partition("\n")[0])
@@ -234,13 +267,15 @@ def read_table(source,                  # path of a CSV file, JSON lines or parq
     lines = sum(bool(l.strip()) for l in io.StringIO(text, newline=""))
     several = " (some texts run over several lines)" if lines > len(rows) else ""
     t = _table_of(path.name, [h.strip() for h in rows[0]], rows[1:], [])
-    t.notes = [f"{lines:,} lines, {len(t.rows):,} rows read{several}; {note}, delimiter {delimiter!r}" + (f"; {quotes}" if quotes else "")]
+    t.notes = [f"{_n(lines, 'line')}, {_n(len(t.rows), 'row')} read{several}; {note}, delimiter {delimiter!r}"
+               + (f"; {quotes}" if quotes else "")]
     return t
 
-# %% ../nbs/00d_catalogue.ipynb #78a56d6e
+# %% ../nbs/00d_catalogue.ipynb #3151c2fb
 def _cell(v):
     "A value of a DataFrame or of JSON as text; None: it is nested."
-    if isinstance(v, str): return v.encode("utf-8", "replace").decode() if not v.isascii() and re.search("[\ud800-\udfff]", v) else str(v)
+    if isinstance(v, str):
+        return v.encode("utf-8", "replace").decode() if not v.isascii() and re.search("[\ud800-\udfff]", v) else str(v)
     if isinstance(v, dict): return None
     if isinstance(v, (list, tuple, set, np.ndarray)):
         parts = [_cell(x) for x in v]
@@ -260,11 +295,13 @@ def _frame_table(frame, name):
     if any(n is not None for n in frame.index.names): frame = frame.reset_index()
     if all(isinstance(c, (int, np.integer)) for c in frame.columns):
         raise UsageError(f"{name} has numbers in place of column names: name them, as df.columns = ['user', 'item'].")
-    if not frame.columns.is_unique: raise UsageError(f"{name} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}: rename one.")
+    if not frame.columns.is_unique: raise UsageError(f"{name} has two columns named "
+                                                     f"{frame.columns[frame.columns.duplicated()][0]!r}: rename one.")
     cells = {str(c): [_cell(v) for v in frame[c]] for c in frame}
     nested = [c for c, v in cells.items() if any(x is None for x in v)]
     t = _text_table(name, {c: v for c, v in cells.items() if c not in nested}, len(frame))
-    t.notes = [f"{len(frame):,} rows read"] + ([f"not read, because they are nested: {', '.join(nested)}"] if nested else [])
+    t.notes = [f"{len(frame):,} rows read"] + ([f"not read, because they are nested: {', '.join(nested)}"] if nested
+                                               else [])
     for c in frame:
         if frame[c].dtype.kind in "fOb" and (bad := _no_id(frame[c])): t.no_ids[str(c)] = bad
     return t
@@ -275,17 +312,20 @@ def _text_table(name, cells, n):
 def _no_id(s):
     "(row from 1, why) of the first number that is no id, or None."
     for k, v in enumerate(s):
-        if isinstance(v, str) or v is None or v is pd.NA or v is pd.NaT or isinstance(v, (list, tuple, dict, np.ndarray)) or v != v: continue
+        if isinstance(v, (str, list, tuple, dict, np.ndarray)) or v is None or v is pd.NA or v is pd.NaT or v != v:
+            continue
         try: id_text(s.dtype.type(v) if s.dtype.kind == "f" else v)
         except ValueError as e: return k + 1, str(e)
 
-# %% ../nbs/00d_catalogue.ipynb #ce8d1aaf
+# %% ../nbs/00d_catalogue.ipynb #e95bd2a0
 def _json_table(text, name, note):
     "JSON lines or an array of objects; numbers keep their digits, a line that cannot be read is a problem."
     how = json.JSONDecoder(parse_float=lambda s: re.sub(r"\.0+$", "", s), parse_int=str, parse_constant=lambda s: "")
-    try: records, odd = [r for r in how.decode(text.strip())] if text.lstrip()[0] == "[" else [how.decode(text.strip())], []
+    try:
+        whole, odd = how.decode(text.strip()), []
+        records = list(whole) if text.lstrip()[0] == "[" else [whole]
     except ValueError: records, odd = None, []
-    if records is None or text.lstrip()[0] == "{" and len(records) == 1 and all(isinstance(v, (list, dict)) for v in records[0].values()):
+    if records is None or text.lstrip()[0] == "{" and all(isinstance(v, (list, dict)) for v in records[0].values()):
         if records: raise UsageError(f"{name} is one JSON object: write one object a row, each in a line of its own.")
         records = []
         for l in filter(str.strip, text.split("\n")):
@@ -293,13 +333,16 @@ def _json_table(text, name, note):
             except ValueError: odd.append(len(records)); records.append({})
     odd += [k for k, r in enumerate(records) if not isinstance(r, dict)]
     records = [r if isinstance(r, dict) else {} for r in records]
-    if not any(records): raise UsageError(f"{name} cannot be read as JSON: write one object a row, each in a line of its own.")
+    if not any(records): raise UsageError(f"{name} cannot be read as JSON: write one object a row, each in a line of "
+                                          f"its own.")
     names = dict.fromkeys(k for r in records for k in r)
     cells = {str(c): [_json_cell(r.get(c)) for r in records] for c in names}
     nested = [c for c, v in cells.items() if any(x is None for x in v)]
     t = _text_table(name, {c: v for c, v in cells.items() if c not in nested}, len(records))
-    t.problems = _problems("error", "odd row", name, odd, [""]*len(odd), "the line is no JSON object", "Write one object a row, each in a line of its own")
-    t.notes = [f"{len(records):,} rows read as JSON; {note}"] + ([f"not read, because they are nested: {', '.join(nested)}"] if nested else [])
+    t.problems = _problems("error", "odd row", name, odd, [""]*len(odd), "the line is no JSON object",
+                           "Write one object a row, each in a line of its own")
+    t.notes = [f"{len(records):,} rows read as JSON; {note}"] + ([f"not read, because they are nested: "
+                                                                  f"{', '.join(nested)}"] if nested else [])
     return t
 
 def _json_cell(v): return {True: "true", False: "false"}[v] if isinstance(v, bool) else _cell(v)
@@ -309,67 +352,88 @@ def _no_header(head, rows):
     "Does the first line hold data?"
     known = {n for t in ROLES.values() for names in t.values() for n in names.split()} | SEEN_BESIDE
     if any(name_key(h) in known for h in head): return False
-    data = lambda h: bool(re.fullmatch(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?|\d{4}-\d\d-\d\d.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}.*", h))
+    data = lambda h: bool(re.fullmatch(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?|\d{4}-\d\d-\d\d.*|"
+                                       r"\d{1,2}[./]\d{1,2}[./]\d{2,4}.*", h))
     again = any(h and h == r[k].strip() for r in rows[:10000] for k, h in enumerate(head) if k < len(r))
     return any(map(data, head)) and len(head) > 1 or again
 
 def _table_of(name, head, rows, notes) -> Table:
     "Rows as wide as the header; others become problems."
-    while head and not head[-1] and all(len(r) < len(head) or not r[len(head)-1].strip() for r in rows):  # a delimiter at the end of each line
+    # a delimiter at the end of each line
+    while head and not head[-1] and all(len(r) < len(head) or not r[len(head)-1].strip() for r in rows):
         head, rows = head[:-1], [r[:len(head)-1] for r in rows]
     if len(head) == 1 and rows and min(map(len, rows)) > 1:
         raise UsageError(f"{name} starts with the line {head[0][:60]!r}, which holds no column names: take it away.")
     if _no_header(head, rows):
-        raise UsageError(f"{name} has no header: the first line holds data ({', '.join(map(repr, head[:4]))}), not column names; add a line of names "
+        raise UsageError(f"{name} has no header: the first line holds data ({', '.join(map(repr, head[:4]))}), not "
+                         f"column names; add a line of names "
                          "above it, e.g. user,item,rating,timestamp.")
     head = [h or f"column {k}" for k, h in enumerate(head, 1)]
-    if twice := [h for h in head if head.count(h) > 1]: raise UsageError(f"{name} has two columns named {twice[0]!r}: rename one.")
+    if twice := [h for h in head if head.count(h) > 1]: raise UsageError(f"{name} has two columns named {twice[0]!r}: "
+                                                                         f"rename one.")
     odd = [n for n, r in enumerate(rows) if len(r) != len(head)]
-    problems = _problems("error", "odd row", name, odd, [""]*len(odd), [f"it has {len(rows[n])} values for {len(head)} columns" for n in odd],
+    problems = _problems("error", "odd row", name, odd, [""]*len(odd),
+                         [f"it has {len(rows[n])} values for {len(head)} columns" for n in odd],
                          "Quote texts that hold the delimiter or a line break")
-    return Table(name, pd.DataFrame([(r + [""]*len(head))[:len(head)] for r in rows], columns=head, dtype=object), notes, problems)
+    return Table(name, pd.DataFrame([(r + [""]*len(head))[:len(head)] for r in rows], columns=head, dtype=object),
+                 notes, problems)
 
 # %% ../nbs/00d_catalogue.ipynb #33b866b7
-ITEM = """item itemid sku productid product asin parentasin article articleid articlenumber articleno artikel artikelid artikelnummer artikelnr artnr
-    produkt produktid produktnummer reference ref produit idproduit articulo idarticulo producto idproducto codigo referencia produto idproduto
-    articolo idarticolo prodotto idprodotto codice codigoproduto productnumber productcode productnr productnummer itemnumber itemno movieid movie
-    bookid book songid trackid track newsid news videoid video gameid game recipeid recipe businessid hotelid eventid courseid jobid listingid
-    contentid ean ean13 gtin gtin13 upc isbn isbn13 barcode variantid handle id""".replace("\n", " ")
+ITEM = """item itemid sku productid product asin parentasin article articleid articlenumber articleno artikel artikelid
+    artikelnummer artikelnr artnr produkt produktid produktnummer reference ref produit idproduit articulo idarticulo
+    producto idproducto codigo referencia produto idproduto articolo idarticolo prodotto idprodotto codice
+    codigoproduto productnumber productcode productnr productnummer itemnumber itemno movieid movie bookid book songid
+    trackid track newsid news videoid video gameid game recipeid recipe businessid hotelid eventid courseid jobid
+    listingid contentid ean ean13 gtin gtin13 upc isbn isbn13 barcode variantid handle id"""
 ROLES = dict(
     products=dict(
         item=ITEM,
-        title="title name productname itemname producttitle prodname itemtitle label headline movietitle booktitle originaltitle "
-              "bezeichnung artikelbezeichnung produktname artikelname titel titre nom nomproduit libelle designation titulo nombre nome "
-              "nomeproduto nombreproducto titolo nomeprodotto naam productnaam artikelnaam omschrijvingkort denominazione denominacion",
-        description="description text productdescription desc detaildesc body bodyhtml details summary longdescription shortdescription overview plot "
-                    "abstract content synopsis beschreibung produktbeschreibung artikelbeschreibung langtext descriptif descripcion descricao "
-                    "descrizione omschrijving beschrijving productomschrijving",
-        picture="picture picturefile imagefile imagename imagepath filename file image photo img images imagesrc bild bilddatei foto dateiname abbildung "
-                "imagen imagem immagine afbeelding plaatje bestand fichier archivo nomfichier photofile",
-        image_url="imageurl imagelink imurl imgurl pictureurl photourl bildurl bildlink urlimage urlimagen urlimagem urlimmagine afbeeldingurl",
-        released="released releasedate releasedat releaseyear availablefrom launchdate launch launchedat publishedat publicationdate publicationyear "
-                 "pubdate published publishedyear datefirstavailable firstavailable year erscheinungsdatum erschienen erscheinungsjahr jahr "
-                 "verfugbarab lancement datesortie datedesortie annee lanzamiento fechalanzamiento fechadelanzamiento anio ano "
-                 "lancamento datalancamento datadelancamento uscita datauscita datadiuscita anno verschijningsdatum jaar"),
+        title="title name productname itemname producttitle prodname itemtitle label headline movietitle booktitle "
+              "originaltitle bezeichnung artikelbezeichnung produktname artikelname titel titre nom nomproduit "
+              "libelle designation titulo nombre nome nomeproduto nombreproducto titolo nomeprodotto naam productnaam "
+              "artikelnaam omschrijvingkort denominazione denominacion",
+        description="description text productdescription desc detaildesc body bodyhtml details summary "
+                    "longdescription shortdescription overview plot abstract content synopsis beschreibung "
+                    "produktbeschreibung artikelbeschreibung langtext descriptif descripcion descricao descrizione "
+                    "omschrijving beschrijving productomschrijving",
+        picture="picture picturefile imagefile imagename imagepath filename file image photo img images imagesrc bild "
+                "bilddatei foto dateiname abbildung imagen imagem immagine afbeelding plaatje bestand fichier archivo "
+                "nomfichier photofile",
+        image_url="imageurl imagelink imurl imgurl pictureurl photourl bildurl bildlink urlimage urlimagen urlimagem "
+                  "urlimmagine afbeeldingurl",
+        released="released releasedate releasedat releaseyear availablefrom launchdate launch launchedat publishedat "
+                 "publicationdate publicationyear pubdate published publishedyear datefirstavailable firstavailable "
+                 "year erscheinungsdatum erschienen erscheinungsjahr jahr verfugbarab lancement datesortie "
+                 "datedesortie annee lanzamiento fechalanzamiento fechadelanzamiento anio ano lancamento "
+                 "datalancamento datadelancamento uscita datauscita datadiuscita anno verschijningsdatum jaar"),
     clicks=dict(
-        user="""user userid customer customerid client clientid account accountid member memberid buyer buyerid reviewer reviewerid uid visitor visitorid
-            shopper shopperid person personid profileid authorid username useremail email playerid readerid kunde kundenid kundennummer kundennr kundenno
-            nutzer nutzerid benutzer benutzerid besteller idclient numeroclient utilisateur idutilisateur cliente idcliente usuario idusuario
-            clienteid utente idutente klant klantid klantnummer klantnr gebruiker gebruikerid
-            session sessionid sitzung sitzungid visit visitid basket basketid cookie cookieid deviceid orderid order bestellnummer""".replace("\n", " "),
+        user="""user userid customer customerid client clientid account accountid member memberid buyer buyerid reviewer
+            reviewerid uid visitor visitorid shopper shopperid person personid profileid authorid username useremail email playerid
+            readerid kunde kundenid kundennummer kundennr kundenno nutzer nutzerid benutzer benutzerid besteller
+            idclient numeroclient utilisateur idutilisateur cliente idcliente usuario idusuario clienteid utente
+            idutente klant klantid klantnummer klantnr gebruiker gebruikerid session sessionid sitzung sitzungid visit
+            visitid basket basketid cookie cookieid deviceid orderid order bestellnummer""",
         item=ITEM,
-        timestamp="timestamp time date datetime ts tdat eventtime eventtimestamp createdat created unixreviewtime unixtimestamp unixtime unix epoch "
-                  "sorttimestamp reviewtime reviewdate orderdate orderedat purchasedate purchasedat clickedat viewedat ratedat datum zeit zeitpunkt "
-                  "zeitstempel bestelldatum kaufdatum uhrzeit datumzeit heure horodatage datecommande dateachat fecha hora fechahora fechapedido fechacompra "
-                  "data dataora datahora datapedido datacompra dataordine dataacquisto orario tijd tijdstip besteldatum invoicedate when day dateadded",
-        rating="rating ratings stars score overall reviewrating starrating ratingvalue bewertung sterne note notes evaluation valoracion calificacion "
-               "puntuacion avaliacao classificacao valutazione voto punteggio beoordeling cijfer waardering"))
+        timestamp="timestamp time date datetime ts tdat eventtime eventtimestamp createdat created unixreviewtime "
+                  "unixtimestamp unixtime unix epoch sorttimestamp reviewtime reviewdate orderdate orderedat "
+                  "purchasedate purchasedat clickedat viewedat ratedat datum zeit zeitpunkt zeitstempel bestelldatum "
+                  "kaufdatum uhrzeit datumzeit heure horodatage datecommande dateachat fecha hora fechahora "
+                  "fechapedido fechacompra data dataora datahora datapedido datacompra dataordine dataacquisto orario "
+                  "tijd tijdstip besteldatum invoicedate when day dateadded",
+        rating="rating ratings stars score overall reviewrating starrating ratingvalue bewertung sterne note notes "
+               "evaluation valoracion calificacion puntuacion avaliacao classificacao valutazione voto punteggio "
+               "beoordeling cijfer waardering"))
 NEEDED = dict(products=("item",), clicks=("user", "item"))
-SESSIONS = set("session sessionid sitzung sitzungid visit visitid basket basketid cookie cookieid deviceid orderid order bestellnummer".split())
-AMOUNTS = set("quantity qty amount count units menge anzahl stuck stueck quantite cantidad quantidade quantita aantal hoeveelheid".split())
-EVENTS = set("event eventtype eventname action actiontype behavior behaviour behaviortype type interaction interactiontype ereignis aktion evenement evento".split())
-SHOWN = set("click clicks clicked isclick isclicked label target like liked islike isbuy bought purchased ispurchase converted conversion engaged".split())
-SEEN_BESIDE = AMOUNTS | EVENTS | SHOWN | set("price preis prix precio preco prezzo prijs brand marke marca marque merk category kategorie categorie categoria genre "
+SESSIONS = set("session sessionid sitzung sitzungid visit visitid basket basketid cookie cookieid deviceid orderid "
+               "order bestellnummer".split())
+AMOUNTS = set("quantity qty amount count units menge anzahl stuck stueck quantite cantidad quantidade quantita aantal "
+              "hoeveelheid".split())
+EVENTS = set("event eventtype eventname action actiontype behavior behaviour behaviortype type interaction "
+             "interactiontype ereignis aktion evenement evento".split())
+SHOWN = set("click clicks clicked isclick isclicked label target like liked islike isbuy bought purchased ispurchase "
+            "converted conversion engaged".split())
+SEEN_BESIDE = AMOUNTS | EVENTS | SHOWN | set("price preis prix precio preco prezzo prijs brand marke marca marque merk "
+                                             "category kategorie categorie categoria genre "
                                              "genres color colour size url link status unnamed0 index".split())
 
 # %% ../nbs/00d_catalogue.ipynb #bac6dd27
@@ -381,11 +445,13 @@ def _told(columns, table, have):
         tables = [t] if t else [n for n in ROLES if role in ROLES[n]]
         if not tables or tables[0] not in ROLES or role not in ROLES[tables[0]]:
             roles = sorted({r for n in ROLES.values() for r in n})
-            raise UsageError(f"columns has no role {k!r}: use one of {', '.join(roles)}, or with the table before it, as clicks.item.")
+            raise UsageError(f"columns has no role {k!r}: use one of {', '.join(roles)}, or with the table before it, "
+                             f"as clicks.item.")
         if table not in tables: continue
         if not c: out[role] = None
         elif c in have and (t or k not in out): out[role] = c
-        elif t or len(tables) == 1: raise UsageError(f"{table} have no column {c!r} for the role {role!r}: they have {', '.join(have)}.")
+        elif t or len(tables) == 1: raise UsageError(f"{table} have no column {c!r} for the role {role!r}: they have "
+                                                     f"{', '.join(have)}.")
     return out
 
 def candidates(have: list,   # column names
@@ -397,7 +463,7 @@ def candidates(have: list,   # column names
     for h in have: keys.setdefault(name_key(h), []).append(h)
     return [h for n in ROLES[table][role].split() for h in keys.get(n, [])]
 
-# %% ../nbs/00d_catalogue.ipynb #dcc25df3
+# %% ../nbs/00d_catalogue.ipynb #9257377e
 def _readable_times(s):
     try: return not parse_times(s)[1].mean() > .5
     except UsageError: return True  # dates, of which we shall ask
@@ -414,9 +480,11 @@ def _fitting(role, names, rows):
     def fits(c):
         s = rows[c].astype(str).str.strip()
         some = s[s != ""].head(2000)
-        return len(some) and (s != "").mean() >= (.5 if role == "user" else .01) and FITS.get(role, lambda s: True)(some)
+        return len(some) and (s != "").mean() >= (.5 if role == "user"
+                                                  else .01) and FITS.get(role, lambda s: True)(some)
     if len(names) < 2 or rows is None or not len(rows): return names[0] if names else None
-    if role == "user" and (again := [c for c in names if rows[c].nunique() < len(rows)]): names = again  # else each row is its own user
+    # else each row is its own user
+    if role == "user" and (again := [c for c in names if rows[c].nunique() < len(rows)]): names = again
     return next((c for c in names if fits(c)), names[0])
 
 # %% ../nbs/00d_catalogue.ipynb #addeb2a8
@@ -434,18 +502,22 @@ def guess_columns(have: list,      # column names
             roles[role] = c = _fitting(role, fits, rows)
             other = [o for o in fits if o != c]
             notes.append(f"{role} is the column {c!r}" + (f" (not {', '.join(map(repr, other))})" if other else ""))
-            if role == "user" and name_key(c) in SESSIONS: notes.append(f"the {c!r} column plays the users: each of its values counts as one")
+            if role == "user" and name_key(c) in SESSIONS: notes.append(f"the {c!r} column plays the users: each of "
+                                                                        f"its values counts as one")
         elif role in NEEDED[table]: raise UsageError(_unclear(table, role, have))
     return roles, notes
 
 def _unclear(table, role, have, perhaps="", column="NAME"):
-    return (f"which column of the {table} holds the {role}s is not clear from {', '.join(map(repr, have))}{perhaps}: say so, "
-            f"columns={{'{table}.{role}': {column if column == 'NAME' else repr(column)}}} (in the shell: --columns {table}.{role}={column}).")
+    return (f"which column of the {table} holds the {role}s is not clear from {', '.join(map(repr, have))}{perhaps}: "
+            f"say so, "
+            f"columns={{'{table}.{role}': {column if column == 'NAME' else repr(column)}}} (in the shell: --columns "
+            f"{table}.{role}={column}).")
 
-# %% ../nbs/00d_catalogue.ipynb #f55d4bf3
+# %% ../nbs/00d_catalogue.ipynb #284c2f1b
 def pct(x):
     "A share in percent, which is 100 only where nothing is missing."
-    return f"{100*x:.0f} %" if x in (0, 1) else f"{min(max(100*x, .1), 99.9):.2g} %" if x < .995 else "99.9 %" if x < 1 else "100 %"
+    if x in (0, 1): return f"{100*x:.0f} %"
+    return f"{max(100*x, .1):.2g} %" if x < .995 else "99.9 %"
 
 def _filled(s): return (t := s.astype(str).str.strip())[t != ""]
 
@@ -464,9 +536,9 @@ def _joined(p, c):
     at = pd.Index(p[~p.duplicated()]).get_indexer(c)
     return np.where(at >= 0, p[~p.duplicated()].index.to_numpy()[at], -1) if len(p) else at
 
-# %% ../nbs/00d_catalogue.ipynb #fe193f60
+# %% ../nbs/00d_catalogue.ipynb #a53ad2bc
 def _pairs(p, c, names):
-    "(share of clicks that meet a product, products' column, clicks' column) of each pair of candidates, in the order of their names."
+    "(share of clicks that meet a product, products' column, clicks' column) of each pair of candidates."
     ps, cs = ({k: _filled(t.rows[k]) for k in dict.fromkeys(n)} for t, n in zip((p, c), names))
     keys = [k for k in ps if _is_key(ps[k], len(p.rows))] or list(ps)
     met = [k for k in cs if not _row_number(cs[k])] or list(cs)
@@ -481,13 +553,17 @@ def join_columns(p: Table,       # products
     names = []
     for t, table in ((p, "products"), (c, "clicks")):
         told = _told(columns, table, list(t.rows))
-        names.append([told["item"]] if told.get("item") else [n for n in candidates(list(t.rows), table, "item") if n not in told.values()])
+        names.append([told["item"]] if told.get("item")
+                     else [n for n in candidates(list(t.rows), table, "item") if n not in told.values()])
     best = max(all(names) and _pairs(p, c, names) or [(0., "", "")], key=lambda x: x[0])
-    if best[0] < .5 and (better := _proposal(p, c, names, best)): raise UsageError(better)
+    told = all({"item", f"{t}.item"} & set(columns or {}) for t in ("products", "clicks"))
+    if best[0] < .5 and not told and (better := _proposal(p, c, names, best)): raise UsageError(better)
     pairs = _pairs(p, c, names)
     close = [x for x in pairs if x[0] >= best[0] - .05 and x[0] > 0 and _differ(p, c, best, x)]
-    if close: raise UsageError(f"the clicks' {best[2]!r} meets the products' {best[1]!r} in {pct(best[0])} of the clicks, and {close[0][2]!r} meets {close[0][1]!r} in "
-                               f"{pct(close[0][0])}, and they join other rows: say which, columns={{'products.item': {best[1]!r}, 'clicks.item': {best[2]!r}}} "
+    if close: raise UsageError(f"the clicks' {best[2]!r} meets the products' {best[1]!r} in {pct(best[0])} of the "
+                               f"clicks, and {close[0][2]!r} meets {close[0][1]!r} in "
+                               f"{pct(close[0][0])}, and they join other rows: say which, columns={{'products.item': "
+                               f"{best[1]!r}, 'clicks.item': {best[2]!r}}} "
                                f"(--columns products.item={best[1]} clicks.item={best[2]}).")
     return best[1], best[2], _said(p, c, best, pairs)
 
@@ -499,13 +575,15 @@ def _differ(p, c, x, y):
 def _said(p, c, best, pairs):
     share, a, b = best
     where = f"the column {a!r} of both tables" if a == b else f"the column {a!r} of {p.name} and {b!r} of {c.name}"
-    other = [f"{y!r}: {pct(s)}" if x == y else f"{y!r} in {x!r}: {pct(s)}" for s, x, y in sorted(pairs, key=lambda x: -x[0]) if (x, y) != (a, b)][:3]
+    other = [f"{y!r}: {pct(s)}" if x == y else f"{y!r} in {x!r}: {pct(s)}" for s, x,
+             y in sorted(pairs, key=lambda x: -x[0]) if (x, y) != (a, b)][:3]
     return f"item is {where}: {pct(share)} of the clicks meet a product" + (f" ({', '.join(other)})" if other else "")
 
-# %% ../nbs/00d_catalogue.ipynb #954b6ebb
+# %% ../nbs/00d_catalogue.ipynb #f90e690b
 def _proposal(p, c, names, best):
     "A sentence that proposes columns by their values, where names do not tell; None: nothing to propose."
-    if best[1] and near_ids(_filled(c.rows[best[2]]).unique()[:5000], set(_filled(p.rows[best[1]]))): return None  # it is the writing
+    # it is the writing
+    if best[1] and near_ids(_filled(c.rows[best[2]]).unique()[:5000], set(_filled(p.rows[best[1]]))): return None
     known = {k for r in ("timestamp", "rating") for k in candidates(list(c.rows), "clicks", r)}
     other = [k for k in c.rows if k not in known and name_key(k) not in AMOUNTS and name_key(k) not in SHOWN]
     keys = {k: set(s) for k in p.rows if _is_key(s := _filled(p.rows[k]), len(p.rows)) and len(s) > 1}
@@ -519,33 +597,43 @@ def _proposal(p, c, names, best):
             if not n: return _unclear(table, "item", list(t.rows))
         return None
     share, a, b = max(found, key=lambda x: x[0])
-    if not names[1] and a in names[0]: return _unclear("clicks", "item", list(c.rows), f", though {pct(share)} of {b!r} are among the products' {a!r}", b)
-    if not names[0] and b in names[1]: return _unclear("products", "item", list(p.rows), f", though {pct(share)} of the clicks' {b!r} are among {a!r}", a)
-    met = f"{pct(best[0])} of the clicks meet a product by {best[2]!r} in {best[1]!r}" if best[1] else "no column is named like an item"
-    return (f"{met}, but {pct(share)} by {b!r} in {a!r}: say which columns hold the items, columns={{'products.item': {a!r}, 'clicks.item': {b!r}}} "
+    if not names[1] and a in names[0]: return _unclear("clicks", "item", list(c.rows),
+                                                       f", though {pct(share)} of {b!r} are among the products' {a!r}",
+                                                       b)
+    if not names[0] and b in names[1]: return _unclear("products", "item", list(p.rows),
+                                                       f", though {pct(share)} of the clicks' {b!r} are among {a!r}", a)
+    met = "no column is named like an item"
+    if best[1]: met = f"{pct(best[0])} of the clicks meet a product by {best[2]!r} in {best[1]!r}"
+    return (f"{met}, but {pct(share)} by {b!r} in {a!r}: say which columns hold the items, columns={{'products.item': "
+            f"{a!r}, 'clicks.item': {b!r}}} "
             f"(in the shell: --columns products.item={a} clicks.item={b}).")
 
 # %% ../nbs/00d_catalogue.ipynb #6caa0772
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")  # what the encoders read
 
-def picture_files(source) -> tuple:  # a folder with its sub-folders, or a zip archive → (relative name → reader, other files)
+def picture_files(source,  # a folder with its sub-folders, or a zip archive
+                 ) -> tuple: # (relative name → reader, other files)
     "Pictures as functions that read them; `UsageError` where there is no such folder."
     p = Path(source)
     if p.is_dir():
-        files = {f.relative_to(p).as_posix(): f.read_bytes for f in sorted(p.rglob("*")) if f.is_file() and not f.name.startswith(".")}
+        files = {f.relative_to(p).as_posix(): f.read_bytes for f in sorted(p.rglob("*")) if f.is_file()
+                 and not f.name.startswith(".")}
     elif p.is_file():
         z = _read(p, zipfile.ZipFile, "a folder or a zip archive of pictures")
-        files = {n: (lambda n=n: z.read(n)) for n in z.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")}
+        files = {n: (lambda n=n: z.read(n)) for n in z.namelist() if not n.endswith("/")
+                 and not n.startswith("__MACOSX")}
     else: raise UsageError(f"there is no folder of pictures {source}: give a folder or a zip archive, or leave it out.")
     good = {n: r for n, r in files.items() if PurePosixPath(n).suffix.lower() in SUFFIXES}
     return good, [n for n in files if n not in good]
 
-# %% ../nbs/00d_catalogue.ipynb #9e0b5dcc
+# %% ../nbs/00d_catalogue.ipynb #37fb0e7f
 def _one_form(s): return unicodedata.normalize("NFC", s)
 
 def _named_path(s):
     "What a picture column says, as a path: one Unicode form, / between folders, no web address around it."
     s = _one_form(s.strip().strip("\"'").strip())
+    # the first of a list
+    if several := re.search(r"(?i)\.(jpe?g|png|webp|gif|bmp)(?=\s*[|;,]|\s+https?:)", s): s = s[:several.end()]
     web = re.match(r"(?i)(https?:)?//[^/]*", s)
     s = (s[web.end():] if web else s).replace("\\", "/")
     if web or not s.lower().endswith(SUFFIXES): s = re.sub(r"[?#].*$", "", s)
@@ -566,7 +654,7 @@ def match_pictures(ids: list,          # item ids
                    files,              # names of pictures
                    named=None,         # one a product: what its picture column says; None: there is none
                   ) -> dict:           # item id → name of its picture
-    "From sure to likely; a file that is given in a surer way is nobody else's, and a named file that is absent is absent."
+    "From sure to likely: a file given in a surer way is nobody else's, and a named file that is absent is absent."
     files = {_one_form(n): n for n in reversed(list(files))}  # the first of several stays
     says = {i: _named_path(s) for i, s in zip(ids, named if named is not None else [""]*len(ids))}
     out, taken = {}, set()
@@ -576,20 +664,26 @@ def match_pictures(ids: list,          # item ids
         by_stem.setdefault(PurePosixPath(_stem(n)).name, []).append(n)
         by_place.setdefault(_loose(PurePosixPath(_stem(n)).name), []).append(n)
     def end(p): return [n for n in by_end.get(_loose(PurePosixPath(p).name), []) if _ends_alike(_loose(n), _loose(p))]
-    def place(p): return [n for n in by_place.get(_loose(PurePosixPath(_stem(p)).name), []) if _ends_alike(_loose(_stem(n)), _loose(_stem(p)))]
-    def whole(f, p): return [n for n in f if _loose(n) == _loose(p)] or f  # the same path in other case before a part of it
+    def place(p): return [n for n in by_place.get(_loose(PurePosixPath(_stem(p)).name), [])
+                          if _ends_alike(_loose(_stem(n)), _loose(_stem(p)))]
+    def whole(f, p): return [n for n in f
+                             if _loose(n) == _loose(p)] or f  # the same path in other case before a part of it
     own = {i: _one_form(i) for i in ids}
-    for who, find, one in ((lambda i: says[i], lambda i: by_path.get(says[i], []), False), (lambda i: not says[i], lambda i: by_stem.get(own[i], []), False),
-                           (lambda i: says[i], lambda i: whole(end(says[i]), says[i]), True), (lambda i: says[i], lambda i: place(says[i]), True),
-                           (lambda i: says[i], lambda i: by_stem.get(own[i], []), False), (lambda i: True, lambda i: by_place.get(_loose(own[i]), []), True)):
+    for who, find, one in ((lambda i: says[i], lambda i: by_path.get(says[i], []), False),
+                           (lambda i: not says[i], lambda i: by_stem.get(own[i]) or by_path.get(own[i], []), False),
+                           (lambda i: says[i], lambda i: whole(end(says[i]), says[i]), True),
+                           (lambda i: says[i], lambda i: place(says[i]), True),
+                           (lambda i: says[i], lambda i: by_stem.get(own[i], []), False),
+                           (lambda i: True, lambda i: by_place.get(_loose(own[i]), []), True)):
         found = {i: [n for n in find(i) if n not in taken] for i in ids if i not in out and who(i)}
         wanted = {}
         for i, f in found.items(): wanted.setdefault(f[0] if f else None, set()).add(says[i] or i)
-        new = {i: f[0] for i, f in found.items() if f and (not one or len(f) == 1) and (not one or len(wanted[f[0]]) == 1)}
+        new = {i: f[0] for i, f in found.items() if f and (not one or len(f) == 1)
+               and (not one or len(wanted[f[0]]) == 1)}
         out |= new; taken |= set(new.values())
     return {i: files[out[i]] for i in ids if i in out}
 
-# %% ../nbs/00d_catalogue.ipynb #e90ffa11
+# %% ../nbs/00d_catalogue.ipynb #85cba403
 MONEY = r"(?:€|\$|£|¥|₹|zł|kr\.?|CHF|EUR|USD|GBP|JPY|PLN|SEK|NOK|DKK|CZK|BRL|R\$|US\$)"
 ABSENT = {"", "-", "--", "n/a", "na", "none", "null", "nan", "unknown", "k.a.", "k. a.", "s/n", "\\n"}
 
@@ -599,11 +693,15 @@ def _as_numbers(s):
     if not len(some) or len(some) < .5*(s != "").sum(): return None
     bare = some.str.replace(rf"(?i)^{MONEY}\s*|\s*{MONEY}$", "", regex=True).str.strip()
     if bare.str.match(r"[+-]?0\d").any(): return None
-    if bare.str.fullmatch(r"[+-]?\d{1,3}((\.\d{3})+,\d+|(\.\d{3}){2,})|[+-]?\d+,(\d{1,2}|\d{4,})|[+-]?\d+").all() and bare.str.contains(",").any():
+    if bare.str.fullmatch(r"[+-]?\d{1,3}((\.\d{3})+,\d+|(\.\d{3}){2,})|[+-]?\d+,(\d{1,2}|\d{4,})|[+-]?\d+").all() and \
+            bare.str.contains(r",|\..*\.").any():
         bare = bare.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)  # 1.299,50
-    elif bare.str.fullmatch(r"[+-]?\d{1,3}((,\d{3})+\.\d+|(,\d{3}){2,})|[+-]?\d+(\.\d+)?").all(): bare = bare.str.replace(",", "", regex=False)  # 1,299.50
+    # 1,299.50
+    elif bare.str.fullmatch(r"[+-]?\d{1,3}((,\d{3})+\.\d+|(,\d{3}){2,})|[+-]?\d+(\.\d+)?").all():
+        bare = bare.str.replace(",", "", regex=False)
     n = pd.to_numeric(bare, errors="coerce")
-    if n.isna().any() or not np.isfinite(n.astype(float)).all() or len(some) < len(s) and n.abs().max() > 2**53: return None
+    if n.isna().any() or not np.isfinite(n.astype(float)).all() or len(some) < len(s) and n.abs().max() > 2**53:
+        return None
     return n.reindex(s.index)
 
 # %% ../nbs/00d_catalogue.ipynb #0700a458
@@ -621,15 +719,18 @@ def _further(t, roles):
     out, others = {}, []
     for c in [c for c in t.rows if c not in roles.values()]:
         s = t.rows[c].astype(str).str.strip()
-        if plain_name(c) in KEPT_NAMES or re.fullmatch(r"column \d+|_row|_picture", c) or not (s != "").any(): others.append(c); continue
+        if plain_name(c) in KEPT_NAMES or re.fullmatch(r"column \d+|_row|_picture",
+                                                       c) or not (s != "").any(): others.append(c); continue
         out[c] = n if (n := _as_numbers(s)) is not None else s.where(s != "", None)
     numbers, feedback = [c for c in out if out[c].dtype.kind != "O"], feedback_columns(pd.DataFrame(columns=list(out)))
-    said = {"kept as text": [c for c in out if c not in numbers + feedback], "kept as numbers": [c for c in numbers if c not in feedback],
-            "kept, but not read, because users wrote it": feedback, "not kept, because it is empty, has no name or another's": others}
+    said = {"kept as text": [c for c in out if c not in numbers + feedback],
+            "kept as numbers": [c for c in numbers if c not in feedback],
+            "kept, but not read, because users wrote it": feedback,
+            "not kept, because it is empty, has no name or another's": others}
     if any(said.values()): t.notes.append("; ".join(f"{k}: {', '.join(v)}" for k, v in said.items() if v))
     return out
 
-# %% ../nbs/00d_catalogue.ipynb #a208d3d2
+# %% ../nbs/00d_catalogue.ipynb #43ad0f64
 def _released(t, column, dayfirst):
     "Texts of dates as ISO dates, years as years, None where there is none."
     s = t.rows[column].astype(str).str.strip()
@@ -639,14 +740,17 @@ def _released(t, column, dayfirst):
     day = (seconds % 86400 == 0).to_numpy()
     out = np.where(day, at.strftime("%Y-%m-%d"), at.strftime("%Y-%m-%dT%H:%M:%S")) if len(s) else np.array([], object)
     year = s.str.extract(r"^'?(\d{4})(?:\.0)?$")[0]
-    t.problems += _problems("warning", "unreadable release date", t.name, np.flatnonzero(bad), s[bad], "it is no date that can be read, and left empty",
+    t.problems += _problems("warning", "unreadable release date", t.name, np.flatnonzero(bad), s[bad],
+                            "it is no date that can be read, and left empty",
                             "Write it as 2024-01-31, or 1995 for a year")
-    t.notes.append(f"the column {column!r} holds {note}" + (f"; {bad.sum():,} of {(s != '').sum():,} cannot be read" if bad.any() else ""))
+    t.notes.append(f"the column {column!r} holds {note}"
+                   + (f"; {bad.sum():,} of {(s != '').sum():,} cannot be read" if bad.any() else ""))
     t.problems += _doubts(t, column, seconds, s, "since 1970" in note)
     return pd.Series(np.where(seconds.isna(), None, np.where(year.notna(), year, out)), s.index, dtype=object)
 
 def _ask_order(t, e):
-    return Problem("error", t.name, None, f"the date {str(e).partition(': ')[0]}", "Say so: dayfirst=True or False (--day-first, --month-first), "
+    return Problem("error", t.name, None, f"the date {str(e).partition(': ')[0]}",
+                   "Say so: dayfirst=True or False (--day-first, --month-first), "
                    "or write it as 2024-01-31", kind="ambiguous date")
 
 def _doubts(t, column, seconds, s, old=True):
@@ -654,7 +758,8 @@ def _doubts(t, column, seconds, s, old=True):
     for what, rows in doubtful_times(seconds).items():
         if rows.any() and (old or "future" in what):
             k = int(np.flatnonzero(rows)[0])
-            yield Problem("warning", t.name, int(s.index[k]) + 1, f"the date {what}, as do {rows.sum():,} of {(s != '').sum():,} in {column!r}",
+            yield Problem("warning", t.name, int(s.index[k]) + 1,
+                          f"the date {what}, as do {rows.sum():,} of {(s != '').sum():,} in {column!r}",
                           "Correct it or leave it empty, if it is not meant", s.iloc[k], kind="a date that " + what)
 
 # %% ../nbs/00d_catalogue.ipynb #a5f2ca15
@@ -662,19 +767,24 @@ def products_table(t: Table,
                    roles: dict,                # role → column
                    duplicates: str = "refuse", # rows of one product that differ: "refuse", "first", "last"
                    dayfirst=None,              # see `parse_times`
-                  ) -> pd.DataFrame:           # item, title, description, …; `_row`: data row from 0; `_picture`: what the picture column says
+                  ) -> pd.DataFrame:           # item, title, …; `_row`: data row from 0; `_picture`: as named
     "The items table; problems go to `t.problems`."
     item = _column(t, roles, "item")
-    texts = {r: c.where(c != "", None) for r in ("title", "description", "image_url") if (c := _column(t, roles, r)) is not None}
+    texts = {r: c.where(c != "", None) for r in ("title", "description", "image_url")
+             if (c := _column(t, roles, r)) is not None}
     if "released" in roles and (when := _released(t, roles["released"], dayfirst)) is not None: texts["released"] = when
     picture = p if (p := _column(t, roles, "picture")) is not None else ""
-    if "picture" in roles and "image_url" not in roles and p.str.match(r"(?i)https?://").mean() > .5: texts["image_url"] = p.where(p != "", None)
+    if "picture" in roles and "image_url" not in roles and p.str.match(r"(?i)https?://").mean() > .5:
+        texts["image_url"] = p.where(p != "", None)
     out = pd.DataFrame(dict(item=item) | texts | _further(t, roles) | dict(_picture=picture))
-    t.problems += _problems("error", "missing id", t.name, np.flatnonzero(item == ""), [""]*(item == "").sum(), "the product has no id",
+    odd = {p.row - 1 for p in t.problems if p.kind == "odd row"}
+    gone = [r for r in np.flatnonzero(item == "") if r not in odd]
+    t.problems += _problems("error", "missing id", t.name, gone, [""]*len(gone), "the product has no id",
                             "Fill it or drop the row")
     out = out.assign(_row=range(len(out)))[item != ""]
     same = out.duplicated(out.columns.difference(["_row"]))
-    t.problems += _problems("note", "repeated product", t.name, out["_row"][same], out["item"][same], "the same row stands above",
+    t.problems += _problems("note", "repeated product", t.name, out["_row"][same], out["item"][same],
+                            "the same row stands above",
                             "Nothing to do: it counts once")
     return _one_each(out[~same], t, duplicates)
 
@@ -683,7 +793,8 @@ def _one_each(out, t, duplicates):
     "One row a product, as `duplicates` says."
     twice = out["item"].duplicated(keep="last" if duplicates == "last" else "first")
     level = "error" if duplicates == "refuse" else "note"
-    remedy = "Keep one, or take duplicates='first' or 'last' (--duplicates)" if level == "error" else f"Nothing to do: the {duplicates} row counts"
+    remedy = f"Nothing to do: the {duplicates} row counts"
+    if level == "error": remedy = "Keep one, or take duplicates='first' or 'last' (--duplicates)"
     t.problems += _problems(level, "duplicate product", t.name, out["_row"][twice], out["item"][twice],
                             "another row has the same id and says something else", remedy)
     out = out[~twice].reset_index(drop=True)
@@ -697,42 +808,52 @@ def _twins(t, ids, rows, role):
     firsts = dict(zip(forms[::-1], ids.to_numpy()[::-1]))
     for k in np.flatnonzero(pd.Series(forms).duplicated()):
         first = firsts[forms[k]]
-        t.problems.append(Problem("warning", t.name, int(rows.iloc[k]) + 1, f"the {role} is another than {first!r}{near_hint([ids.iloc[k]], [first])}",
+        t.problems.append(Problem("warning", t.name, int(rows.iloc[k]) + 1,
+                                  f"the {role} is another than {first!r}{near_hint([ids.iloc[k]], [first])}",
                                   "Write them alike, if they are one", ids.iloc[k], "nearly the same id"))
 
 def _lost_letters(t, ids=None):
     "Name the rows in which a sign could not be read."
-    rows = np.flatnonzero(np.any([t.rows[c].astype(str).str.contains("\ufffd", regex=False) for c in t.rows], axis=0)) if len(t.rows.columns) else []
+    rows = np.flatnonzero(np.any([t.rows[c].astype(str).str.contains("\ufffd", regex=False) for c in t.rows],
+                                 axis=0)) if len(t.rows.columns) else []
     names = [next((v for v in t.rows.iloc[r] if "\ufffd" in str(v)), "")[:40] for r in rows]
-    t.problems += _problems("warning", "lost letter", t.name, rows, names, "a sign could not be read and became \ufffd", "Write it again, in UTF-8")
+    t.problems += _problems("warning", "lost letter", t.name, rows, names, "a sign could not be read and became \ufffd",
+                            "Write it again, in UTF-8")
 
 # %% ../nbs/00d_catalogue.ipynb #0767721c
 def _unknown_clicks(item, items, t, unknown):
     "Which clicks are on unknown products; problems go to `t.problems`."
     lost = ~item.isin(items) & (item != "")
     hint = near_hint(item[lost].unique(), items)
-    level = "error" if unknown == "refuse" or lost.all() and len(lost) else "warning" if hint or lost.mean() > .2 else "note"
-    t.problems += _problems(level, "unknown product", t.name, item.index[lost], item[lost], "the products lack this id" + hint,
+    level = "warning" if hint or lost.mean() > .2 else "note"
+    if unknown == "refuse" or lost.all() and len(lost): level = "error"
+    t.problems += _problems(level, "unknown product", t.name, item.index[lost], item[lost], "the products lack this id"
+                            + hint,
                             {"error": "Add the product", "note": "Nothing to do: the click is left out"}.get(
-                                level, "Write ids alike in both tables" if hint else "Add the product") + "; the click is left out"*(level == "warning"))
+                                level, "Write ids alike in both tables" if hint else "Add the product")
+                            + "; the click is left out"*(level == "warning"))
     return lost
 
-# %% ../nbs/00d_catalogue.ipynb #416a1bde
+# %% ../nbs/00d_catalogue.ipynb #88b00681
 CONDITION = re.compile(r"\s*(.+?)\s*(!=|>=|<=|==|=|>|<)\s*(.*?)\s*", re.S)
 
 def _condition(t, word):
     "A condition as `event=transaction` or `quantity>0` → bool [rows]; `|` between texts that are meant alike."
     m = CONDITION.fullmatch(word)
-    column = m and next((c for c in t.rows if c == m[1]), None) or m and next((c for c in t.rows if name_key(c) == name_key(m[1])), None)
-    if not column: raise UsageError(f"where has the condition {word!r}, which names no column of {t.name}: write COLUMN=VALUE, !=, <, <=, > or >=, of {', '.join(t.rows)}.")
+    column = m and next((c for c in t.rows if c == m[1]),
+                        None) or m and next((c for c in t.rows if name_key(c) == name_key(m[1])), None)
+    if not column: raise UsageError(f"where has the condition {word!r}, which names no column of {t.name}: write "
+                                    f"COLUMN=VALUE, !=, <, <=, > or >=, of {', '.join(t.rows)}.")
     s, op, values = t.rows[column].astype(str).str.strip(), m[2], [v.strip() for v in m[3].split("|")]
     n, v = (_number(pd.Series(x, dtype=object).astype(str)).to_numpy(float) for x in (s, values))
     if op in ("=", "==", "!="):
         number = ~np.isnan(v).any() and ~np.isnan(n[(s != "").to_numpy()]).any()
         hit = np.isin(n, v) if number else s.str.casefold().isin([x.casefold() for x in values]).to_numpy()
         return ~hit if op == "!=" else hit
-    if np.isnan(v).any() or np.isnan(n).all(): n, v = (parse_times(pd.Series(x, dtype=object))[0].to_numpy(float) for x in (s, values[:1]))
-    if np.isnan(v).any(): raise UsageError(f"where has the condition {word!r}, but {m[3]!r} is neither number nor date: compare with = or !=.")
+    if np.isnan(v).any() or np.isnan(n).all(): n, v = (parse_times(pd.Series(x, dtype=object))[0].to_numpy(float)
+                                                       for x in (s, values[:1]))
+    if np.isnan(v).any(): raise UsageError(f"where has the condition {word!r}, but {m[3]!r} is neither number nor "
+                                           f"date: compare with = or !=.")
     with np.errstate(invalid="ignore"): return {">": n > v[0], ">=": n >= v[0], "<": n < v[0], "<=": n <= v[0]}[op]
 
 def _chosen(t, roles, min_rating, where):
@@ -740,11 +861,13 @@ def _chosen(t, roles, min_rating, where):
     keep = np.ones(len(t.rows), bool)
     words = [where] if isinstance(where, str) else list(where or ())
     if min_rating is not None:
-        if "rating" not in roles: raise UsageError(f"min_rating is {min_rating:g}, but {t.name} has no column of ratings: name it, --columns rating=NAME.")
+        if "rating" not in roles: raise UsageError(f"min_rating is {min_rating:g}, but {t.name} has no column of "
+                                                   f"ratings: name it, --columns rating=NAME.")
         words.append(f"{roles['rating']}>={min_rating:g}")
     for w in words:
         keep &= (hit := _condition(t, w))
-        if not hit.any(): raise UsageError(f"where {w!r} leaves no row of {t.name}: {_values(t, CONDITION.fullmatch(w)[1])}.")
+        if not hit.any(): raise UsageError(f"where {w!r} leaves no row of {t.name}: "
+                                           f"{_values(t, CONDITION.fullmatch(w)[1])}.")
         t.notes.append(f"where {w}: {hit.sum():,} of {len(hit):,} rows")
     return keep
 
@@ -752,8 +875,9 @@ def _values(t, column):
     c = next(c for c in t.rows if name_key(c) == name_key(column))
     return f"{c!r} holds " + ", ".join(t.rows[c].astype(str).value_counts().index[:8])
 
-# %% ../nbs/00d_catalogue.ipynb #58ae4daf
-def _middle(lo, hi): return next((m for top, m in ((1, 1), (5, 3), (10, 6), (100, 60)) if hi <= top), None) if lo >= -hi or hi > 1 else 1
+# %% ../nbs/00d_catalogue.ipynb #24e9dbe7
+def _middle(lo, hi): return next((m for top, m in ((1, 1), (5, 3), (10, 6), (100, 60)) if hi <= top),
+                                 None) if lo >= -hi or hi > 1 else 1
 
 def _about_rating(t, column, s):
     "What ratings there are, and that all of them count."
@@ -764,17 +888,23 @@ def _about_rating(t, column, s):
     low = int((n < m).sum()) if m is not None else 0
     some = f"; {low:,} of {len(n):,} are below {m}: min_rating={m} (--min-rating {m}) keeps the others" if low else ""
     what = f"every row counts as a like, whatever its {column!r} ({hi:g} … {lo:g}){some}"
-    if lo <= 0 and low: t.problems.append(Problem("warning", t.name, int(n.index[n <= 0][0]) + 1, f"{(n <= 0).sum():,} ratings are 0 or less, and {what.partition(':')[0]}",
-                                                 f"Leave them out, if they are no likes: min_rating={m} (--min-rating {m})", f"{n[n <= 0].iloc[0]:g}", "low rating"))
+    if lo <= 0 and low: t.problems.append(Problem("warning", t.name, int(n.index[n <= 0][0]) + 1,
+                                                  f"{(n <= 0).sum():,} ratings are 0 or less, and "
+                                                  f"{what.partition(':')[0]}",
+                                                 f"Leave them out, if they are no likes: min_rating={m} (--min-rating "
+                                                  f"{m})", f"{n[n <= 0].iloc[0]:g}", "low rating"))
     else: t.notes.append(what)
 
-NO_LIKE = re.compile(r"remov|delet|return|refund|cancel|dislike|skip|unlike|unfollow|report|hide|impression|expos", re.I)
+NO_LIKE = re.compile(r"remov|delet|return|refund|cancel|dislike|skip|unlike|unfollow|report|hide|impression|expos",
+                     re.I)
 
 def _about_amount(t, c, s):
     n = _number(s).dropna()
     if (n <= 0).any():
         r = n.index[n <= 0][0]
-        t.problems.append(Problem("warning", t.name, int(r) + 1, f"the {c!r} is {n[r]:g}, and in {(n <= 0).sum():,} of {len(n):,} rows 0 or less; such rows count as likes",
+        t.problems.append(Problem("warning", t.name, int(r) + 1,
+                                  f"the {c!r} is {n[r]:g}, and in {(n <= 0).sum():,} of {len(n):,} rows 0 or less; "
+                                  f"such rows count as likes",
                                   f"Leave returns out, if they are: where='{c}>0' (--where \"{c}>0\")", "", "no like"))
 
 def _about_values(t, c, s, event):
@@ -783,17 +913,23 @@ def _about_values(t, c, s, event):
     no = [v for v in values.index if v in ("0", "false", "no", "n", "f", "-1", "0.0")]
     if event and len(values) > 1:
         kinds = ", ".join(f"{v} {pct(k/len(s))}" for v, k in values.head(6).items())
-        best = next((v for w in ("transaction", "purchase", "buy", "order", "click", "like") for v in values.index if w in v), values.index[-1])
+        best = next((v for w in ("transaction", "purchase", "buy", "order", "click", "like") for v in values.index
+                     if w in v), values.index[-1])
         against = [v for v in values.index if NO_LIKE.search(v)]
-        what, ask = f"every row counts alike, whatever its {c!r} ({kinds})", f"where='{c}={best}' (--where \"{c}={best}\") keeps those"
-        if against: t.problems.append(Problem("warning", t.name, int(s.index[s.str.casefold() == against[0]][0]) + 1, f"{what}; this one is hardly a like",
+        what = f"every row counts alike, whatever its {c!r} ({kinds})"
+        ask = f"where='{c}={best}' (--where \"{c}={best}\") keeps those"
+        if against: t.problems.append(Problem("warning", t.name, int(s.index[s.str.casefold() == against[0]][0]) + 1,
+                                              f"{what}; this one is hardly a like",
                                               f"Say which count: {ask}", against[0], "no like"))
         else: t.notes.append(f"{what}: {ask}")
     elif not event and no and len(values) == 2:
         yes = next(v for v in values.index if v not in no)
         r = s.index[s.str.casefold() == no[0]][0]
-        t.problems.append(Problem("warning", t.name, int(r) + 1, f"the {c!r} is {no[0]}, as in {values[no[0]]:,} of {len(s):,} rows; such rows count as likes",
-                                  f"Leave them out, if nothing was clicked: where='{c}={yes}' (--where \"{c}={yes}\")", "", "no like"))
+        t.problems.append(Problem("warning", t.name, int(r) + 1,
+                                  f"the {c!r} is {no[0]}, as in {values[no[0]]:,} of {len(s):,} rows; such rows count "
+                                  f"as likes",
+                                  f"Leave them out, if nothing was clicked: where='{c}={yes}' (--where \"{c}={yes}\")",
+                                  "", "no like"))
 
 def _about_clicks(t, roles, rows, asked):
     "Say of every column of the clicks what becomes of it."
@@ -801,13 +937,16 @@ def _about_clicks(t, roles, rows, asked):
     for c in [c for c in rows if c not in roles.values()]:
         s = rows[c].astype(str).str.strip()
         values, key = s[s != ""].value_counts(), name_key(c)
-        unread.append(f"{c} ({', '.join(sorted(values.index))})" if 0 < len(values) <= 4 and values.index.str.len().max() < 20 else c)
+        unread.append(f"{c} ({', '.join(sorted(values.index))})" if 0 < len(values) <= 4
+                      and values.index.str.len().max() < 20 else c)
         if c in asked or not len(values): continue
         if key in AMOUNTS: _about_amount(t, c, s)
-        elif key in EVENTS and len(values) <= 50: _about_values(t, c, s, not set(values.index.str.casefold()) <= {"0", "1", "true", "false"})
+        elif key in EVENTS and len(values) <= 50:
+            _about_values(t, c, s, not set(values.index.str.casefold()) <= {"0", "1", "true", "false"})
         elif key in SHOWN: _about_values(t, c, s, False)
     if unread: t.notes.append(f"not read: {', '.join(unread)}")
-    if "rating" in roles and roles["rating"] not in asked: _about_rating(t, roles["rating"], rows[roles["rating"]].astype(str).str.strip())
+    if "rating" in roles and roles["rating"] not in asked: _about_rating(t, roles["rating"],
+                                                                         rows[roles["rating"]].astype(str).str.strip())
 
 # %% ../nbs/00d_catalogue.ipynb #85a13976
 def clicks_table(t: Table,
@@ -816,11 +955,12 @@ def clicks_table(t: Table,
                  unknown: str = "drop",    # clicks on other products: "drop" or "refuse"
                  dayfirst=None,            # see `parse_times`
                  min_rating=None,          # rows rated lower are left out
-                 where=(),                 # conditions on columns, as "event=transaction"; rows that fail one are left out
+                 where=(),                 # conditions, as "event=transaction"; rows that fail one are left out
                 ) -> pd.DataFrame:         # user, item, perhaps timestamp and rating, as in interactions.parquet
     "The interactions: unique pairs, of each the earliest; problems go to `t.problems`."
     keep = _chosen(t, roles, min_rating, where)
-    asked = {next((c for c in t.rows if name_key(c) == name_key(CONDITION.fullmatch(w)[1])), "") for w in ([where] if isinstance(where, str) else where or ())}
+    asked = {next((c for c in t.rows if name_key(c) == name_key(CONDITION.fullmatch(w)[1])), "")
+             for w in ([where] if isinstance(where, str) else where or ())}
     rows = t.rows[keep]
     user, item = (_column(t, roles, r)[keep] for r in ("user", "item"))
     half = (user == "") | (item == "")
@@ -832,17 +972,21 @@ def clicks_table(t: Table,
     _about_clicks(t, roles, rows, asked | ({roles.get("rating")} if min_rating is not None else set()))
     lost = _unknown_clicks(item, items, t, unknown) & ~half
     out = out[~(half | lost)]
-    again = (out.sort_values("timestamp", kind="stable") if "timestamp" in out else out).duplicated(["user", "item"]).reindex(out.index)
-    t.problems += _problems("note", "repeated click", t.name, again.index[again], (out["user"] + ", " + out["item"])[again],
+    again = (out.sort_values("timestamp", kind="stable") if "timestamp" in out
+             else out).duplicated(["user", "item"]).reindex(out.index)
+    t.problems += _problems("note", "repeated click", t.name, again.index[again],
+                            (out["user"] + ", " + out["item"])[again],
                             "this user met this product earlier", "Nothing to do: the earliest counts")
     _lost_letters(t)
     first = ~user.duplicated() & ~half
     _twins(t, user[first], pd.Series(user.index[first]), "user")
     if not len(out): t.problems.append(Problem("error", t.name, None, "no click is left",
                                                "Give clicks of users on products of the catalogue", kind="no clicks"))
-    gone = {"left out by conditions": (~keep).sum(), "without user or product": half.sum(), "on unknown products": lost.sum(), "repeated": again.sum()}
+    gone = {"left out by conditions": (~keep).sum(), "without user or product": half.sum(),
+            "on unknown products": lost.sum(), "repeated": again.sum()}
     kept = len(out) - int(again.sum())
-    t.notes.append(f"{len(t.rows):,} rows, {kept:,} click{'s'*(kept != 1)} kept" + "".join(f", {n:,} {k}" for k, n in gone.items() if n))
+    t.notes.append(f"{_n(len(t.rows), 'row')}, {_n(kept, 'click')} kept"
+                   + "".join(f", {n:,} {k}" for k, n in gone.items() if n))
     return out[~again.astype(bool)].reset_index(drop=True)
 
 # %% ../nbs/00d_catalogue.ipynb #8b47f846
@@ -855,15 +999,17 @@ def _times(t, column, dayfirst, rows):
     kind, zone, also = note.partition("; UTC")
     t.notes.append(f"the column {column!r} holds {kind}{_from_to(seconds[~bad])}{zone}{also}")
     remedy = "Write it as 2024-01-31 12:00:00, or leave it empty" if bad.mean() < .5 else \
-        "Write it as 2024-01-31 12:00:00, or say that no column is the date: columns={'timestamp': ''} (--columns timestamp=)"
-    t.problems += _problems("error", "unreadable time", t.name, s.index[bad], s[bad], "the time cannot be read" if "mixed" not in note else
-                            f"the time is none of the {note.partition(' and others')[0]} of the others", remedy)
+        "Write 2024-01-31 12:00:00, or say that no column is the date, columns={'timestamp': ''} (--columns timestamp=)"
+    t.problems += _problems("error", "unreadable time", t.name, s.index[bad], s[bad],
+                            "the number is no date, no seconds since 1970 and no day of a spreadsheet"
+                            if "numbers that are no dates" in note else "the time cannot be read", remedy)
     t.problems += _doubts(t, column, seconds.where(~bad), s)
     return seconds.floordiv(1) if seconds.isna().any() else seconds.floordiv(1).astype("int64")
 
 def _from_to(seconds):
     s = seconds.dropna()
-    return f" from {pd.Timestamp(s.min(), unit='s'):%Y-%m-%d} to {pd.Timestamp(s.max(), unit='s'):%Y-%m-%d}" if len(s) else ""
+    first, last = (f"{pd.Timestamp(x, unit='s'):%Y-%m-%d}" if len(s) else "" for x in (s.min(), s.max()))
+    return f" from {first} to {last}" if len(s) else ""
 
 def _ratings(t, column, rows):
     "Numbers; a decimal comma will do."
@@ -879,7 +1025,8 @@ class CatalogueError(UsageError):
     "The tables hold errors: `problems` lists all of them, `notes` how the tables were read."
     def __init__(self, problems, notes=()):
         self.problems, self.notes, bad = problems, list(notes), [p for p in problems if p.level == "error"]
-        super().__init__(str(bad[0]).removeprefix("error: ") + (f" There are {len(bad) - 1} more errors." if len(bad) > 1 else ""))
+        super().__init__(str(bad[0]).removeprefix("error: ")
+                         + (f" There are {len(bad) - 1} more errors." if len(bad) > 1 else ""))
 
 @dataclass
 class Imported:
@@ -891,7 +1038,8 @@ class Imported:
 
     def __str__(self):
         return "\n".join([*self.notes, say_problems(self.problems),
-                          f"{self.folder.name}: " + ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in self.counts.items()) + "."])
+                          f"{self.folder.name}: "
+                          + ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in self.counts.items()) + "."])
 
 # %% ../nbs/00d_catalogue.ipynb #337c8667
 def _take_pictures(source, items, problems, notes, where_from="products"):
@@ -899,25 +1047,31 @@ def _take_pictures(source, items, problems, notes, where_from="products"):
     files, other = picture_files(source)
     named = items["_picture"].tolist() if (items["_picture"] != "").any() else None
     at, where = match_pictures(items["item"].tolist(), files, named), Path(source).name
-    def say(kind, file, what, remedy, i="", row=None): problems.append(Problem("warning", file, row, what, remedy, i, kind))
+    def say(kind, file, what, remedy, i="",
+            row=None): problems.append(Problem("warning", file, row, what, remedy, i, kind))
     for n in other: say("unread file", f"{where}/{n}", "it is no picture that can be read",
                         "Convert it to .jpg, .png or .webp, if it is a picture")
     left = sorted(set(files) - set(at.values()))
     bare = [i for i in items["item"] if i not in at]
     hint = {u: near_hint([u], [k]) for u, k, _ in near_ids([PurePosixPath(_stem(n)).name for n in left], bare)}
-    for n in left: say("unmatched picture", f"{where}/{n}", "no product has this name" + hint.get(PurePosixPath(_stem(n)).name, ""),
+    for n in left: say("unmatched picture", f"{where}/{n}", "no product has this name"
+                       + hint.get(PurePosixPath(_stem(n)).name, ""),
                        "Rename it to the product's id, or name it in a column 'picture'")
     good = {}
     for i, n in at.items():
-        if set("/\\") & set(i): say("slash in id", f"{where}/{n}", "the product's id holds a slash, so its picture cannot be stored",
+        if set("/\\") & set(i): say("slash in id", f"{where}/{n}",
+                                    "the product's id holds a slash, so its picture cannot be stored",
                                     "Replace the slash", i)
         elif fault := picture_fault(_try(files[n])): say("unreadable picture", f"{where}/{n}", f"the picture {fault}",
                                                          "Replace it; until then the product has none", i)
         else: good[i] = files[n]
     for r, i, says in zip(items["_row"], items["item"], items["_picture"]):
-        if i not in at and says: say("no picture", where_from, f"the picture {says!r} is not in {where}", "Add it, or correct its name", i, int(r) + 1)
-        elif i not in at: say("no picture", where_from, "there is no picture", "Add one, if there is one", i, int(r) + 1)
-    notes.append(f"pictures: {len(at):,} of {len(items):,} products matched " + ("by the picture column, then " if named else "") +
+        if i not in at and says: say("no picture", where_from, f"the picture {says!r} is not in {where}",
+                                     "Add it, or correct its name", i, int(r) + 1)
+        elif i not in at: say("no picture", where_from, "there is no picture", "Add one, if there is one", i, int(r)
+                              + 1)
+    notes.append(f"pictures: {len(at):,} of {len(items):,} products matched "
+                 + ("by the picture column, then " if named else "") +
                  f"by file name; {len(good):,} can be read")
     return good
 
@@ -947,7 +1101,8 @@ def _dataset(name, items, inter, pics, about):
                 timestamp="seconds since 1970, UTC" if "timestamp" in inter else None,
                 released="as the products say" if "released" in items else None) | about
     images = Images(lambda i: pics[i](), pics) if pics else None
-    return Dataset(name, users.to_numpy(object), ids.to_numpy(object), pairs, items.drop(columns=["_row", "_picture"]), images, info=info)
+    return Dataset(name, users.to_numpy(object), ids.to_numpy(object), pairs, items.drop(columns=["_row", "_picture"]),
+                   images, info=info)
 
 # %% ../nbs/00d_catalogue.ipynb #f20c125d
 def _check_choice(**choices):
@@ -957,10 +1112,13 @@ def _check_choice(**choices):
 def _check_place(to, replace):
     "Refuse a place that holds something, unless it is a dataset folder that may be replaced."
     if not to.name: raise UsageError(f"{to} is no place for a dataset folder: give it a name of its own.")
-    if to.exists() and not replace: raise UsageError(f"{to} is there already: choose another place, or say replace=True (--replace).")
-    if to.exists() and not (to/"interactions.parquet").is_file(): raise UsageError(f"{to} is no dataset folder, so it is not replaced: choose another place.")
+    if to.exists() and not replace: raise UsageError(f"{to} is there already: choose another place, or say "
+                                                     f"replace=True (--replace).")
+    if to.exists() and not (to/"interactions.parquet").is_file(): raise UsageError(f"{to} is no dataset folder, so it "
+                                                                                   f"is not replaced: choose another "
+                                                                                   f"place.")
 
-# %% ../nbs/00d_catalogue.ipynb #b36d2bda
+# %% ../nbs/00d_catalogue.ipynb #279f7ec2
 ABOUT_ROLES = dict(timestamp="date", image_url="picture's address", released="release date")
 
 def _roles_of(p, c, columns):
@@ -980,35 +1138,56 @@ def _roles_of(p, c, columns):
         out.append(roles)
     return out
 
+# %% ../nbs/00d_catalogue.ipynb #d7971f97
+def _encoding_for(source, encoding, table):
+    "The encoding that was told for a table, or None; `UsageError` where it was hardly meant for this one."
+    if encoding and "=" in encoding: return dict(e.strip().partition("=")[::2]
+                                                 for e in encoding.split(",")).get(table) or None
+    if not encoding or isinstance(source, pd.DataFrame) or hasattr(source, "to_pandas") or not Path(source).is_file():
+        return encoding
+    b = Path(source).read_bytes()
+    if b.isascii() and b"\0" not in b: return None
+    if encoding.lower().replace("_", "-") not in ("utf-8", "utf8", "utf-8-sig") and not _utf8(b)[2] and b"\0" not in b:
+        raise UsageError(f"{Path(source).name} is valid UTF-8, and encoding {encoding!r} was told: say it for the "
+                         f"other table alone, "
+                         f"--encoding {'products' if table == 'clicks' else 'clicks'}={encoding}, or for this one, "
+                         f"--encoding {table}={encoding}.")
+    return encoding
+
 # %% ../nbs/00d_catalogue.ipynb #b15e822b
-def from_tables(products,                  # table of products, one a row: a file that `read_table` reads, or a DataFrame
+def from_tables(products,                  # products, one a row: a file that `read_table` reads, or a DataFrame
                 clicks,                    # table of clicks: who met what
                 pictures=None,             # folder (with sub-folders) or zip archive; None: there are none
                 to="my-shop",              # the dataset folder to make
-                columns: dict | None = None, # role → column, where the guess is wrong: `ROLES`, also as "clicks.item"; "": nobody plays it
+                columns: dict | None = None, # role → column: `ROLES`, also as "clicks.item"; "": nobody plays it
                 dayfirst: bool | None = None, # dates like 03/04/2024: True: 3 April; None: look for a row that tells
                 unknown: str = "drop",     # clicks on products that are not there: "drop", "refuse"
                 duplicates: str = "refuse", # rows of one product that differ: "refuse", "first", "last"
-                delimiter: str | None = None, encoding: str | None = None,  # of both files; None: guess
+                delimiter: str | None = None, # of both files; None: guess
+                encoding: str | None = None,  # of both files, or as "products=cp1251,clicks=utf-8"; None: guess
                 replace: bool = False,     # an older dataset folder of that name
                 about: dict | None = None, # title, licence, citation for dataset.json
                 min_rating: float | None = None, # clicks rated lower are left out
-                where=(),                  # conditions on the clicks' columns, as "event=transaction": others are left out
+                where=(),                  # conditions on clicks, as "event=transaction": others are left out
                 quoting: str | None = None, # quotes in the files: "csv", "none" (ordinary signs); None: guess
                ) -> Imported:
     "Make a dataset folder; `CatalogueError` lists all errors of the tables, and then nothing is written."
     to = Path(to).expanduser().absolute()
-    _check_choice(unknown=(unknown, ("drop", "refuse")), duplicates=(duplicates, ("refuse", "first", "last")), quoting=(quoting, (None, "csv", "none")))
+    _check_choice(unknown=(unknown, ("drop", "refuse")), duplicates=(duplicates, ("refuse", "first", "last")),
+                  quoting=(quoting, (None, "csv", "none")))
     _check_place(to, replace)
-    p, c = (read_table(s, delimiter, encoding, n, quoting) for s, n in ((products, "products"), (clicks, "clicks")))
+    p, c = (read_table(s, delimiter, _encoding_for(s, encoding, n), n, quoting) for s,
+            n in ((products, "products"), (clicks, "clicks")))
     pr, cr = _roles_of(p, c, columns)
     items = products_table(p, pr, duplicates, dayfirst)
-    if not len(items): p.problems.append(Problem("error", p.name, None, "there is no product", "Add rows below the column names",
+    if not len(items): p.problems.append(Problem("error", p.name, None, "there is no product",
+                                                 "Add rows below the column names",
                                                  kind="no products"))
     inter = clicks_table(c, cr, items["item"], unknown, dayfirst, min_rating, where)
     notes, problems = [f"{t.name}: {n}" for t in (p, c) for n in t.notes], p.problems + c.problems
     pics = _take_pictures(pictures, items, problems, notes, p.name) if pictures is not None else {}
-    if "picture" in pr and pictures is None: notes.append(f"{p.name}: the pictures in {pr['picture']!r} are not read: give their folder (--pictures)")
+    if "picture" in pr and pictures is None: notes.append(f"{p.name}: the pictures in {pr['picture']!r} are not read: "
+                                                          f"give their folder (--pictures)")
     if any(x.level == "error" for x in problems): raise CatalogueError(problems, notes)
     ds = _dataset(to.name, items, inter, pics, about or {})
     _write_folder(ds, to, replace)

@@ -11,16 +11,17 @@ import os, re, unicodedata, warnings, zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 import numpy as np, pandas as pd
-from .datasets import (SUFFIXES, UNREADABLE, UsageError, feedback_columns, folder_paths, judge_picture, load_dataset, match_names, odd_times, progress_bar,
-                            release_times, text_columns, zip_paths, _by_name, _features, _filled, _find, _ids, _json, _number, _numeric, _lacks, _read,
-                            _reader, _written)
-from .values import parse_times
+from .datasets import (SUFFIXES, UNREADABLE, UsageError, feedback_columns, folder_paths, judge_picture,
+                            load_dataset, match_names, odd_times, progress_bar, release_times, text_columns, zip_paths,
+                            _by_name, _date_texts, _features, _filled, _find, _ids, _json, _lacks, _number, _numeric,
+                            _read, _reader, _written)
+from .values import near_hint
 
 # %% ../nbs/00b_checks.ipynb #295675ea
 @dataclass(frozen=True)
 class Problem:
     "One fault of a folder or a table."
-    level: str         # "error": nothing can be loaded or written before it is mended; "warning": worth a look; "note": nothing to do
+    level: str         # "error": nothing is loaded or written before it is mended; "warning": worth a look; "note": no more
     file: str          # name of the file, inside the folder
     row: int | None    # data row, from 1; None: the whole file
     what: str          # is wrong
@@ -53,7 +54,8 @@ def _examples(ps, most, whats):
     "Where the first problems of a kind are; and what they are, where that differs."
     files, rows = len({p.file for p in ps}) > 1, not whats and all(p.row for p in ps)
     def one(p):
-        at = " ".join(filter(None, [p.file if files else "", "row" if p.row and not rows else "", f"{p.row:,}" if p.row else "", repr(str(p.id)) if p.id else ""]))
+        at = " ".join(filter(None, [p.file if files else "", "row" if p.row and not rows else "",
+                                    f"{p.row:,}" if p.row else "", repr(str(p.id)) if p.id else ""]))
         return f"{at}: {p.what}" if whats and at else p.what if whats else at
     said = list(dict.fromkeys(s for p in ps[:most] if (s := one(p))))
     return f" ({'rows '*rows}{('; ' if whats else ', ').join(said)}{', …'*(len(ps) > most)})" if said else ""
@@ -63,7 +65,8 @@ def _one_line(ps, most):
     if len(ps) == 1: return str(ps[0])
     file, whats = f"{ps[0].file}: " if len({p.file for p in ps}) == 1 else "", len({p.what for p in ps}) > 1
     remedies = list(dict.fromkeys(p.remedy for p in ps))
-    return (f"{ps[0].level}: {file}{ps[0].kind if whats else ps[0].what}, {len(ps):,} times{_examples(ps, most, whats)}. "
+    return (f"{ps[0].level}: {file}{ps[0].kind if whats else ps[0].what}, "
+            f"{len(ps):,} times{_examples(ps, most, whats)}. "
             f"{'; or '.join(remedies[:2])}.")
 
 # %% ../nbs/00b_checks.ipynb #9fd03bd2
@@ -86,7 +89,8 @@ def say_problems(problems: list,
 def _check_ids(t, column, f, problems):
     "The ids of a column as strings, those that are there; index: the row from 0."
     if column not in t:
-        problems.append(replace(_from_sentence(UsageError(_lacks(t, column, f)), f.parent, f.name), kind="missing column"))
+        problems.append(replace(_from_sentence(UsageError(_lacks(t, column, f)), f.parent, f.name),
+                                kind="missing column"))
         return pd.Series(dtype=str)
     gone = t[column].isna().to_numpy()
     beside = t[o].astype(str) if (o := "item" if column == "user" else "user") in t else pd.Series([""]*len(t))
@@ -110,9 +114,11 @@ def _odd_ids(s, column, f, problems):
     odd(bare.str.lower().isin(["nan", "none", "null", "na", "<na>"]), "placeholder id", f"the {column} id looks like a missing value",
         "Drop the rows, unless it is a name")
     odd((bare != first) & (bare != ""), "spaces around id", f"the {column} id has white space around it", "Strip it in both tables")
-    odd(first.str.contains(INVISIBLE), "unseen signs in id", f"the {column} id holds a sign that nobody sees", "Take it away in both tables")
+    odd(first.str.contains(INVISIBLE), "unseen signs in id", f"the {column} id holds a sign that nobody sees",
+        "Take it away in both tables")
     form = first.map(lambda v: re.sub(INVISIBLE, "", unicodedata.normalize("NFC", v)).strip())
-    odd(form.duplicated() & (form != ""), "ids alike", f"the {column} id looks like another one, but for white space, unseen signs or how an accent is written",
+    odd(form.duplicated() & (form != ""), "ids alike",
+        f"the {column} id looks like another one, but for white space, unseen signs or how an accent is written",
         "Write both alike, if they are one")
     if column == "item":
         odd(first.str.contains(r"[/\\]"), "slash in id", "the id holds a slash, so no picture file can carry its name",
@@ -124,7 +130,7 @@ def _unread(s, column):
     "bool [n]: which values `load_dataset` cannot read, and which it takes for milliseconds."
     none = np.zeros(len(s), bool)
     if column == "timestamp" and not _numeric(s):
-        try: return np.asarray(parse_times(pd.Series([_written(v) for v in s.astype("object")], dtype=object))[1], bool), none
+        try: return _date_texts(s)[1], none
         except UsageError: return none, none
     n = pd.to_numeric(s, errors="coerce").astype("float64").to_numpy()
     return np.isnan(n) & s.notna().to_numpy() | np.isinf(n), n > 1e10 if column == "timestamp" else none
@@ -136,21 +142,28 @@ def _check_number(t, column, f, problems):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bad, late = _unread(t[column], column)
-    if not (bad | late).any(): return problems.append(replace(_from_sentence(why, f.parent, f.name), kind=f"{column} is no number"))
+    if not (bad | late).any():
+        return problems.append(replace(_from_sentence(why, f.parent, f.name), kind=f"{column} is no number"))
     sentence = _from_sentence(why, f.parent, f.name)
-    for rows, kind, what, remedy in ((bad, f"{column} is no number", f"the {column} is no number" + " and no date"*(column == "timestamp"),
-                                      "Write seconds since 1970, or dates as 2024-01-31 12:00:00" if column == "timestamp" else "Convert it, or leave it empty"),
-                                     (late & ~bad, "milliseconds", "the timestamp lies beyond the year 2286", sentence.remedy)):
+    time = column == "timestamp"
+    convert = "Write seconds since 1970, or dates as 2024-01-31 12:00:00" if time else "Convert it, or leave it empty"
+    for rows, kind, what, remedy in (
+        (bad, f"{column} is no number", f"the {column} is no number" + " and no date"*time, convert),
+        (late & ~bad, "milliseconds", "the timestamp lies beyond the year 2286", sentence.remedy)):
         problems += _problems("error", kind, f.name, at := np.flatnonzero(rows), [f"{t[column].iloc[r]}" for r in at], what, remedy)
 
 # %% ../nbs/00b_checks.ipynb #3d6511c8
 def _check_times(n, f, problems):
     "Warn of timestamps that are missing, far too old, hardly times at all, or ahead of us."
     odd, seconds = odd_times(n), "Give seconds since 1970 or dates; call an order 'position'; or leave the column out"
-    for rows, kind, what, remedy in ((n.isna(), "no timestamp", "there is no timestamp", "Fill it, if it is known: the row is used all the same"),
-                                     (odd["in 1970"], "timestamp in 1970", "the timestamp lies in 1970, so it is hardly one", seconds),
-                                     ((n < 631152000) & ~odd["in 1970"], "old timestamp", "the timestamp lies before 1990", seconds),
-                                     (odd["in the future"], "future timestamp", "the timestamp lies in the future", seconds)):
+    for rows, kind, what, remedy in ((n.isna(), "no timestamp", "there is no timestamp",
+                                      "Fill it, if it is known: the row is used all the same"),
+                                     (odd["in 1970"], "timestamp in 1970",
+                                      "the timestamp lies in 1970, so it is hardly one", seconds),
+                                     ((n < 631152000) & ~odd["in 1970"], "old timestamp",
+                                      "the timestamp lies before 1990", seconds),
+                                     (odd["in the future"], "future timestamp", "the timestamp lies in the future",
+                                      seconds)):
         problems += _problems("warning", kind, f.name, at := np.flatnonzero(rows), ["" if pd.isna(v) else f"{v:.0f}" for v in n.iloc[at]],
                               what, remedy)
 
@@ -163,7 +176,8 @@ def _check_pairs(user, item, f, problems):
                           "this user met this item in an earlier row",
                           "Nothing to do: the first row counts")
     once = t[~t["user"].duplicated(keep=False)]
-    problems += _problems("note", "single interaction", f.name, once.index, once["user"], "the user has this one interaction only",
+    problems += _problems("note", "single interaction", f.name, once.index, once["user"],
+                          "the user has this one interaction only",
                           "Nothing to do: a k-core of 2 would drop the user")
 
 # %% ../nbs/00b_checks.ipynb #a41257a9
@@ -197,7 +211,8 @@ def _check_texts(t, names, f, problems):
     if "title" not in t:
         other = bool(text_columns(t))
         problems.append(Problem("note" if other else "warning", f.name, None, "there is no column 'title'",
-                                "Nothing to do, as there are other texts" if other else "Add one: names help encoders and readers",
+                                "Nothing to do, as there are other texts" if other else "Add one: names help encoders "
+                                "and readers",
                                 kind="no title"))
     else:
         none = t["title"].map(lambda v: not isinstance(v, str) and pd.isna(v) is True or isinstance(v, str) and not v.strip()).astype(bool)
@@ -218,7 +233,9 @@ def _check_items(t, f, problems):
 def _check_both(inter, items, f, g, problems):
     "Interactions with unknown items, and items that nobody met."
     lost, unmet = inter[~inter.isin(items)], items[~items.isin(inter) & ~items.duplicated()]
-    problems += _problems("error", "unknown item", f.name, lost.index, lost, f"{g.name} lacks this item", "Add the item, or drop the row")
+    problems += _problems("error", "unknown item", f.name, lost.index, lost,
+                          f"{g.name} lacks this item{near_hint(lost.unique(), items)}",
+                          "Add the item, or drop the row")
     problems += _problems("note", "never met", g.name, unmet.index, unmet, "nobody has met this item",
                           "Nothing to do: it is one to recommend")
 
@@ -235,17 +252,24 @@ def picture_fault(b: bytes) -> str | None:  # None: fine
 def _check_names(paths, items, at, where, problems):
     "Files that no item will show: of another format, the second of an item, or named after none. (at: item -> name)"
     names, folder_of, used = _by_name(paths), {}, {n: i for i, n in at.items()}
-    def say(level, kind, p, what, remedy, i=""): problems.append(Problem(level, f"{where}/{p}", None, what, remedy, i, kind))
+    def say(level, kind, p, what, remedy, i=""):
+        problems.append(Problem(level, f"{where}/{p}", None, what, remedy, i, kind))
     for p in sorted(paths):
         q = PurePosixPath(p)
-        if q.suffix.lower() not in SUFFIXES: say("warning", "unread file", p, "it is not read", "Convert it to .jpg, .png or .webp, if it is a picture")
-        elif names[q.stem] != p: say("warning", "two pictures", p, f"{where}/{names[q.stem]} is a picture of the same item, and that one is used",
+        if q.suffix.lower() not in SUFFIXES:
+            say("warning", "unread file", p, "it is not read", "Convert it to .jpg, .png or .webp, if it is a picture")
+        elif names[q.stem] != p:
+            say("warning", "two pictures", p,
+                f"{where}/{names[q.stem]} is a picture of the same item, and that one is used",
                                      "Keep one of the two", q.stem)
         elif q.stem not in used:
             owner = q.parent.name if q.parent.name in items else ""
-            say("warning", "stray picture", p, "no item has this name", f"Call it {owner}{q.suffix}, if it shows {owner!r}" if owner else
+            say("warning", "stray picture", p, "no item has this name",
+                f"Call it {owner}{q.suffix}, if it shows {owner!r}" if owner else
                 "Rename it to its item's id, or take it away", q.stem)
-        elif used[q.stem] != q.stem: say("note", "other writing of an accent", p, "its name is the item's id, with accents written in another way",
+        elif used[q.stem] != q.stem:
+            say("note", "other writing of an accent", p,
+                "its name is the item's id, with accents written in another way",
                                          "Nothing to do: it is that item's", used[q.stem])
 
 # %% ../nbs/00b_checks.ipynb #106b1fb6
@@ -261,13 +285,16 @@ def _check_pictures(folder, items, problems, progress):
     at, names = match_names(items, by := _by_name(paths)), set(items)
     _check_names(paths, names, at, source.name, problems)
     good, known = set(), {}
-    def say(i, kind, what, remedy): problems.append(Problem("warning", f"{source.name}/{by[at[i]]}", None, what, remedy, i, kind))
+    def say(i, kind, what, remedy):
+        problems.append(Problem("warning", f"{source.name}/{by[at[i]]}", None, what, remedy, i, kind))
     with progress_bar(len(at), "pictures", progress) as bar:
         for i in sorted(at):
             bar.update(1)
             try: b = paths[by[at[i]]]()
             except UNREADABLE: b = b""
-            if fault := picture_fault(b): say(i, "unreadable picture", f"the picture {fault}", "Replace it; until then it counts as missing"); continue
+            if fault := picture_fault(b):
+                say(i, "unreadable picture", f"the picture {fault}",
+                    "Replace it; until then it counts as missing"); continue
             good.add(i)
             if (twin := known.setdefault(hash(b), i)) != i: say(i, "same picture", f"the picture is that of {twin!r}",
                                                                 "Take it away if it only says that there is none")
@@ -278,15 +305,23 @@ def _check_released(t, ids, f, problems):
     "Dates of release that cannot be read, that are hardly meant, or that lie ahead of us."
     if "released" not in t: return
     try: sec, bad, _ = release_times(t)
-    except UsageError as e: return problems.append(replace(_from_sentence(e, f.parent, f.name), level="warning", kind="unreadable release"))
+    except UsageError as e:
+        return problems.append(replace(_from_sentence(e, f.parent, f.name), level="warning", kind="unreadable release"))
     written = [_written(v) for v in t["released"].astype("object")]
-    in_1970 = (sec >= 0) & (sec < 31536000) & np.array(["70" not in v for v in written], bool)
+    in_1970 = (sec >= 0) & (sec < 31536000) & np.array([len(v.strip()) > 4 for v in written], bool)
+    if in_1970.sum() < .5*np.isfinite(sec).sum():
+        in_1970 &= sec < 86400  # a number that a program took for a time; some dates are of 1970
     for level, rows, kind, what, remedy in (
-        ("warning", bad, "unreadable release", "the date of release cannot be read", "Write it as 2024-01-31, or the year alone, or leave it empty"),
-        ("warning", in_1970, "release in 1970", "the date of release is read as a day in 1970", "Write it as 2024-01-31"),
-        ("note", sec > pd.Timestamp.now().timestamp() + 86400, "release ahead", "the date of release lies in the future", "Nothing to do, if it is meant")):
+        ("warning", bad, "unreadable release", "the date of release cannot be read",
+         "Write it as 2024-01-31, or the year alone, or leave it empty"),
+        ("warning", in_1970, "release in 1970",
+         "the date of release lies in 1970, where numbers end up that a program took for times",
+         "Write it as 2024-01-31, if it is another day"),
+        ("note", sec > pd.Timestamp.now().timestamp() + 86400, "release ahead",
+         "the date of release lies in the future", "Nothing to do, if it is meant")):
         at = np.flatnonzero(rows)
-        problems += _problems(level, kind, f.name, at, ids.reindex(at).fillna(""), [f"{what}, {written[r]!r}" for r in at], remedy)
+        problems += _problems(level, kind, f.name, at, ids.reindex(at).fillna(""),
+                              [f"{what}, {written[r]!r}" for r in at], remedy)
 
 # %% ../nbs/00b_checks.ipynb #06898d2c
 LONGEST, MORE = .05, 2.5  # the longest texts of a column, and how much more often their items are met than others
@@ -304,22 +339,28 @@ def tells_popularity(length, met) -> str:
     "Why a text is perhaps written by users; empty where nothing speaks for it, or where items are too few to tell."
     has, cold = length > 0, met == 0
     if cold.sum() >= 20 and has[~cold].mean()*cold.sum() >= 10 and has[cold].mean() < .1*has[~cold].mean():
-        return f"{has[~cold].mean():.0%} of the items that were met have it, and {has[cold].sum():,} of the {cold.sum():,} that nobody met"
-    if len(met) >= 400 and (x := longest_met(length, met)) >= MORE: return f"the items with the longest are met {x:.1f} times as often as the mean item"
+        return (f"{has[~cold].mean():.0%} of the items that were met have it, "
+                f"and {has[cold].sum():,} of the {cold.sum():,} that nobody met")
+    if len(met) >= 400 and (x := longest_met(length, met)) >= MORE:
+        return f"the items with the longest are met {x:.1f} times as often as the mean item"
     return ""
 
 # %% ../nbs/00b_checks.ipynb #e85a02f7
 def _check_first_day(t, ids, met, info, f, problems):
     "Columns of users, and texts that look like them."
     for c in feedback_columns(t, info):
-        problems.append(Problem("note", f.name, None, f"users wrote the column {c!r}, or caused it: no encoder reads it",
-                                f'Nothing to do; if it is there on an item\'s first day, write "content": ["{c}"] in dataset.json', kind="column of users"))
+        problems.append(Problem("note", f.name, None,
+                                f"users wrote the column {c!r}, or caused it: no encoder reads it",
+                                f'Nothing to do; if it is there on an item\'s first day, write "content": ["{c}"] in '
+                                'dataset.json', kind="column of users"))
     n = met.value_counts().reindex(ids).fillna(0).to_numpy()
     for c in text_columns(t, info):
         if c in set(map(str, (info or {}).get("content") or ())) or not len(n) or not n.any(): continue
-        why = tells_popularity(t[c].map(lambda v: len(v.strip()) if isinstance(v, str) else 0).reindex(ids.index).to_numpy(), n)
+        length = t[c].map(lambda v: len(v.strip()) if isinstance(v, str) else 0).reindex(ids.index)
+        why = tells_popularity(length.to_numpy(), n)
         if why: problems.append(Problem("warning", f.name, None, f"the column {c!r} may be written by users: {why}",
-                                        f'Write "feedback": ["{c}"] in dataset.json, or "content": ["{c}"] if it is there on an item\'s first day',
+                                        f'Write "feedback": ["{c}"] in dataset.json, or "content": ["{c}"] if it is '
+                                        'there on an item\'s first day',
                                         kind=f"column of users? {c}"))
 
 # %% ../nbs/00b_checks.ipynb #1e6ab037
@@ -395,8 +436,10 @@ def _verdict(folder):
 def _check_loaded(ds, file) -> list:
     "What a loaded set of another format shows; there are no rows to name."
     users, items = (np.bincount(ds.interactions[c], minlength=n) for c, n in (("user", ds.n_users), ("item", ds.n_items)))
-    out = [Problem("note", file, None, "nobody has met this item", "Nothing to do: it is one to recommend", i, "never met") for i in ds.item_ids[items == 0]]
-    out += [Problem("note", file, None, "the user has one interaction only", "Nothing to do: a k-core of 2 would drop the user", u,
+    out = [Problem("note", file, None, "nobody has met this item", "Nothing to do: it is one to recommend", i,
+                   "never met") for i in ds.item_ids[items == 0]]
+    out += [Problem("note", file, None, "the user has one interaction only",
+                    "Nothing to do: a k-core of 2 would drop the user", u,
                     "single interaction") for u in ds.user_ids[users == 1]]
     if n := ds.info.get("repeats"): out.append(Problem("note", file, None, f"{n} pairs stand in an earlier row already",
                                                        "Nothing to do: the first row counts", kind="repeated pair"))
@@ -409,14 +452,17 @@ def _check_long(ds, file, encoder="ViT-B-32/openai") -> list:
     "Texts that an encoder would not read to their end; nothing where its tokenizer is not here."
     rows = np.unique(np.linspace(0, ds.n_items - 1, min(1000, ds.n_items)).astype(int))
     part = ds.items.iloc[rows].reset_index(drop=True)
-    size = sum(part[c].map(lambda v: len(v.encode(errors="replace")) if isinstance(v, str) else 0) for c in ("title", "description") if c in part)
+    size = sum(part[c].map(lambda v: len(v.encode(errors="replace")) if isinstance(v, str) else 0)
+               for c in ("title", "description") if c in part)
     if max(np.atleast_1d(size), default=0) <= LONG: return []
     try: from mamex.extractor import count_long_texts, item_texts
     except ImportError: return []
     n = count_long_texts(item_texts(part), encoder)
     if not n or not n.get("too_long"): return []
-    return [Problem("warning", file, None, f"{n['too_long']:,} of {n['texts']:,} texts are longer than the {n['room']} tokens that {encoder} reads; "
-                    f"{n['tokens_unread']/n['tokens']:.0%} of their tokens are not read", "Read on with long_text='split' (-p long_text split)", kind="long texts")]
+    return [Problem("warning", file, None, f"{n['too_long']:,} of {n['texts']:,} texts are longer than the "
+                    f"{n['room']} tokens that {encoder} reads; "
+                    f"{n['tokens_unread']/n['tokens']:.0%} of their tokens are not read",
+                    "Read on with long_text='split' (-p long_text split)", kind="long texts")]
 
 # %% ../nbs/00b_checks.ipynb #e0e69bf3
 def check_folder(folder,                # a dataset folder of any kind, or its name

@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from .base import UsageError, _read, atomic, cache_dir, dataset_roots, progress_bar, project_root, write_atomic
-from .values import id_texts, parse_times, plain_name
+from .values import id_texts, near_hint, parse_times, plain_name
 
 # %% ../nbs/00_datasets.ipynb #87e3690b
-UNREADABLE = OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError  # of a file, or of an archive's member
+UNREADABLE = OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError  # a file or a member
 
 class Images:
-    "Pictures by name or item id: `id in images`, `images.read(id)`, `len(images)`; see `folder_images` and `zip_images`."
+    "Pictures by name or item id: `id in images`, `images.read(id)`, `len(images)`; see `folder_images`, `zip_images`."
     def __init__(self,
                  read,   # function from an item id to the picture's bytes
                  names,  # those that have a picture
@@ -68,7 +68,7 @@ def _by_name(paths):
 def match_names(items,  # item ids
                 names,  # names of pictures
                ) -> dict: # item id -> name
-    "Which picture is whose: exactly; else in one Unicode form, where the name is no other item's and no second item asks for it."
+    "Which picture is whose: exactly; else in one Unicode form, where the name is no other item's and one item alone asks."
     items, names = list(dict.fromkeys(map(str, items))), dict.fromkeys(names)
     free, asks = {}, {}
     for n in names.keys() - set(items): free.setdefault(one_form(n), []).append(n)
@@ -94,7 +94,7 @@ def folder_paths(folder) -> dict:  # path with slashes -> function that gives th
 
 # %% ../nbs/00_datasets.ipynb #44c02b8f
 def _zip_name(info):
-    "A member's name; UTF-8 without its flag (macOS's own archiver) is not taken for code page 437, nor a backslash for a letter."
+    "A member's name; UTF-8 without its flag (macOS's archiver) is not taken for code page 437, nor a backslash for a letter."
     name = info.filename
     if not info.flag_bits & 0x800 and not name.isascii():
         try: name = name.encode("cp437").decode("utf-8")
@@ -179,8 +179,8 @@ def _lacks(table, column, path):
     have = list(map(str, table.columns))
     near = [c for c in have if plain_name(c).replace("_", "") in (column.lower(), column.lower() + "id")]
     index = table.index.name is not None and str(table.index.name) == column
-    remedy = ("write the table with index=False after reset_index()" if index else f"rename {near[0]!r} to {column!r}" if near else
-              f"rename the column that holds the {column}s to {column!r}")
+    remedy = f"rename {near[0]!r} to {column!r}" if near else f"rename the column that holds the {column}s to {column!r}"
+    if index: remedy = "write the table with index=False after reset_index()"
     return f"{path} lacks the column {column!r}: it has {', '.join(have) or 'none'}; {remedy}."
 
 # %% ../nbs/00_datasets.ipynb #adecff68
@@ -193,8 +193,9 @@ def _number(s, path):
     if s.name != "timestamp": return s
     if s.max() > 1e10:
         digits = s[s > 1e10].between(19000101e6, 21001231e6).all()
-        raise UsageError(f"{path} has a 'timestamp' beyond the year 2286: " + ("write dates as text, like 2024-01-31 12:00:00, and not as one number."
-                         if digits else "give seconds since 1970, not milliseconds."))
+        remedy = ("write dates as text, like 2024-01-31 12:00:00, and not as one number" if digits else
+                  "give seconds since 1970, not milliseconds")
+        raise UsageError(f"{path} has a 'timestamp' beyond the year 2286: {remedy}.")
     return s.where(s != -1) if (s == -1).any() else s
 
 def _numeric(s):
@@ -210,20 +211,29 @@ def _written(v) -> str:
     return str(v)
 
 # %% ../nbs/00_datasets.ipynb #4793d550
+def _date_texts(s):
+    "Dates as they are written -> (seconds, which cannot be read); where words are at fault, numbers beside them are not."
+    text = pd.Series([_written(v) for v in s.astype("object")], s.index, dtype=object, name=s.name)
+    sec, bad, _ = parse_times(text)
+    bad, words = np.asarray(bad, bool), pd.to_numeric(text, errors="coerce").isna().to_numpy()
+    if (bad & words).any(): bad = bad & words
+    return pd.Series(np.floor(np.asarray(sec, float)), s.index, name=s.name), bad
+
 def _dates(s, path):
     "Dates of any writing as whole seconds since 1970."
     if isinstance(s.dtype, pd.DatetimeTZDtype): s = s.dt.tz_convert(None)
     if s.dtype.kind == "M":
         if s.isna().any(): return s.dt.floor("s").sub(pd.Timestamp(0)).div(pd.Timedelta(seconds=1))
         return s.astype("datetime64[s]").astype("int64")
-    text = pd.Series([_written(v) for v in s.astype("object")], s.index, dtype=object, name=s.name)
-    try: sec, bad, _ = parse_times(text)
-    except UsageError as e: raise UsageError(f"{path} has a 'timestamp' of which {str(e).partition(': ')[0]}: write dates as 2024-01-31.") from None
+    try: sec, bad = _date_texts(s)
+    except UsageError as e:
+        raise UsageError(f"{path} has a 'timestamp' of which {str(e).partition(': ')[0]}: "
+                         "write dates as 2024-01-31.") from None
     if (at := np.flatnonzero(bad)).size:
-        raise UsageError(f"{path} has a 'timestamp' that is no number and no date, {text.iloc[at[0]]!r} in row {at[0] + 1} and {len(at) - 1} more: "
-                         "write seconds since 1970, or dates as 2024-01-31 12:00:00.")
-    sec = pd.Series(np.asarray(sec, float), s.index, name=s.name)
-    return np.floor(sec) if sec.isna().any() else np.floor(sec).astype("int64")
+        more = f" and {len(at) - 1:,} more" if len(at) > 1 else ""
+        raise UsageError(f"{path} has a 'timestamp' that is no number and no date, "
+                         f"{str(s.iloc[at[0]])!r} in row {at[0] + 1:,}{more}: write seconds since 1970, or dates as 2024-01-31 12:00:00.")
+    return sec if sec.isna().any() else sec.astype("int64")
 
 # %% ../nbs/00_datasets.ipynb #a53b26f6
 def odd_times(s) -> dict:  # s: timestamps as `_number` gives them; what is odd -> bool [n]
@@ -231,7 +241,8 @@ def odd_times(s) -> dict:  # s: timestamps as `_number` gives them; what is odd 
     return {"in 1970": (s >= 0) & (s < 31536000), "in the future": s > pd.Timestamp.now().timestamp() + 86400}
 
 def _warn_of_times(s, path):
-    said = [f"{n.sum():,} lie {where} (the first is {s[n].iloc[0]:.0f})" for where, n in odd_times(s).items() if n.any()]
+    said = [f"{n.sum():,} lie {where} (the first is {s[n].iloc[0]:.0f})"
+            for where, n in odd_times(s).items() if n.any()]
     if said: warnings.warn(f"{path}: of {len(s):,} timestamps {' and '.join(said)}; give seconds since 1970 or dates, "
                            "and call an order 'position'.", stacklevel=2)
 
@@ -261,8 +272,9 @@ def _assemble(folder, inter, items, features, images=None, where="items.parquet"
     if not len(inter): raise UsageError(f"{folder} holds no interactions: there is nothing to learn from.")
     item = index.get_indexer(inter["item"])
     if (item < 0).any():
-        raise UsageError(f"{folder} has interactions with items that {where} lacks ({(item < 0).sum()} of {len(item)}, "
-                         f"the first with {str(inter['item'][item < 0].iloc[0])!r}): add the items or drop these rows.")
+        lost = inter["item"][item < 0]
+        raise UsageError(f"{folder} has interactions with items that {where} lacks ({len(lost)} of {len(item)}, the first with "
+                         f"{str(lost.iloc[0])!r}{near_hint(lost.unique(), index)}): add the items or drop these rows.")
     for m, x in features.items():
         if len(x) != len(index):
             raise UsageError(f"{folder}/{m}_feat.npy has {len(x)} rows for {len(index)} items: write one row per item.")
@@ -297,7 +309,8 @@ def _read_folder(folder):
 
 # %% ../nbs/00_datasets.ipynb #1bf8af7a
 def _suffix(b):
-    return next((s for s, mark in dict(png=b"\x89PNG", gif=b"GIF8", bmp=b"BM").items() if b.startswith(mark)), "webp" if b[8:12] == b"WEBP" else "jpg")
+    return next((s for s, mark in dict(png=b"\x89PNG", gif=b"GIF8", bmp=b"BM").items() if b.startswith(mark)),
+                "webp" if b[8:12] == b"WEBP" else "jpg")
 
 def _zip(path, images):
     "All pictures into one archive, uncompressed (they already are) and undated (same pictures, same bytes)."
@@ -343,7 +356,8 @@ def _numbered(folder, pairs, x, cold, lists=None):
         raise UsageError(f"{folder}/cold_item_index.npy should hold item numbers, integers from 0 to {n - 1}.")
     inter, items = pd.DataFrame(every, columns=["user", "item"]).astype(str), np.arange(n).astype(str)
     if lists:
-        item, user = _listed(lists/"item_list.txt", n), _listed(lists/"user_list.txt", int(every[:, 0].max(initial=-1)) + 1)
+        item = _listed(lists/"item_list.txt", n)
+        user = _listed(lists/"user_list.txt", int(every[:, 0].max(initial=-1)) + 1)
         inter, items = pd.DataFrame(dict(user=user[every[:, 0]], item=_pick(item, every[:, 1]))), item
     inter["part"] = np.repeat(PARTS, [len(pairs[p]) for p in PARTS])
     ds = _assemble(folder, inter, pd.DataFrame({"item": items}), x, where="the vectors")
@@ -351,7 +365,8 @@ def _numbered(folder, pairs, x, cold, lists=None):
     split = {p: ds.interactions.loc[part == p, ["user", "item"]].to_numpy("int64") for p in PARTS}
     return replace(ds, ready_split=split | dict(cold_items=np.unique(cold).astype("int64")))
 
-def _pick(ids, n): return [str(ids[k]) if 0 <= k < len(ids) else str(k) for k in n]  # a number without an id stays, and is refused later
+def _pick(ids, n):  # a number without an id stays, and is refused later
+    return [str(ids[k]) if 0 <= k < len(ids) else str(k) for k in n]
 
 # %% ../nbs/00_datasets.ipynb #7c219f6c
 def _read_authors(folder):
@@ -370,7 +385,8 @@ def _listed(path, n):
     if not path.exists(): return np.arange(n).astype(str)
     rows = [l.rpartition("\t") for l in _read(path, _text_lines, "lines of an id and a number") if l]
     at = {int(k): i for i, _, k in rows if k.strip().isdecimal()}
-    if sorted(at) != list(range(len(rows))) or len(at) < n: raise UsageError(f"{path} should list {n} ids with their numbers 0, 1, 2, ...: complete it.")
+    if sorted(at) != list(range(len(rows))) or len(at) < n:
+        raise UsageError(f"{path} should list {n} ids with their numbers 0, 1, 2, ...: complete it.")
     return np.array([at[k] for k in range(len(at))], dtype=object)
 
 def _text_lines(path): return re.split(r"\r\n|\r|\n", Path(path).read_text(encoding="utf-8-sig"))
@@ -388,21 +404,31 @@ def _read_lattice(folder):
         if not (core/f"{p}.json").is_file(): raise UsageError(f"{core/p}.json is missing: add it, {{user: [items]}}.")
     try: pairs = {p: _json_pairs(core/f"{p}.json") for p in PARTS}
     except (ValueError, TypeError, OverflowError) as e:
-        raise e if isinstance(e, UsageError) else UsageError(f"{core} should hold {{user: [item numbers]}} in its three files: number users and items.") from None
+        if isinstance(e, UsageError): raise
+        raise UsageError(f"{core} should hold {{user: [item numbers]}} in its three files: number users and items.") from None
     cold = np.setdiff1d(np.concatenate([pairs["val"][:, 1], pairs["test"][:, 1]]), pairs["train"][:, 1])
     ids = next((q.parent for q in (core/"item_list.txt", folder/"5-core"/"item_list.txt") if q.is_file()), core)
     ds = _numbered(folder, pairs, x, cold, ids)
-    return ds if not np.isin(np.concatenate([pairs["val"], pairs["test"]])[:, 1], pairs["train"][:, 1]).any() else replace(ds, ready_split=None)
+    warm = np.isin(np.concatenate([pairs["val"], pairs["test"]])[:, 1], pairs["train"][:, 1]).any()
+    return replace(ds, ready_split=None) if warm else ds
 
 # %% ../nbs/00_datasets.ipynb #f6fd32d7
+def _bare(v):
+    "A value without the quotes around it."
+    v = v.removesuffix("\r")
+    return v[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', v) else v
+
 def _tabbed(path, sep="\t"):
     "A separated table as text, one row a line; what is quoted as a whole loses its quotes."
     def read(p):
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # more values than columns
-            return pd.read_csv(p, sep=sep, dtype=str, keep_default_na=False, na_filter=False, quoting=3, index_col=False, encoding="utf-8-sig")
+            return pd.read_csv(p, sep=sep, dtype=str, keep_default_na=False, na_filter=False, quoting=3,
+                               index_col=False, encoding="utf-8-sig")
     t = _read(path, read, "a tab separated table")
-    return t.apply(lambda s: s.str.replace(r'^"((?:[^"]|"")*)"$', lambda m: m[1].replace('""', '"'), regex=True) if s.str.startswith('"').any() else s)
+    for c in t:
+        if t[c].str.startswith('"').any(): t[c] = t[c].map(_bare)
+    return t
 
 def _blank(s, also=("NA", "NaN", "nan", "N/A", "null", "NULL", "None")):
     "A column of numbers with its gaps as missing."
@@ -415,7 +441,9 @@ def _mapping(path, number):
     head, *lines = _read(path, _text_lines, "a table of two columns")
     sep = max("\t,;", key=head.count)  # the id may hold a comma, so only the header tells
     names = [_bare(n) for n in head.split(sep)]
-    if number not in names: raise UsageError(f"{path} lacks the column {number!r}: it has {', '.join(names)}; write {head.strip()[:60]!r} as id and {number!r}.")
+    if number not in names:
+        raise UsageError(f"{path} lacks the column {number!r}: it has {', '.join(names)}; write {head.strip()[:60]!r} "
+                         f"as id and {number!r}.")
     if len(names) != 2: raise UsageError(f"{path} should have two columns, the id and {number!r}.")
     cut = (lambda l: l.partition(sep)[::-2]) if names[0] == number else (lambda l: l.rpartition(sep)[::2])
     rows = [cut(l) for l in lines if l.strip()]  # (id, number): the number never holds the separator
@@ -423,11 +451,6 @@ def _mapping(path, number):
     if len(at) < len(rows) or at and sorted(at) != list(range(len(at))):
         raise UsageError(f"{path} should number its rows 0, 1, 2, ... in {number!r}: write each number once.")
     return np.array([at[k] for k in range(len(at))], dtype=object)
-
-def _bare(v):
-    "A value without the quotes around it."
-    v = v.removesuffix("\r")
-    return v[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', v) else v
 
 # %% ../nbs/00_datasets.ipynb #72e82e84
 def _named(number, ids, path):
@@ -442,52 +465,61 @@ def _named(number, ids, path):
 def _inter(folder):
     "(path, table) of the one .inter file, or the sentence that says what it lacks."
     f, *more = sorted(folder.glob("*.inter"))
-    if more: raise UsageError(f"{folder} holds {f.name} and {more[0].name}: keep one .inter file in a folder, with all interactions.")
+    if more:
+        raise UsageError(f"{folder} holds {f.name} and {more[0].name}: keep one .inter file in a folder, with all "
+                         "interactions.")
     t = _tabbed(f)
     first = "\t".join(map(str, t.columns))
     if re.fullmatch(r"\s*[\w.-]*\d[\w.-]*([\t, ;|]+\S*\d\S*)+\s*", first):
-        raise UsageError(f"{f} has no header, its first line is {first[:60]!r}: write one above it, userID, itemID (MMRec) or user_id:token, "
+        raise UsageError(f"{f} has no header, its first line is {first[:60]!r}: write one above it, userID, itemID "
+                         "(MMRec) or user_id:token, "
                          "item_id:token (RecBole), separated by tabs.")
-    if len(t.columns) == 1 and re.search(r"[,; |]", first): raise UsageError(f"{f} is not separated by tabs, its first line is {first[:60]!r}: write tabs.")
+    if len(t.columns) == 1 and re.search(r"[,; |]", first):
+        raise UsageError(f"{f} is not separated by tabs, its first line is {first[:60]!r}: write tabs.")
     return f, t
 
 # %% ../nbs/00_datasets.ipynb #05b4fcc4
 def _read_inter(folder):
     "NAME.inter of MMRec or of RecBole: the header tells."
     f, t = _inter(folder)
-    if any(":" in str(c) for c in t.columns) or {"user_id", "item_id"} <= set(t.columns): return _read_recbole(folder, f, t)
+    if any(":" in str(c) for c in t.columns) or {"user_id", "item_id"} <= set(t.columns):
+        return _read_recbole(folder, f, t)
     return _read_mmrec(folder, f, t)
 
 def _read_mmrec(folder, f, t):
     "NAME.inter (tab separated userID, itemID, rating, timestamp, x_label), ready vectors, optional id mappings."
     x = _features(folder)
-    t = t.assign(**{c: _blank(t[c], ()).str.replace(r"^(\d+)\.0+$", r"\1", regex=True) for c in ("userID", "itemID") if c in t},
-                 **{c: _blank(t[c]) for c in ("rating", "timestamp") if c in t})
+    for c in ("userID", "itemID", "rating", "timestamp"):
+        if c in t: t[c] = _blank(t[c]) if c in ("rating", "timestamp") else _blank(t[c], ()).str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
     met = _met(t, f, "userID", "itemID").rename(columns=dict(user="userID", item="itemID"))
     maps = {c: folder/f"{c[0]}_id_mapping.csv" for c in ("userID", "itemID")}
     ids = {c: _mapping(maps[c], c) for c in maps}
     if (items := ids["itemID"]) is None:
         items = np.arange(len(next(iter(x.values())))).astype(str) if x else met["itemID"].unique()
-    inter = met.assign(**{c: _named(met[c].rename(c), ids[c], maps[c]) for c in maps}).rename(columns=dict(userID="user", itemID="item"))
+    inter = met.assign(**{c: _named(met[c], ids[c], maps[c]) for c in maps}).rename(columns=dict(userID="user", itemID="item"))
     return _assemble(folder, inter, pd.DataFrame({"item": items}), x, where="the vectors")
 
 # %% ../nbs/00_datasets.ipynb #e3ce1488
 def _typed(t):
     "A table of RecBole as (columns by their bare name, type of each); gaps are missing, numbers are numbers."
     kinds = {str(c).partition(":")[0].strip(): str(c).partition(":")[2] for c in t.columns}
-    t = t.set_axis(list(kinds), axis=1) if len(kinds) == len(t.columns) else t
-    return t.apply(lambda s: pd.to_numeric(_blank(s), errors="coerce") if kinds.get(s.name) == "float" and s.name != "timestamp" else
-                   _blank(s, ()) if s.name != "timestamp" else _blank(s)), kinds
+    if len(kinds) == len(t.columns): t = t.set_axis(list(kinds), axis=1)
+    for c in t:
+        time, number = c == "timestamp", kinds.get(c) == "float"
+        t[c] = _blank(t[c]) if time or number else _blank(t[c], ())
+        if number and not time: t[c] = pd.to_numeric(t[c], errors="coerce")
+    return t, kinds
 
 def _recbole_items(f):
     "The table of items in NAME.item: its title, release and whatever else is no vector; None where there is no file."
     if not f.exists(): return None
     t, kinds = _typed(_tabbed(f))
     if "item_id" not in t: raise UsageError(_lacks(t, "item_id", f))
-    t = t.assign(item_id=_ids(t, "item_id", f))[[c for c in t if kinds.get(c) != "float_seq"]].rename(columns=dict(item_id="item"))
-    as_ = lambda role, *names: {c: role for c in t if c in names and role not in t}
-    return t.rename(columns=dict(list(as_("title", "movie_title", "book_title", "name", "item_name").items())[:1] +
-                                 list(as_("released", "release_year", "release_date", "publish_year", "publication_year").items())[:1]))
+    t = t.assign(item_id=_ids(t, "item_id", f))[[c for c in t if kinds.get(c) != "float_seq"]]
+    roles = dict(title=("movie_title", "book_title", "name", "item_name"),
+                 released=("release_year", "release_date", "publish_year", "publication_year"))
+    first = {role: next((c for c in t if c in names), None) for role, names in roles.items() if role not in t}
+    return t.rename(columns=dict(item_id="item") | {c: role for role, c in first.items() if c})
 
 # %% ../nbs/00_datasets.ipynb #45195684
 def _read_recbole(folder, f, t):
@@ -496,7 +528,9 @@ def _read_recbole(folder, f, t):
     for c in ("user_id", "item_id"):
         if c not in t: raise UsageError(_lacks(t, c, f))
     met, x, items = _met(t, f, "user_id", "item_id"), _features(folder), _recbole_items(f.with_suffix(".item"))
-    if items is None and x: raise UsageError(f"{folder} has vectors, and no {f.stem}.item that says whose row is whose: add it, with a column item_id:token.")
+    if items is None and x:
+        raise UsageError(f"{folder} has vectors, and no {f.stem}.item that says whose row is whose: add it, with a "
+                         "column item_id:token.")
     if items is None: items = pd.DataFrame({"item": met["item"].unique()})
     return _assemble(folder, met, items, x, where=f"{f.stem}.item")
 
@@ -520,17 +554,24 @@ def _remedy(folder):
     "What to do with a folder of no known kind, by what lies in it."
     names = sorted(p.name for p in folder.iterdir() if not is_clutter(p.name))
     of = lambda *ends: [n for n in names if n.lower().endswith(ends)]
-    if deeper := [n for n in names if (folder/n).is_dir() and _reader(folder/n)]: return f"give its folder {', '.join(deeper[:3])} instead: {folder/deeper[0]}"
-    if "train.json" in names and _core_folder(folder.parent): return f"this is LATTICE's split, give the folder above it: {folder.parent}"
-    if packed := of(".gz", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz"): return f"it holds {packed[0]}: unpack it first (for .gz: gunzip {packed[0]})"
+    if deeper := [n for n in names if (folder/n).is_dir() and _reader(folder/n)]:
+        return f"give its folder {', '.join(deeper[:3])} instead: {folder/deeper[0]}"
+    if "train.json" in names and _core_folder(folder.parent):
+        return f"this is LATTICE's split, give the folder above it: {folder.parent}"
+    if packed := of(".gz", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz"):
+        return f"it holds {packed[0]}: unpack it first (for .gz: gunzip {packed[0]})"
     if tables := of(".csv", ".tsv", ".txt", ".xlsx", ".xls"):
-        return f"it holds {', '.join(tables[:3])}: make a dataset folder of two such tables first, mamex import PRODUCTS CLICKS --to FOLDER"
+        return (f"it holds {', '.join(tables[:3])}: make a dataset folder of two such tables first, "
+                "mamex import PRODUCTS CLICKS --to FOLDER")
     if lines := of(".jsonl", ".ndjson", ".json"):
-        return (f"it holds {', '.join(lines[:3])}: make tables of them first, pandas.read_json({lines[0]!r}, lines=True).to_csv('products.csv', index=False) "
+        return (f"it holds {', '.join(lines[:3])}: make tables of them first, "
+                f"pandas.read_json({lines[0]!r}, lines=True).to_csv('products.csv', index=False) "
                 "and clicks likewise, then mamex import products.csv clicks.csv --to FOLDER")
     if tables := of(".parquet", ".pq", ".feather"):
-        return f"it holds {', '.join(tables[:3])}: call the table of user and item interactions.parquet, and the table of items items.parquet"
-    return "it needs interactions.parquet and items.parquet, or train.txt (the authors' folder), or NAME.inter (MMRec, RecBole), or 0-core/train.json (LATTICE)"
+        return (f"it holds {', '.join(tables[:3])}: call the table of user and item interactions.parquet, "
+                "and the table of items items.parquet")
+    return ("it needs interactions.parquet and items.parquet, or train.txt (the authors' folder), "
+            "or NAME.inter (MMRec, RecBole), or 0-core/train.json (LATTICE)")
 
 # %% ../nbs/00_datasets.ipynb #1da6d55a
 def _find(name):
@@ -539,7 +580,9 @@ def _find(name):
     plain = Path(name).name == name not in ("", "..")
     for p in [r/name for r in dataset_roots() if plain] + [Path(name).expanduser()]:
         if p.is_dir(): return Path(os.path.abspath(p))  # not resolved: a link's own name counts
-        if p.is_file(): raise UsageError(f"{p} is a file: give the dataset folder; of tables of products and clicks, mamex import makes one.")
+        if p.is_file():
+            raise UsageError(f"{p} is a file: give the dataset folder; of tables of products and clicks, mamex import "
+                             "makes one.")
     near = difflib.get_close_matches(name, known := known_datasets(), n=1)
     raise UsageError(f"there is no dataset {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}: known here "
                      f"are {', '.join(known)}; give one of them, a folder, or set MAMEX_DATA to where yours lies.")
@@ -585,14 +628,15 @@ YEAR = re.compile(r"\s*((?:1[5-9]|20)\d\d|2100)(?:\.0+)?\s*")  # of something th
 
 # %% ../nbs/00_datasets.ipynb #94a3c455
 def release_times(items: pd.DataFrame,  # table of items with a column `released`; without one nothing is known
-                 ) -> tuple:            # (float seconds since 1970 [n], NaN: unknown; bool [n]: written, but unreadable; note)
+                 ) -> tuple:            # (float seconds since 1970 [n], NaN: unknown; bool [n]: unreadable; note)
     "When each item came out. `UsageError` where days and months cannot be told apart."
     if "released" not in items: return np.full(len(items), np.nan), np.zeros(len(items), bool), "not stated"
     s = pd.Series([_written(v) for v in items["released"].astype("object")], dtype=object)
     year = s.map(lambda v: (m := YEAR.fullmatch(v)) and m[1])
     only = year.notna().to_numpy()
     try: sec, bad, note = parse_times(s.where(~only, ""))
-    except UsageError as e: raise UsageError(f"'released' of the items: {str(e).partition(': ')[0]}: write it as 2024-01-31.") from None
+    except UsageError as e:
+        raise UsageError(f"'released' of the items: {str(e).partition(': ')[0]}: write it as 2024-01-31.") from None
     sec, bad = np.array(sec, dtype=float), np.array(bad, dtype=bool)
     sec[only] = year[only].to_numpy("datetime64[Y]").astype("datetime64[s]").astype(float)
     sec[bad] = np.nan
@@ -629,7 +673,7 @@ def _filled(s): return (s.notna() & (s.astype("object").fillna("").astype(str).s
 def first_day(column,    # of the items; "picture" and the names of ready vectors, too
               info=None, # of dataset.json: "content" and "feedback" name columns
              ) -> str:   # "yes", "no (feedback)" or "not stated"
-    "Is it there on an item's first day? A picture, a title and a description are what a seller writes; of the rest dataset.json may say so."
+    "Is it there on an item's first day? Picture, title and description are a seller's; of the rest dataset.json may say so."
     said = {k: set(map(str, (info or {}).get(k) or ())) for k in ("feedback", "content")}
     if column in said["content"]: return "yes"
     if column in said["feedback"] or feedback_columns([column], info): return "no (feedback)"
@@ -651,10 +695,12 @@ def _content_rows(ds):
     for c, ok in texts.items(): yield f"items with {c}", ok.sum(), when(c)
     yield "items with neither picture nor text", (~np.any([seen, *texts.values()], axis=0)).sum()
     for m, x in ds.features.items():
-        yield f"ready vectors: {m}", f"{x.shape[1]} numbers each, absent for {(~np.nan_to_num(x).any(1)).sum():,} items", when(m)
+        none = (~np.nan_to_num(x).any(1)).sum()
+        yield f"ready vectors: {m}", f"{x.shape[1]} numbers each, absent for {none:,} items", when(m)
     for c in fb: yield f"items with {c}, not read", _filled(ds.items[c]).sum(), when(c)
     for c in ds.items:
-        if c not in (*texts, *fb, "item", "image_url", "released"): yield f"items with {c}, no text", ds.items[c].notna().sum(), when(c)
+        if c not in (*texts, *fb, "item", "image_url", "released"):
+            yield f"items with {c}, no text", ds.items[c].notna().sum(), when(c)
     if ds.info.get("stray_images"): yield "pictures of unknown items", ds.info["stray_images"]
 
 # %% ../nbs/00_datasets.ipynb #bacc6960
@@ -678,8 +724,10 @@ def _released(items):
     "The span of the release dates, as they were read, and how many could not be."
     try: sec, bad, note = release_times(items)
     except UsageError as e: return f"not read ({str(e).rstrip('.')})"
-    span = re.sub(r"(\d{4})-01-01", r"\1", _span(sec)) if note.startswith("years") and " and " not in note else _span(sec)
-    rest = [f"{n:,} {what}" for n, what in ((int((np.isnan(sec) & ~bad).sum()), "not stated"), (int(bad.sum()), "cannot be read")) if n]
+    span = _span(sec)
+    if note.startswith("years") and " and " not in note: span = re.sub(r"(\d{4})-01-01", r"\1", span)
+    rest = [f"{n:,} {what}" for n, what in ((int((np.isnan(sec) & ~bad).sum()), "not stated"),
+                                            (int(bad.sum()), "cannot be read")) if n]
     return "; ".join([span, *rest]) if np.isfinite(sec).any() or bad.any() else "not stated"
 
 # %% ../nbs/00_datasets.ipynb #47156268
@@ -812,7 +860,8 @@ def toy(seed: int = 0,        # same seed, same bytes
     if n_users < 5 or n_items < 20: raise UsageError("toy needs n_users of at least 5 and n_items of at least 20.")
     plant, draw, write, live = np.random.default_rng(seed).spawn(4)
     truth, blind, mute = _traits(n_items, plant)
-    inter, ids = _meet(_utility(truth, n_users, live), live), np.array([f"i{i:04d}" for i in range(n_items)], dtype=object)
+    inter = _meet(_utility(truth, n_users, live), live)
+    ids = np.array([f"i{i:04d}" for i in range(n_items)], dtype=object)
     pics = {ids[i]: _draw(r.colour, r.shape, r.pattern, draw) if r.picture_informative else _noise(draw)
             for i, r in enumerate(truth.itertuples()) if i not in blind}
     says = [(None, None) if i in mute else _write(r.material, r.theme, write) if r.text_informative else _chat(write)

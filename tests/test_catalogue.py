@@ -62,16 +62,26 @@ CASES = [  # kind, level, (row, id), what is spoiled
     ("spaces around id", "warning", (1, "a "), dict(inter=rows(user=["a ", "a ", "b", "b"], item=I))),
     ("slash in id", "warning", (4, "p/q"), dict(items=rows(item=["x", "y", "z", "p/q"], title=[*T, "P"]))),
     ("numbers as ids", "warning", (None, ""), dict(inter=rows(user=[1, 1, 2, 2], item=I))),
-    ("repeated pair", "warning", (5, "a, x"), dict(inter=rows(user=[*U, "a"], item=[*I, "x"]))),
-    ("single interaction", "warning", (5, "c"), dict(inter=rows(user=[*U, "c"], item=[*I, "x"]))),
+    ("repeated pair", "note", (5, "a, x"), dict(inter=rows(user=[*U, "a"], item=[*I, "x"]))),
+    ("single interaction", "note", (5, "c"), dict(inter=rows(user=[*U, "c"], item=[*I, "x"]))),
     ("no timestamp", "warning", (2, ""), dict(inter=rows(user=U, item=I, timestamp=[1.7e9, None, 1.7e9, 1.7e9]))),
-    ("old timestamp", "warning", (4, "5"), dict(inter=rows(user=U, item=I, timestamp=[1700000000]*3 + [5]))),
+    ("old timestamp", "warning", (4, "100000000"), dict(inter=rows(user=U, item=I, timestamp=[1700000000]*3 + [100000000]))),
+    ("timestamp in 1970", "warning", (4, "20240131"), dict(inter=rows(user=U, item=I, timestamp=[1700000000]*3 + [20240131]))),
+    ("no timestamp", "warning", (4, ""), dict(inter=rows(user=U, item=I, timestamp=[1700000000]*3 + [-1]))),
+    ("timestamp is no number", "error", (1, "soon"), dict(inter=rows(user=U, item=I, timestamp=["soon"] + ["2024-01-31"]*3))),
+    ("unseen signs in id", "warning", (4, "z\u200b"), dict(items=rows(item=["x", "y", "z", "z\u200b"], title=[*T, "P"]))),
+    ("ids alike", "warning", (4, "e\u0301"), dict(items=rows(item=["x", "é", "z", "e\u0301"], title=[*T, "P"]), inter=rows(user=U, item=["x", "é", "x", "z"]))),
+    ("unreadable release", "warning", (2, "y"), dict(items=rows(item=["x", "y", "z"], title=T, released=["2001", "soon", None]))),
+    ("release in 1970", "warning", (2, "y"), dict(items=rows(item=["x", "y", "z"], title=T, released=pd.to_datetime([1.6e18, 1995, 1.7e18])))),
+    ("release ahead", "note", (3, "z"), dict(items=rows(item=["x", "y", "z"], title=T, released=["2001-01-01", "2002-01-01", "2099-01-01"]))),
+    ("column of users", "note", (None, ""), dict(items=rows(item=["x", "y", "z"], title=T, reviewTexts=["good", None, None]))),
+    ("other writing of an accent", "note", (None, "é"), dict(items=rows(item=["x", "é", "z"], title=T), inter=rows(user=U, item=["x", "é", "x", "z"]), images={"e\u0301.png": png()})),
     ("future timestamp", "warning", (1, "9000000000"), dict(inter=rows(user=U, item=I, timestamp=[9000000000] + [1700000000]*3))),
     ("unread column", "warning", (None, ""), dict(inter=rows(user=U, item=I, time=[1, 2, 3, 4]))),
-    ("never met", "warning", (4, "new"), dict(items=rows(item=["x", "y", "z", "new"], title=[*T, "N"]))),
+    ("never met", "note", (4, "new"), dict(items=rows(item=["x", "y", "z", "new"], title=[*T, "N"]))),
     ("no title", "warning", (2, "y"), dict(items=rows(item=["x", "y", "z"], title=["X", " ", "Z"]))),
     ("no title", "warning", (None, ""), dict(items=rows(item=["x", "y", "z"]))),
-    ("HTML", "warning", (1, "x"), dict(items=rows(item=["x", "y", "z"], title=["X &amp; Y", "Y", "Z"]))),
+    ("HTML", "note", (1, "x"), dict(items=rows(item=["x", "y", "z"], title=["X &amp; Y", "Y", "Z"]))),
     ("nothing known", "warning", (3, "z"), dict(items=rows(item=["x", "y", "z"], title=["X", "Y", None]))),
     ("stray picture", "warning", (None, "q"), dict(images={"q.png": png()})),
     ("unreadable picture", "warning", (None, "x"), dict(images={"x.jpg": b"\xff\xd8 cut"})),
@@ -88,7 +98,7 @@ def test_each_problem_is_found_with_row_and_remedy(tmp_path, kind, level, where,
     d = shop(tmp_path/"s", **spoiled)
     p = next(p for p in check_folder(d) if p.kind == kind)
     assert (p.level, (p.row, p.id)) == (level, where) and p.what and len(p.remedy) > 8 and (d/p.file).exists()
-    assert loads(d) == (level == "warning")
+    assert loads(d) == (level != "error")
 
 
 def test_a_folder_without_fault(tmp_path):
@@ -108,14 +118,13 @@ def test_all_problems_at_once_and_not_the_first(tmp_path):
 
 def test_problems_are_cut_by_kind_and_counted():
     ps = [checks.Problem("warning", "f", r, "w", "R", kind="k") for r in range(1, 8)] + [checks.Problem("error", "f", 1, "e", "R", kind="z")]
-    lines = say_problems(ps, 2).splitlines()
-    assert lines[0].startswith("error") and "5 more of the kind 'k'" in lines[3] and lines[-1] == "1 error, 7 warnings."
+    assert say_problems(ps, 2).splitlines() == ["error: f row 1: e. R.", "warning: f: w, 7 times (rows 1, 2, …). R.", "1 error, 7 warnings."]
     assert len(say_problems(ps, None).splitlines()) == 9
 
 
 def test_other_folders_are_checked_by_loading(tmp_path):
     a, m = authors(tmp_path/"a"), mmrec(tmp_path/"m")
-    assert {p.level for p in check_folder(a)} <= {"warning"} and {p.kind for p in check_folder(m)} == {"never met", "single interaction", "repeated pair"}
+    assert {p.level for p in check_folder(a)} <= {"note"} and {p.kind for p in check_folder(m)} == {"never met", "single interaction", "repeated pair"}
     np.save(a/"cold_item_index.npy", [99])
     (p,) = check_folder(a)
     assert (p.level, p.file) == ("error", "cold_item_index.npy") and "item numbers" in p.what
@@ -171,7 +180,7 @@ def agree(d):
     problems = check_folder(d)
     errors = [p for p in problems if p.level == "error"]
     assert (not errors) == loads(d), say_problems(problems)
-    for p in problems: assert p.level in ("error", "warning") and p.what and p.remedy and p.file and (p.row is None or p.row >= 1)
+    for p in problems: assert p.level in ("error", "warning", "note") and p.what and p.remedy and p.file and (p.row is None or p.row >= 1)
 
 
 @pytest.mark.parametrize("n", range(len(SPOILS)))

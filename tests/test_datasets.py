@@ -1,5 +1,5 @@
 "Chapter 00: folders there and back, every fault a sentence, the k-core, the toy world, and counts of real data."
-import tempfile, io, os, zipfile
+import datetime, io, json, os, tempfile, warnings, zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -389,3 +389,312 @@ def test_spoiled_folders_of_others(make, which, junk, at, whole):
         try: ds = load_dataset(folder)
         except UsageError as e: assert "\n" not in str(e)
         else: assert ds.n_interactions and ds.interactions["item"].between(0, ds.n_items - 1).all()
+
+
+# ---- ids are text from the first byte, whoever wrote them
+ODD_IDS = ["007", "7", "NA", "nan", "null", "None", "1e5", "1.0", "True", '5" pipe', '"quoted"', "a, b", "a b", "#N/A", "-", "é", "e\u0301", "0x1F", "12345678901234567890", "ids\u200b"]
+
+def as_written(ids, kind):
+    "The ids as a column of parquet holds them."
+    s = pd.Series(ids, dtype=object)
+    return dict(text=s, category=s.astype("category"), bytes=s.map(str.encode), string=s.astype("string"))[kind]
+
+@pytest.mark.parametrize("kind", ["text", "category", "bytes", "string"])
+def test_parquet_keeps_ids(tmp_path, kind):
+    ids = as_written(ODD_IDS, kind)
+    ds = load_dataset(contract(tmp_path/"s", frame(user=ids, item=ids[::-1].reset_index(drop=True)), frame(item=ids)))
+    assert list(ds.item_ids) == ODD_IDS and list(ds.user_ids) == ODD_IDS and list(ds.items["item"]) == ODD_IDS
+    assert ds.interactions["item"].tolist() == list(range(len(ODD_IDS)))[::-1]
+
+@pytest.mark.parametrize("dtype, biggest, fits", [("float64", 2**53, True), ("float64", 2**53 + 2, False), ("float32", 2**24, True), ("float32", 2**24 + 4, False),
+                                                  ("int64", 2**62, True), ("uint64", 2**63 + 1, True), ("Int64", 2**62, True), ("Float64", 2**60, False)])
+def test_ids_as_numbers_are_exact_or_refused(tmp_path, dtype, biggest, fits):
+    d = contract(tmp_path/"s", frame(user=pd.Series([1, biggest], dtype=dtype), item=["x", "y"]))
+    if fits: assert list(load_dataset(d).user_ids) == ["1", str(biggest)]
+    else:
+        with pytest.raises(UsageError, match="no user id in row 2 .*floating-point"): load_dataset(d)
+
+def test_ids_that_are_none(tmp_path):
+    for bad, says in (([True, False], "truth value"), ([1.5, 2.], "fraction"), ([["a"], ["b"]], "lists"), (["a", None], "rows without 'user'")):
+        with pytest.raises(UsageError, match=says): load_dataset(contract(tmp_path/"s", frame(user=bad, item=["x", "y"])))
+
+def test_unknown_items_are_hinted_at(tmp_path):
+    for here, there in (("7", "007"), ("e\u0301", "é"), ("1.0", "1")):
+        with pytest.raises(UsageError, match="perhaps"): load_dataset(contract(tmp_path/"s", frame(user=["a"], item=[here]), frame(item=[there, "other"])))
+
+tokens = st.text(st.characters(blacklist_characters="\t\n\r\0", blacklist_categories=["Cs", "Zl", "Zp"]), min_size=1, max_size=8).filter(lambda s: s.strip() and not s.startswith('"') and s[0] != "\ufeff")
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(tokens, st.sampled_from([i for i in ODD_IDS if not i.startswith('"')])), min_size=1, max_size=8, unique=True), st.sampled_from(["\t", ","]), st.booleans(), st.booleans())
+def test_mmrec_mapping_keeps_ids(ids, sep, number_first, crlf):
+    if sep == "," and number_first is None: return
+    with tempfile.TemporaryDirectory() as d:
+        d = mmrec(Path(d)/"m", maps=False); (d/"text_feat.npy").unlink()
+        line = lambda i, n: f"{n}{sep}{i}" if number_first else f"{i}{sep}{n}"
+        text = ("\r\n" if crlf else "\n").join([line("asin", "itemID"), *(line(i, n) for n, i in enumerate(ids)), ""])
+        (d/"i_id_mapping.csv").write_bytes(text.encode())
+        (d/"mini.inter").write_text("userID\titemID\n" + "".join(f"0\t{n}\n" for n in range(len(ids))))
+        assert list(load_dataset(d).item_ids) == ids
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(tokens, st.sampled_from(ODD_IDS[:9])), min_size=1, max_size=8, unique=True), st.booleans())
+def test_recbole_keeps_ids_and_rows(ids, items):
+    with tempfile.TemporaryDirectory() as d:
+        (d := Path(d)/"r").mkdir()
+        (d/"r.inter").write_bytes(("user_id:token\titem_id:token\n" + "".join(f"u\t{i}\n" for i in ids)).encode())
+        if items: (d/"r.item").write_bytes(("item_id:token\ttitle:token_seq\tprice:float\n" + "".join(f'{i}\t"lone {n}\t\n' for n, i in enumerate(ids))).encode())
+        ds = load_dataset(d)
+        assert list(ds.item_ids) == ids and ds.n_interactions == len(ids)
+        if items: assert ds.items["title"].tolist() == [f'"lone {n}' for n in range(len(ids))]
+
+@pytest.mark.parametrize("text, says", [
+    ("1\t10\t5\t881250949\n2\t11\t3\t881250949\n", "has no header.*user_id:token"),
+    ("0,1,5.0\n1,2,4\n", "has no header"),
+    ("userID,itemID\n0,1\n", "not separated by tabs"),
+    ("user_id:token\tmovie:token\n1\t2\n", "lacks the column 'item_id'.*rename"),
+    ("userID\tmovie\n1\t2\n", "lacks the column 'itemID'"),
+    ("userID\titemID\n1\t2\t3\n", "cannot be read as a tab separated table"),
+    ("userID\titemID\n1\n", "rows without 'itemID'"),
+    ("user_id:token\titem_id:token\ttimestamp:float\n1\t2\tsoon\n", "no number and no date, 'soon' in row 1"),
+])
+def test_inter_says_the_remedy(tmp_path, text, says):
+    (tmp_path/"s").mkdir(); (tmp_path/"s"/"s.inter").write_text(text)
+    with pytest.raises(UsageError, match=says): load_dataset(tmp_path/"s")
+
+def test_recbole_vectors_need_items(tmp_path):
+    (d := tmp_path/"s").mkdir(); (d/"s.inter").write_text("user_id:token\titem_id:token\nu\tb\nu\ta\n"); np.save(d/"image_feat.npy", np.eye(3))
+    with pytest.raises(UsageError, match="no s.item that says whose row"): load_dataset(d)
+    (d/"s.item").write_text("item_id:token\tmovie_title:token_seq\trelease_year:token\na\tA\t1995\nb\tNA\t\nc\tC\t1997\n")
+    ds = load_dataset(d)
+    assert list(ds.item_ids) == ["a", "b", "c"] and ds.items["title"].tolist() == ["A", "NA", "C"] and ds.interactions["item"].tolist() == [1, 0]
+    assert D.release_times(ds.items)[0][[0, 2]].tolist() == [788918400, 852076800]
+
+
+# ---- LATTICE's own folders
+def lattice(d, core="0-core", cold=True):
+    (d/core).mkdir(parents=True)
+    parts = dict(train={"0": [0, 1], "1": [1]}, val={"0": [2], "1": []}, test={"0": [], "1": [3 if cold else 0]})
+    for p, met in parts.items(): (d/core/f"{p}.json").write_text(json.dumps(met))
+    np.save(d/"image_feat.npy", np.eye(5))
+    return d
+
+def test_lattice_folder(tmp_path):
+    ds = load_dataset(lattice(tmp_path/"sports"))
+    assert list(ds.item_ids) == list("01234") and {k: v.tolist() for k, v in ds.ready_split.items()} == dict(
+        train=[[0, 0], [0, 1], [1, 1]], val=[[0, 2]], test=[[1, 3]], cold_items=[2, 3])
+
+def test_lattice_ids_and_warm_split(tmp_path):
+    d = lattice(tmp_path/"sports", "5-core", cold=False)
+    (d/"5-core"/"item_list.txt").write_text("".join(f"{i}\t{n}\n" for n, i in enumerate(["007", "NA", "1e5", 'a"', "b c"])))
+    (d/"5-core"/"user_list.txt").write_text("ann\t0\nbob\t1\n")
+    ds = load_dataset(d)
+    assert list(ds.item_ids) == ["007", "NA", "1e5", 'a"', "b c"] and list(ds.user_ids) == ["ann", "bob"] and ds.ready_split is None and ds.n_interactions == 5
+    lattice(d, "0-core")
+    assert load_dataset(d).ready_split["cold_items"].tolist() == [2, 3] and list(load_dataset(d).user_ids) == ["ann", "bob"]
+
+@pytest.mark.parametrize("harm, says", [
+    (lambda d: (d/"0-core"/"val.json").unlink(), "val.json is missing"),
+    (lambda d: (d/"0-core"/"val.json").write_text("{"), "cannot be read as a JSON object"),
+    (lambda d: (d/"0-core"/"val.json").write_text('{"ann": [1]}'), "number users and items"),
+    (lambda d: (d/"0-core"/"test.json").write_text('{"0": [9]}'), "lacks|integers from 0 to 4"),
+    (lambda d: (d/"0-core"/"item_list.txt").write_text("a\t0\n"), "should list 5 ids"),
+])
+def test_lattice_faults(tmp_path, harm, says):
+    harm(d := lattice(tmp_path/"s"))
+    with pytest.raises(UsageError, match=says): load_dataset(d)
+
+
+# ---- folders of no known kind: the sentence says what to do with what lies there
+@pytest.mark.parametrize("names, says", [
+    (["products.csv", "clicks.csv"], "mamex import"), (["a.jsonl"], r"read_json\('a.jsonl', lines=True\)"), (["shop.inter.gz"], "gunzip shop.inter.gz"),
+    (["clicks.parquet"], "interactions.parquet"), (["shop.xlsx"], "mamex import"), ([], "it needs interactions.parquet"), ([".DS_Store"], "it needs interactions.parquet")])
+def test_unknown_folders(tmp_path, names, says):
+    (d := tmp_path/"s").mkdir()
+    for n in names: (d/n).write_text("x")
+    with pytest.raises(UsageError, match=f"holds no dataset.*{says}"): load_dataset(d)
+
+def test_one_folder_too_high_or_deep(tmp_path):
+    contract(tmp_path/"shops"/"mine"); lattice(tmp_path/"sports")
+    with pytest.raises(UsageError, match="give its folder mine instead"): load_dataset(tmp_path/"shops")
+    with pytest.raises(UsageError, match="give the folder above it"): load_dataset(tmp_path/"sports"/"0-core")
+    with pytest.raises(UsageError, match="is a file: give the dataset folder"): load_dataset(tmp_path/"shops"/"mine"/"items.parquet")
+
+def test_column_names_that_are_nearly_right(tmp_path):
+    for t, says in ((frame(user_id=["a"], item_id=["x"]), "rename 'user_id' to 'user'"), (frame(User=["a"], item=["x"]), "rename 'User' to 'user'"),
+                    (frame(user=["a"], item=["x"]).set_index("user"), "index=False")):
+        with pytest.raises(UsageError, match=says): load_dataset(contract(tmp_path/"s", t))
+
+
+# ---- times
+JAN, FEB = 1704067200, 1706745600  # 2024-01-01, 2024-02-01
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+def test_parquet_datetimes_are_seconds(tmp_path, unit, zone):
+    t = pd.Series(pd.to_datetime(["2024-01-01", "2024-02-01"])).dt.as_unit(unit)
+    if zone: t = t.dt.tz_localize("UTC").dt.tz_convert(zone)
+    ds = load_dataset(contract(tmp_path/"s", frame(user=["a", "b"], item=["x", "y"], timestamp=t)))
+    assert ds.interactions["timestamp"].tolist() == [JAN, FEB] and ds.interactions["timestamp"].dtype == "int64"
+
+@pytest.mark.parametrize("values, want", [
+    (pd.to_datetime(["2024-01-01", None]), [JAN, None]), ([datetime.date(2024, 1, 1), None], [JAN, None]), (["2024-01-01", "01.02.2024"], [JAN, FEB]),
+    (["2024-01-01T00:00:00Z", ""], [JAN, None]), (["1704067200", "1706745600"], [JAN, FEB]), ([JAN, -1], [JAN, None]), ([float(JAN), np.nan], [JAN, None]),
+    (["1/31/2024", "2/1/2024"], [JAN + 30*86400, FEB])])
+def test_times_of_any_writing(tmp_path, values, want):
+    got = load_dataset(contract(tmp_path/"s", frame(user=["a", "b"], item=["x", "y"], timestamp=values))).interactions["timestamp"]
+    assert [None if pd.isna(v) else v for v in got] == want
+
+@pytest.mark.parametrize("values, says", [
+    (["2024-01-01", "soon"], "'soon' in row 2"), (["03/04/2024", "05/06/2024"], "write dates as 2024-01-31"), ([20240131120000, 20240201120000], "dates as text"),
+    ([JAN*1000, FEB*1000], "not milliseconds")])
+def test_times_that_are_refused(tmp_path, values, says):
+    with pytest.raises(UsageError, match=says): load_dataset(contract(tmp_path/"s", frame(user=["a", "b"], item=["x", "y"], timestamp=values)))
+
+@pytest.mark.parametrize("values, says", [([20240131, JAN], "1 lie in 1970"), ([45000, 45001], "2 lie in 1970"), ([JAN, 4*10**9], "1 lie in the future"), ([JAN, FEB], None)])
+def test_odd_times_load_with_a_word(tmp_path, values, says):
+    d = contract(tmp_path/"s", frame(user=["a", "b"], item=["x", "y"], timestamp=values))
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter("always"); load_dataset(d)
+    assert [str(x.message) for x in w] == [] if says is None else len(w) == 1 and says in str(w[0].message) and "\n" not in str(w[0].message)
+
+DAYS = pd.date_range("1995-02-03", "2023-12-28", periods=40)
+@pytest.mark.parametrize("write", [lambda d: d.strftime("%Y-%m-%d"), lambda d: d.strftime("%d.%m.%Y"), lambda d: d.strftime("%m/%d/%Y"), lambda d: d.strftime("%Y%m%d"), lambda d: d,
+                                   lambda d: d.date(), lambda d: d.tz_localize("UTC"), lambda d: d.strftime("%B %d, %Y"), lambda d: int(d.strftime("%Y%m%d")), lambda d: d.isoformat()])
+def test_release_times(write):
+    sec, bad, note = D.release_times(frame(released=[write(d) for d in DAYS] + [None]))
+    assert not bad.any() and np.isnan(sec[-1]) and note
+    assert (np.abs(sec[:-1] - (DAYS.normalize() - pd.Timestamp(0)).total_seconds()) < 86400).all()
+
+@pytest.mark.parametrize("values", [[1995, 1996], [1995., np.nan], pd.array([1995, None], dtype="Int32"), ["1995", "1996"], ["1995.0", ""], pd.array([1995, 1996], dtype="int16")])
+def test_release_years(values):
+    sec, bad, note = D.release_times(frame(released=values))
+    assert sec[0] == 788918400 and not bad.any() and "years" in note
+
+def test_releases_that_cannot_be_read_are_marked_and_counted(tmp_path):
+    items = frame(item=["x", "y", "z"], released=["1999-03-05", "soon", None])
+    sec, bad, _ = D.release_times(items)
+    assert bad.tolist() == [False, True, False] and np.isnan(sec[1:]).all()
+    assert card_of(load_dataset(contract(tmp_path/"s", items=items, inter=frame(user=["a"], item=["x"]))))["items released"] == "1999-03-05 to 1999-03-05; 1 not stated; 1 cannot be read"
+    with pytest.raises(UsageError, match="'released'.*2024-01-31"): D.release_times(frame(released=["03/04/2024"]))
+    assert "not read" in D._released(frame(released=["03/04/2024"]))
+
+
+# ---- pictures
+def put(where, files):
+    for n, b in files.items():
+        (f := where/n).parent.mkdir(parents=True, exist_ok=True)
+        f.write_bytes(b)
+
+TREE = {"010/x.jpg": b"deep", "y.JPG": b"y", "new.gif": b"GIF8", "a/b/y.png": b"second", "__MACOSX/010/._x.jpg": b"?", ".DS_Store": b"?", "Thumbs.db": b"?", "010/._x.jpg": b"?", "@eaDir/x.jpg": b"?", "q.bmp": b"stray"}
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_pictures_in_sub_folders(tmp_path, as_zip):
+    from mamex.checks import check_folder
+    d = contract(tmp_path/"s")
+    if as_zip:
+        with zipfile.ZipFile(d/"images.zip", "w") as z: [z.writestr(n, b) for n, b in TREE.items()]
+    else: put(d/"images", TREE)
+    ds = load_dataset(d)
+    assert {i: ds.images.read(i) for i in ds.images} == {"x": b"deep", "y": b"y", "new": b"GIF8"} and ds.info["stray_images"] == 1
+    said = {(p.kind, p.file.partition("/")[2]) for p in check_folder(d) if p.file.startswith("images")}
+    assert {k for k in said if k[0] != "unreadable picture"} == {("two pictures", "a/b/y.png"), ("stray picture", "q.bmp")}
+
+ACCENTS = ["é", "e\u0301", "ü", "u\u0308", "Å", "A\u030a", "カ\u3099", "ガ", "7", "07"]
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.sampled_from(ACCENTS), min_size=1, max_size=6, unique=True), st.lists(st.sampled_from(ACCENTS), max_size=6, unique=True))
+def test_names_in_one_form(items, names):
+    at, one = D.match_names(items, names), D.one_form
+    assert all(at[i] == i for i in set(items) & set(names))  # exact: its own
+    assert len(set(at.values())) == len(at)                  # nobody else's
+    assert all(one(i) == one(n) for i, n in at.items())
+    for i in set(items) - set(at): assert not [n for n in names if one(n) == one(i) and n not in items] or sum(one(j) == one(i) and j not in names for j in items) > 1
+
+def test_zip_names_without_the_flag_for_utf8(tmp_path):
+    d = contract(tmp_path/"s", items=frame(item=["é", "ü", "x"]), inter=frame(user=["a"], item=["x"]))
+    names = {"A"*6: "é.png".encode(), "B"*7: "u\u0308.png".encode()}
+    with zipfile.ZipFile(d/"images.zip", "w") as z: [z.writestr(n, b) for n, b in names.items()]
+    b = (d/"images.zip").read_bytes()
+    for n, raw in names.items(): b = b.replace(n.encode(), raw)  # the bytes of UTF-8, unmarked
+    (d/"images.zip").write_bytes(b)
+    im = load_dataset(d).images
+    assert {i: im.read(i) for i in im} == {"é": "é.png".encode(), "ü": "u\u0308.png".encode()}
+
+def test_a_picture_stays_its_items_when_items_go(tmp_path):
+    d = contract(tmp_path/"s", items=frame(item=["é", "e\u0301", "x"]), inter=frame(user=["a"], item=["e\u0301"]))
+    put(d/"images", {"é.png": b"hers"})
+    ds = load_dataset(d)
+    assert list(ds.images) == ["é"] and list(k_core(ds, 1).item_ids) == ["e\u0301"] and not len(k_core(ds, 1).images)
+
+
+# ---- one long id
+def test_one_long_id_does_not_make_all_ids_as_wide(tmp_path):
+    import tracemalloc
+    n, ids = 100_000, [f"i{k}" for k in range(100_000)]
+    ids[5] = "x"*100_000
+    d = contract(tmp_path/"s", frame(user=ids, item=ids), frame(item=ids))
+    tracemalloc.start()
+    try: ds = load_dataset(d); peak = tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+    assert ds.item_ids.dtype == ds.user_ids.dtype == object and type(ds.item_ids[5]) is str and len(ds.item_ids[5]) == 100_000
+    assert peak < 300e6  # as fixed-width text one column alone would take 40 GB
+    assert k_core(ds, 1).item_ids.dtype == object and toy().item_ids.dtype == object
+
+
+# ---- words of users
+def test_a_planted_column_of_users_is_no_text(world):
+    met = np.bincount(world.interactions["item"], minlength=world.n_items)
+    tags = replace(world, items=world.items.assign(tags=[" ".join(["nice"]*m) or None for m in met]))
+    assert D.text_columns(tags.items, tags.info) == ["title", "description"] and D.feedback_columns(tags.items, tags.info) == ["tags"]
+    day = dataset_card(tags).set_index("what")["known on the first day"]
+    assert day["items with tags, not read"] == "no (feedback)" and day["items with title"] == day["items with picture"] == "yes" and day["density"] == ""
+
+def test_a_planted_column_of_any_name_is_warned_of(tmp_path, world):
+    from mamex.checks import check_folder
+    met = np.bincount(world.interactions["item"], minlength=world.n_items)
+    rng = np.random.default_rng(0)
+    skewed = world.interactions.assign(item=np.minimum(rng.zipf(1.3, world.n_interactions) - 1, world.n_items - 1)).drop_duplicates()
+    count = np.bincount(skewed["item"], minlength=world.n_items)
+    half = world.interactions[world.interactions["item"] < 300]
+    for inter, text in ((skewed, ["good "*m or None for m in count]), (half, ["good" if i < 300 else None for i in range(400)])):
+        ds = replace(world, interactions=inter.reset_index(drop=True), items=world.items.assign(blurbs=text))
+        d = save_dataset(ds, tmp_path/"s")
+        said = {p.what.split("'")[1]: p for p in check_folder(d, pictures=False) if p.kind.startswith("column of users?")}
+        assert set(said) == {"blurbs"} and '"feedback": ["blurbs"]' in said["blurbs"].remedy
+        info = json.loads((d/"dataset.json").read_text())
+        for role, text_too in (("feedback", False), ("content", True)):
+            (d/"dataset.json").write_text(json.dumps(info | {role: ["blurbs"]}))
+            assert not [p for p in check_folder(d, pictures=False) if p.kind.startswith("column of users?")]
+            assert ("blurbs" in D.text_columns(ds.items, load_dataset(d).info)) == text_too
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_texts_are_not_taken_for_words_of_users(name):
+    from mamex.checks import check_folder, longest_met
+    ds = real(name)
+    assert not [p for p in check_folder(name, pictures=False) if p.kind.startswith("column of users?") or p.level == "error"]
+    if "tags" in ds.items:
+        met = np.bincount(ds.interactions["item"], minlength=ds.n_items)
+        length = {c: ds.items[c].map(lambda v: len(v) if isinstance(v, str) else 0).to_numpy() for c in ("tags", "title", "description", "genres")}
+        x = {c: longest_met(v, met) for c, v in length.items()}
+        assert x["tags"] > 4 > 2 > max(x["title"], x["description"], x["genres"])
+
+
+# ---- what check says to a shop that is well
+def test_a_healthy_shop_gets_a_handful_of_lines(tmp_path, world):
+    from mamex.checks import check_folder, say_problems
+    half = replace(world, interactions=world.interactions[world.interactions["item"] < 90].reset_index(drop=True),
+                   items=world.items.assign(title=["A &amp; B" if k % 2 else None for k in range(400)]))
+    found = check_folder(save_dataset(half, tmp_path/"s"))
+    lines = say_problems(found).splitlines()
+    assert len(found) > 500 and len(lines) < 8 and all(len(l) < 300 for l in lines) and "np." not in "".join(lines)
+    assert all((p.level == "note") == p.remedy.startswith("Nothing to do") for p in found)
+    assert len(say_problems(found, None).splitlines()) == len(found) + 1
+
+def test_check_command_counts_warnings_not_notes(tmp_path, world, capsys):
+    from mamex.cli import main
+    d = str(save_dataset(replace(world, interactions=world.interactions[world.interactions["item"] < 300].reset_index(drop=True)), tmp_path/"s"))
+    assert main(["check", d, "--strict", "--no-pictures"]) == 1  # no title for some: warnings
+    full = replace(world, items=world.items.fillna(dict(title="T", description="D")), interactions=world.interactions[world.interactions["item"] < 300].reset_index(drop=True), info=world.info | dict(counts={}))
+    d = str(save_dataset(full, tmp_path/"t"))
+    capsys.readouterr()
+    assert main(["check", d, "--strict", "--no-pictures"]) == 0
+    short = capsys.readouterr().out
+    assert main(["check", d, "--all", "--no-pictures"]) == 0
+    assert "nobody has met this item, 100 times" in short and len(short.splitlines()) == 2 and len(capsys.readouterr().out.splitlines()) == 101
