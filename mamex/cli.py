@@ -64,7 +64,10 @@ def typed(v: str, t, k: str):
         if t is bool: return {"true": True, "false": False}[v.lower()]
         if t in (int, float, str): return t(v)
         return float(v) if "," not in v else tuple(float(x) for x in v.split(",") if x)
-    except (KeyError, ValueError): raise UsageError(f"the setting {k} is {v!r}: it must be " + ("a number, or several with commas between." if t not in (int, float, bool) else f"of type {t.__name__}.")) from None
+    except (KeyError, ValueError):
+        raise UsageError(f"the setting {k} is {v!r}: it must be "
+                         + ("a number, or several with commas between." if t not in (int, float, bool)
+                            else f"of type {t.__name__}.")) from None
 
 # %% ../nbs/20_cli.ipynb #20bd3d49
 def typed_settings(words, preset_name: str = "released") -> dict:
@@ -124,22 +127,28 @@ def fetch_command(a) -> int:
 
 # %% ../nbs/20_cli.ipynb #574ea653
 @command("fit", opt("folder", help="dataset folder, or its name"), opt("--to", required=True, help="folder for the recommender"),
-         opt("--encoder", default="auto", help="auto (ready vectors, else a model hub that answers, else offline), tiny, offline, ready, attributes, or a model of open_clip"),
+         opt("--encoder", default="auto",
+             help="auto (ready vectors, else a model hub that answers, else offline), tiny, offline, ready, attributes, or a model of open_clip"),
          opt("--preset", default="best", help="named settings: best, released, paper"),
-         opt("--set", nargs="+", metavar="KEY=VALUE", help="settings to change: ridge=.3 (of best), epochs=100 dim=64 (of released)"),
-         opt("--seed", type=int, default=0), opt("--holdout", type=float, default=.2, help="share of the items that chooses the damping, or the epoch"),
-         opt("--long-text", default="cut", choices=["cut", "split"], help="what an encoder does not read to the end: split reads on in windows"),
+         opt("--set", nargs="+", metavar="KEY=VALUE",
+             help="settings to change: ridge=.3 (of best), epochs=100 dim=64 (of released)"),
+         opt("--seed", type=int, default=0), opt("--holdout", type=float, default=.2,
+                                                 help="share of the items that chooses the damping, or the epoch"),
+         opt("--long-text", default="cut", choices=["cut", "split"],
+             help="what an encoder does not read to the end: split reads on in windows"),
          opt("--no-refit", dest="refit", action="store_false", help="keep the model that saw no held-out item"), opt("--device", default="cpu"))
 def fit_command(a) -> int:
     "train a recommender on all interactions of a dataset folder"
     from mamex.recommender import Recommender, verdict
     settings = typed_settings(a.set, a.preset)
     Recommender.check_place(a.to)
-    rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, long_text=a.long_text, device=a.device, progress=sys.stderr.isatty(),
+    rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, long_text=a.long_text,
+                          device=a.device, progress=sys.stderr.isatty(),
                           say=lambda line: print(line, flush=True), **settings)
     rec.save(a.to)
     b = rec.about
-    print(f"{rec!r}", *verdict(b), f"{'then learned from all ' + format(b['interactions'], ',') + ' interactions; ' if a.refit else ''}{b['seconds']:.0f} seconds", *b["watch"], sep="\n")
+    print(f"{rec!r}", *verdict(b),
+          f"{'then learned from all ' + format(b['interactions'], ',') + ' interactions; ' if a.refit else ''}{b['seconds']:.0f} seconds", *b["watch"], sep="\n")
     return 0
 
 # %% ../nbs/20_cli.ipynb #f10b3f36
@@ -151,7 +160,8 @@ def write_table(t: pd.DataFrame, path):
     with atomic(path) as tmp: how(tmp)
 
 def check_ending(path):
-    if path and Path(path).suffix.lower() not in (".csv", ".json", ".parquet"): raise UsageError(f"{path} should end in .csv, .json or .parquet: choose one of them.")
+    if path and Path(path).suffix.lower() not in (".csv", ".json",
+                                                  ".parquet"): raise UsageError(f"{path} should end in .csv, .json or .parquet: choose one of them.")
 
 # %% ../nbs/20_cli.ipynb #92b26def
 def on_screen(t: pd.DataFrame, most: int = 60) -> str:
@@ -172,7 +182,8 @@ def read_histories(path,
 def click_columns(t, known) -> tuple:  # t: `Table`; returns role → column, remarks
     "Which columns hold users and items; of several, those whose values are known."
     roles, notes = guess_columns(list(t.rows), "clicks", rows=t.rows)
-    met = {c: float(t.rows[c].str.strip().isin(known).mean()) for c in candidates(list(t.rows), "clicks", "item")} if known is not None and len(t.rows) else {}
+    met = {c: float(t.rows[c].str.strip().isin(known).mean())
+           for c in candidates(list(t.rows), "clicks", "item")} if known is not None and len(t.rows) else {}
     said = [f"{t.name}: {n}." for n in notes if "(not " in n and not n.startswith("item ")]
     if len(met) < 2: return roles, said
     best = max(met, key=met.get)
@@ -187,10 +198,12 @@ def click_histories(t, known=None):  # t: `Table`; returns `Histories`
     odd = {p.row - 1: p for p in t.problems if p.row}
     half, out = (user == "") | (item == ""), np.isin(np.arange(len(user)), list(odd))
     again = pd.DataFrame(dict(user=user, item=item))[~half & ~out].duplicated()
-    notes = rows_left_out(t.name, np.flatnonzero(half & ~out), "no user or no item", "fill them") + rows_left_out(t.name, sorted(odd), "another number of values than the column names", "quote texts that hold the delimiter")
+    notes = rows_left_out(t.name, np.flatnonzero(half & ~out), "no user or no item",
+                          "fill them") + rows_left_out(t.name, sorted(odd), "another number of values than the column names", "quote texts that hold the delimiter")
     h = Histories({u: list(g) for u, g in item[~half & ~out].groupby(user[~half & ~out], sort=False)}, notes=notes)
     h.remarks += remarks
-    if again.any(): h.remarks += [f"{t.name}: {again.sum():,} row{'s repeat' if again.sum() > 1 else ' repeats'} a click of the same user, and {'count' if again.sum() > 1 else 'counts'} once."]
+    if again.any():
+        h.remarks += [f"{t.name}: {again.sum():,} row{'s repeat' if again.sum() > 1 else ' repeats'} a click of the same user, and {'count' if again.sum() > 1 else 'counts'} once."]
     return h
 
 def rows_left_out(name, rows, what, remedy) -> list:  # rows: from 0
@@ -204,20 +217,25 @@ def json_histories(path):  # returns `Histories`
     from mamex.recommender import Histories, as_histories
     name, lines = Path(path).name, []
     def whole_object(kv):
-        for k in {k for k, _ in kv if sum(k == o for o, _ in kv) > 1}: raise UsageError(f"{name}: {k!r} stands twice; put its items into one list.")
+        for k in {k for k, _ in kv if sum(k == o for o, _ in kv) > 1}:
+            raise UsageError(f"{name}: {k!r} stands twice; put its items into one list.")
         return dict(kv)
     try:
         b = Path(path).read_bytes()
         try: h = json.loads(b, object_pairs_hook=whole_object)
         except UsageError: raise
         except ValueError as e:
-            if len(lines := [l for l in b.decode(json.detect_encoding(b)).splitlines() if l.strip()]) < 2 or Path(path).suffix.lower() == ".json" and not lines[0].rstrip().endswith("}"): raise
+            if len(lines := [l for l in b.decode(json.detect_encoding(b)).splitlines()
+                             if l.strip()]) < 2 or Path(path).suffix.lower() == ".json" and not lines[0].rstrip().endswith("}"): raise
             return json_lines(name, lines, whole_object)
-    except OSError as e: raise UsageError(f"{path} cannot be read ({e.strerror or e}): give a file of histories.") from None
+    except OSError as e:
+        raise UsageError(f"{path} cannot be read ({e.strerror or e}): give a file of histories.") from None
     except UsageError: raise
-    except ValueError as e: raise UsageError(f"{path} cannot be read as JSON ({str(e)[:80]}): write {{user: [items]}}.") from None
+    except ValueError as e:
+        raise UsageError(f"{path} cannot be read as JSON ({str(e)[:80]}): write {{user: [items]}}.") from None
     if isinstance(h, dict) and "user" in h and ("item" in h or "items" in h): h = [h]
-    if not isinstance(h, (dict, list)): raise UsageError(f"{path} holds {str(h)[:40]!r}: write an object, {{user: [items]}}.")
+    if not isinstance(h, (dict, list)):
+        raise UsageError(f"{path} holds {str(h)[:40]!r}: write an object, {{user: [items]}}.")
     return as_histories(h)
 
 def json_lines(name, lines: list, hook):
@@ -229,18 +247,22 @@ def json_lines(name, lines: list, hook):
         except ValueError: r = None
         (good if isinstance(r, dict) and "user" in r and ("item" in r or "items" in r) else bad).append((n, r))
     h = as_histories([r for _, r in good])
-    h.notes += rows_left_out(name, [n for n, _ in bad], "no record of a user and items", 'write {"user": ..., "items": [...]} in each line')
+    h.notes += rows_left_out(name, [n for n, _ in bad], "no record of a user and items",
+                             'write {"user": ..., "items": [...]} in each line')
     return h
 
 # %% ../nbs/20_cli.ipynb #5fc6745d
 def read_users(path) -> tuple:  # ids; remarks
     "A text file with one user a line, in any encoding that a table may have; a heading and repeated lines are told."
     try: text, _ = decode_csv(Path(path).read_bytes())
-    except (OSError, UsageError) as e: raise UsageError(f"{path} cannot be read ({getattr(e, 'strerror', None) or e}): give a text file with one user a line.") from None
+    except (OSError, UsageError) as e:
+        raise UsageError(f"{path} cannot be read ({getattr(e, 'strerror', None) or e}): give a text file with one user a line.") from None
     ids, said = [l.strip().strip('"') for l in text.splitlines() if l.strip()], []
-    if ids and name_key(ids[0]) in ROLES["clicks"]["user"].split(): said.append(f"{Path(path).name}: the first line, {ids.pop(0)!r}, is taken for a heading.")
+    if ids and name_key(ids[0]) in ROLES["clicks"]["user"].split():
+        said.append(f"{Path(path).name}: the first line, {ids.pop(0)!r}, is taken for a heading.")
     once = list(dict.fromkeys(ids))
-    if len(once) < len(ids): said.append(f"{Path(path).name}: {len(ids) - len(once):,} line{'s repeat' if len(ids) - len(once) > 1 else ' repeats'} a user, who is served once.")
+    if len(once) < len(ids):
+        said.append(f"{Path(path).name}: {len(ids) - len(once):,} line{'s repeat' if len(ids) - len(once) > 1 else ' repeats'} a user, who is served once.")
     return once, said
 
 # %% ../nbs/20_cli.ipynb #6d3a7c03
@@ -248,7 +270,8 @@ def read_users(path) -> tuple:  # ids; remarks
          opt("--users-from", metavar="FILE", help="file with one user a line"),
          opt("--histories", metavar="FILE", help="unknown users: a CSV of clicks, or JSON {user: [items]}"),
          opt("--k", "--top-k", type=int, default=10, help="items for each user"),
-         opt("--among", nargs="+", default=["new"], metavar="ITEM", help="new (what nobody has met), all, item ids, or several of these"),
+         opt("--among", nargs="+", default=["new"], metavar="ITEM",
+             help="new (what nobody has met), all, item ids, or several of these"),
          opt("--with-seen", dest="exclude_seen", action="store_false", help="also what the user has met"),
          opt("--out", help=".csv, .json or .parquet; without: to the screen"))
 def recommend_command(a) -> int:
@@ -283,25 +306,30 @@ def add_command(a) -> int:
     if t.problems: print(say_problems(t.problems))
     if any(p.level == "error" for p in t.problems): return 1
     if not len(items): raise UsageError(f"{t.name} holds no product: add rows below the column names.")
-    for c in set(rec.reads()) & set(t.rows) & set(items): items[c] = t.rows[c].str.strip().to_numpy(object)[items["_row"]]  # as text, as training read it
+    for c in set(rec.reads()) & set(t.rows) & set(items):
+        items[c] = t.rows[c].str.strip().to_numpy(object)[items["_row"]]  # as text, as training read it
     files = picture_files(a.pictures)[0] if a.pictures else {}
     at = match_pictures(items["item"].tolist(), files, items["_picture"].tolist())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeftOut)
-        rec.add_items(items.drop(columns=["_row", "_picture"]), {i: files[n]() for i, n in at.items()}, a.replace).save(a.model)
+        rec.add_items(items.drop(columns=["_row", "_picture"]), {i: files[n]() for i, n in at.items()},
+                      a.replace).save(a.model)
     print(f"{len(items) - len(rec.refused)} of {len(items)} items added, {len(set(at) - set(rec.refused))} with a picture\n{rec!r}")
-    if rec.refused: print(f"left out, because the model reads nothing of them: {some(rec.refused)}; fill their columns, or give pictures.", file=sys.stderr)
+    if rec.refused:
+        print(f"left out, because the model reads nothing of them: {some(rec.refused)}; fill their columns, or give pictures.", file=sys.stderr)
     return 3 if rec.refused else 0
 
 # %% ../nbs/20_cli.ipynb #6e72987c
-def some(ids: list, n=100) -> str: return ", ".join(map(repr, map(str, ids[:n]))) + (f" and {len(ids) - n:,} more" if len(ids) > n else "")
+def some(ids: list, n=100) -> str:
+    return ", ".join(map(repr, map(str, ids[:n]))) + (f" and {len(ids) - n:,} more" if len(ids) > n else "")
 
 def column_notes(rec, items) -> list:
     "Which columns of new items are read, and which are not."
     has, reads = [c for c in items if c != "item" and not c.startswith("_")], rec.reads()
     said = [f"columns read: {', '.join(c for c in has if c in reads) or 'none'}"]
     if no := [c for c in has if c not in reads]: said.append(f"columns not read: {', '.join(no)}")
-    if gone := [c for c in reads if c not in has]: said.append(f"columns that the model reads and this table lacks: {', '.join(gone)}")
+    if gone := [c for c in reads if c not in has]:
+        said.append(f"columns that the model reads and this table lacks: {', '.join(gone)}")
     return said
 
 # %% ../nbs/20_cli.ipynb #912e6ed7
@@ -318,7 +346,9 @@ def explain_command(a) -> int:
     if not len(rows): rec.rows_of(a.items)  # says so
     print("\n\n".join(str(rec.explain(rec.item_at[r], a.n, a.user, a.history)) for r in rows))
     sys.stdout.flush()
-    if gone: print(f"unknown items {some(gone)}: correct the ids, or add them with mamex add{near_hint(gone, rec.item_at)}.", file=sys.stderr)
+    if gone:
+        print(f"unknown items {some(gone)}: correct the ids, or add them with mamex add{near_hint(gone, rec.item_at)}.",
+              file=sys.stderr)
     return 3 if gone else 0
 
 # %% ../nbs/20_cli.ipynb #2d2d5205

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['VIEWS', 'ANCHORS', 'LAMBDAS', 'WHY', 'EXACT_SHARES', 'LAID_OVER', 'FORMAT', 'READS', 'Recommender', 'Anchors',
            'nearest_anchors', 'feature_rows', 'no_items', 'carried_by', 'views_of', 'embed', 'merge_best', 'top_items',
-           'plain', 'one_by_one', 'as_ids', 'LeftOut', 'FoldIn', 'Histories', 'listed', 'history_table', 'read_records',
-           'as_histories', 'Asked', 'whole', 'settings_for', 'held_out', 'everything', 'train_for', 'sums_of',
-           'choose_lambda', 'beside_floors', 'verdict', 'share', 'text_columns_of', 'anchors_of', 'users_of',
-           'fold_in_test', 'picture_bytes', 'missing', 'cell_text', 'as_table', 'new_table', 'Explanation', 'Shares',
-           'check_saved']
+           'missing', 'several', 'as_python', 'one_by_one', 'as_ids', 'LeftOut', 'FoldIn', 'Histories', 'listed',
+           'history_table', 'read_records', 'as_histories', 'Asked', 'whole_number', 'settings_for', 'held_out',
+           'everything', 'train_for', 'sums_of', 'choose_lambda', 'beside_floors', 'verdict', 'as_share',
+           'text_columns_of', 'anchors_of', 'users_of', 'fold_in_test', 'picture_bytes', 'cell_text', 'as_table',
+           'new_table', 'Explanation', 'Shares', 'check_saved']
 
 # %% ../nbs/19_recommender.ipynb #0cb13b6c
 from dataclasses import dataclass, field, replace as changed, asdict
@@ -100,10 +100,12 @@ def no_items(widths: dict, encoder="") -> Features:
 def carried_by(it) -> torch.Tensor:  # it: `Items`; returns float [n, M]
     "The share of each modality in the fused vectors; 0 for an item that has nothing."
     part = (it.alpha.unsqueeze(2) * it.z) @ it.e.unsqueeze(2)
-    return torch.where(it.has.any(1, keepdim=True), part.squeeze(2) / it.e.square().sum(1, keepdim=True).clamp_min(1e-24), 0.)
+    size = it.e.square().sum(1, keepdim=True).clamp_min(1e-24)
+    return torch.where(it.has.any(1, keepdim=True), part.squeeze(2) / size, 0.)
 
 # %% ../nbs/19_recommender.ipynb #2a8a69d9
-def views_of(model, it, anchors: Anchors, me) -> dict:  # near, cosine of the items that the model holds; it: `Items` of them
+def views_of(model, it, anchors: Anchors,
+             me) -> dict:  # near, cosine of the items that the model holds; it: `Items` of them
     "The nearest anchors by each modality: as a solved model hears its experts, or by the adapted vectors of a trained one."
     n, out, has = np.arange(len(it.e)), [], it.has.cpu().numpy()
     place = np.full(max([*anchors.rows, *me, 0]) + 2, -1); place[anchors.rows] = np.arange(len(anchors.rows))
@@ -125,12 +127,15 @@ def embed(model: MAMEX, features: Features,
     "What the model makes of items; afterwards it holds none."
     n, M, c = len(features.mask), len(model.modalities), model.config
     # a solved model has an expert an item: `explain` shows the nearest ones instead of a list of all
-    out = dict(e=np.empty((n, c.dim), np.float32), alpha=np.empty((n, M), np.float32), carried=np.empty((n, M), np.float32),
-               gates=np.empty((n, M, c.n_experts if isinstance(model, MAMEX) else 0), np.float32), has=np.empty((n, M), bool))
+    out = dict(e=np.empty((n, c.dim), np.float32), alpha=np.empty((n, M), np.float32),
+               carried=np.empty((n, M), np.float32),
+               gates=np.empty((n, M, c.n_experts if isinstance(model, MAMEX) else 0), np.float32),
+               has=np.empty((n, M), bool))
     if anchors: out |= dict(near=np.full((n, M, VIEWS), -1, np.int32), cosine=np.zeros((n, M, VIEWS), np.float32))
     for a in range(0, n, block):
         it = model.eval().set_items(feature_rows(features, slice(a, a + block)))()
-        part = dict(e=it.e, alpha=it.alpha, carried=carried_by(it), has=it.has, gates=torch.stack(it.gates, 1) if it.gates else out["gates"][a:a+block])
+        part = dict(e=it.e, alpha=it.alpha, carried=carried_by(it), has=it.has, gates=torch.stack(it.gates, 1)
+                    if it.gates else out["gates"][a:a+block])
         if anchors: part |= views_of(model, it, anchors, np.full(len(it.e), -1) if me is None else me[a:a+block])
         for k, x in part.items(): out[k][a:a+block] = np.asarray(x.cpu() if torch.is_tensor(x) else x)
     model.set_items(no_items(model.widths))
@@ -181,7 +186,12 @@ def _some(names, n=3): # no numpy in a message: an id is shown as the text that 
     names = list(map(str, names))
     return ", ".join(map(repr, names[:n])) + (f" and {len(names) - n:,} more" if len(names) > n else "")
 
-def plain(v):
+def missing(v) -> bool:
+    return v is None or v is pd.NA or v is pd.NaT or isinstance(v, (float, np.floating)) and bool(v != v)
+
+def several(v) -> bool: return isinstance(v, Iterable) and not isinstance(v, (str, bytes, bytearray))
+
+def as_python(v):
     "A number of numpy as Python's, for messages and JSON."
     return v.item() if isinstance(v, np.generic) or isinstance(v, np.ndarray) and v.ndim == 0 else v
 
@@ -192,7 +202,7 @@ def one_by_one(ids, what: str) -> list:
     if isinstance(ids, (Mapping, pd.DataFrame)) or getattr(ids, "ndim", 1) > 1:
         raise UsageError(f"{what}s are ids in one row: give a list of them, or one column of the table.")
     if isinstance(ids, np.ndarray) and ids.ndim == 0: ids = ids[()]
-    return [ids] if isinstance(ids, (str, bytes, bytearray)) or not isinstance(ids, Iterable) else list(ids)
+    return list(ids) if several(ids) else [ids]
 
 # %% ../nbs/19_recommender.ipynb #06cc78bb
 def as_ids(ids,        # one id, or many in whatever holds them
@@ -203,10 +213,11 @@ def as_ids(ids,        # one id, or many in whatever holds them
     out = {}
     for n, v in enumerate(one_by_one(ids, what), 1):
         try:
-            if not isinstance(v, (str, bytes)) and isinstance(v, Iterable): raise ValueError(f"{str(v)[:60]} is several")
+            if several(v): raise ValueError(f"{str(v)[:60]} is several")
             out[id_text(v)] = None
         except ValueError as e:
-            if odd is None: raise UsageError(f"number {n} of the {what}s is no id: {e}; give texts or whole numbers.") from None
+            if odd is None:
+                raise UsageError(f"number {n} of the {what}s is no id: {e}; give texts or whole numbers.") from None
             odd.append(f"number {n}: {e}")
     return list(out)
 
@@ -220,7 +231,8 @@ def rows_of(self: Recommender,
     ids = as_ids(items, "item")
     at = self.item_at.get_indexer(ids) if ids else np.zeros(0, np.int64)
     gone = [i for i, a in zip(ids, at) if a < 0]
-    if gone and unknown is None: raise UsageError(f"unknown items {_some(gone)}: add them with add_items, or correct the ids{near_hint(gone, self.item_at)}.")
+    if gone and unknown is None:
+        raise UsageError(f"unknown items {_some(gone)}: add them with add_items, or correct the ids{near_hint(gone, self.item_at)}.")
     if gone: unknown += gone
     return at[at >= 0]
 
@@ -234,7 +246,8 @@ def candidates(self: Recommender,
     if isinstance(among, str) and among not in ("new", "all") and among not in self.item_at:
         raise UsageError(f"among is {str(among)!r}: it is 'new', 'all' or a list of item ids.")
     ids = as_ids(among, "item")
-    if both := [w for w in ("new", "all") if w in ids and w in self.item_at]: warnings.warn(f"{both[0]!r} means the {both[0]} items here, and not the item of that id", LeftOut, stacklevel=3)
+    if both := [w for w in ("new", "all") if w in ids and w in self.item_at]:
+        warnings.warn(f"{both[0]!r} means the {both[0]} items here, and not the item of that id", LeftOut, stacklevel=3)
     pick = (self.met == 0) & ("new" in ids) | ("all" in ids)
     pick[self.rows_of([i for i in ids if i not in ("new", "all")], unknown)] = True
     if not pick.any():
@@ -298,11 +311,14 @@ class FoldIn:
 @patch
 def folding(self: Recommender) -> FoldIn:
     "The ridge of the fold-in, computed on first need."
-    if "fold" not in self.kept: self.kept["fold"] = FoldIn(self.e, (self.met > 0) & self.has.any(1), float(np.linalg.norm(self.users, axis=1).mean()))
+    if "fold" not in self.kept:
+        self.kept["fold"] = FoldIn(self.e, (self.met > 0) & self.has.any(1),
+                                   float(np.linalg.norm(self.users, axis=1).mean()))
     return self.kept["fold"]
 
 @patch
-def fold_rows(self: Recommender, rows) -> np.ndarray:  # int64 rows, at least one of an item that says something; returns float32 [d]
+def fold_rows(self: Recommender,
+              rows) -> np.ndarray:  # int64 rows, at least one of an item that says something; returns float32 [d]
     fold, rows = self.folding(), rows[self.has[rows].any(1)]
     return fold((self.e[rows] - fold.mean).sum(0, keepdims=True), self.about["fold_in_lambda"])[0]
 
@@ -313,8 +329,11 @@ def fold_in(self: Recommender,
            ) -> np.ndarray:    # float32 [d]
     "A user's vector from a history. Without any item that says something it is the average user's, with a warning."
     rows = self.rows_of(history, gone := [])
-    if gone and not len(rows): raise UsageError(f"unknown items {_some(gone)}, and no other in the history: correct the ids{near_hint(gone, self.item_at)}.")
-    if gone: warnings.warn(f"unknown items {_some(gone)} of a history are left out{near_hint(gone, self.item_at)}", LeftOut, stacklevel=2)
+    if gone and not len(rows):
+        raise UsageError(f"unknown items {_some(gone)}, and no other in the history: correct the ids{near_hint(gone, self.item_at)}.")
+    if gone:
+        warnings.warn(f"unknown items {_some(gone)} of a history are left out{near_hint(gone, self.item_at)}", LeftOut,
+                      stacklevel=2)
     if self.has[rows].any(): return self.fold_rows(rows)
     warnings.warn("a history without any item that has a picture or a text: the average user is taken", stacklevel=2)
     return self.users.mean(0)
@@ -331,19 +350,22 @@ class Histories(dict):
 # %% ../nbs/19_recommender.ipynb #da6e8b16
 def listed(h, user: str, out: Histories) -> list | None:
     "One history as a list of ids; None where it is none, which `out` then says."
-    missing = h is None or h is pd.NA or isinstance(h, float) and h != h
-    if missing: return []
-    if isinstance(h, (str, bytes, Mapping)) or not isinstance(h, Iterable):
-        out.wrong[user] = f"the history of {user!r} is {plain(h) if not isinstance(h, Mapping) else 'an object'!r}: write a list of item ids"; return
+    if missing(h): return []
+    if not several(h) or isinstance(h, Mapping):
+        what = "an object" if isinstance(h, Mapping) else repr(as_python(h))
+        out.wrong[user] = f"the history of {user!r} is {what}: write a list of item ids"; return
     try: ids = as_ids(sorted(h, key=str) if isinstance(h, (set, frozenset)) else h, "item", odd := [])
-    except UsageError: out.wrong[user] = f"the history of {user!r} has more than one dimension: write a list of item ids"; return
-    if odd: out.notes.append(f"{len(odd)} of the items of {user!r} {'is no id' if len(odd) == 1 else 'are no ids'} and left out ({odd[0]}).")
+    except UsageError:
+        out.wrong[user] = f"the history of {user!r} has more than one dimension: write a list of item ids"; return
+    if odd:
+        out.notes.append(f"{len(odd)} of the items of {user!r} {'is no id' if len(odd) == 1 else 'are no ids'} and left out ({odd[0]}).")
     return ids
 
 # %% ../nbs/19_recommender.ipynb #6305be95
 def history_table(t: pd.DataFrame, user="user", item="item") -> dict:
     "A table of clicks as user → items; half rows are left out by `listed`, and counted."
-    if gone := [c for c in (user, item) if c not in t]: raise UsageError(f"the histories have no column {gone[0]!r}: they have {', '.join(map(str, t.columns)) or 'none'}.")
+    if gone := [c for c in (user, item) if c not in t]:
+        raise UsageError(f"the histories have no column {gone[0]!r}: they have {', '.join(map(str, t.columns)) or 'none'}.")
     return {u: g for u, g in t.groupby(t[user].astype(object), sort=False, dropna=False)[item]}
 
 # %% ../nbs/19_recommender.ipynb #08e83da4
@@ -351,11 +373,13 @@ def read_records(h) -> list:
     "Records {user, item} or {user, items}, or pairs, as (user, items)."
     out = {}
     for n, r in enumerate(h, 1):
-        if isinstance(r, Mapping) and "user" in r and ("items" in r or "item" in r): u, i = r["user"], r["items"] if "items" in r else [r["item"]]
-        elif isinstance(r, (list, tuple)) and len(r) == 2: u, i = r[0], r[1] if isinstance(r[1], (list, tuple)) else [r[1]]
-        else: raise UsageError(f"record {n} of the histories is {str(r)[:60]!r}: write {{user: [items]}}, or a list of records with 'user' and 'items'.")
+        if isinstance(r, Mapping) and "user" in r and "items" in r: u, i = r["user"], r["items"]
+        elif isinstance(r, Mapping) and "user" in r and "item" in r: u, i = r["user"], [r["item"]]
+        elif isinstance(r, (list, tuple)) and len(r) == 2: u, i = r[0], r[1] if several(r[1]) else [r[1]]
+        else:
+            raise UsageError(f"record {n} of the histories is {str(r)[:60]!r}: write {{user: [items]}}, or a list of records with 'user' and 'items'.")
         out.setdefault(u if not isinstance(u, (list, dict)) else str(u), []).append(i)
-    return [(u, i[0] if len(i) == 1 else [x for one in i for x in (one if isinstance(one, (list, tuple)) else [one])]) for u, i in out.items()]
+    return [(u, i[0] if len(i) == 1 else [x for one in i for x in (one if several(one) else [one])]) for u, i in out.items()]
 
 # %% ../nbs/19_recommender.ipynb #eb117b49
 def as_histories(h) -> Histories:  # user (str) → list of str
@@ -363,9 +387,10 @@ def as_histories(h) -> Histories:  # user (str) → list of str
     out = Histories(notes=getattr(h, "notes", ()), wrong=dict(getattr(h, "wrong", {})))
     out.remarks += getattr(h, "remarks", [])
     if isinstance(h, pd.DataFrame): h = history_table(h)
-    elif isinstance(h, pd.Series) and not h.map(lambda v: isinstance(v, Iterable) and not isinstance(v, str)).all(): h = history_table(h.rename("item").rename_axis("user").reset_index())
-    pairs = h.items() if isinstance(h, (Mapping, pd.Series)) else read_records(h) if isinstance(h, Iterable) and not isinstance(h, str) else None
-    if pairs is None: raise UsageError(f"histories are {str(h)[:60]!r}: give {{user: [items]}}.")
+    elif isinstance(h, pd.Series) and not h.map(several).all():
+        h = history_table(h.rename("item").rename_axis("user").reset_index())
+    if not several(h): raise UsageError(f"histories are {str(h)[:60]!r}: give {{user: [items]}}.")
+    pairs = h.items() if isinstance(h, (Mapping, pd.Series)) else read_records(h)
     nobody = 0
     for u, items in pairs:
         try: u = id_text(u) if str(u).strip() else None
@@ -398,7 +423,8 @@ class Asked:
         "What is left out, in words; ids beyond n are counted."
         by = {}
         for u, why in self.unserved.items(): by.setdefault(why, []).append(u)
-        users = [WHY[w].format(_some(us, n), near_hint(us, known_users) if w == "unknown" else "") if w in WHY else f"{w}." for w, us in by.items()]
+        users = [WHY[w].format(_some(us, n), near_hint(us, known_users) if w == "unknown" else "") if w in WHY
+                 else f"{w}." for w, us in by.items()]
         items = [f"unknown items {_some(self.items, n)} are left out: correct the ids, or add them with add_items{near_hint(self.items, known_items)}."] if self.items else []
         return items + users + self.notes + self.remarks
 
@@ -411,14 +437,16 @@ def asked(self: Recommender,
     "Users and histories sorted into those that can be served and those that cannot."
     a = Asked()
     ids = list(map(str, self.user_ids)) if users is None and histories is None else [] if users is None else as_ids(users, "user", odd := [])
-    if users is not None and odd: a.notes.append(f"{len(odd)} of the users {'is no id' if len(odd) == 1 else 'are no ids'} and left out ({odd[0]}).")
+    if users is not None and odd:
+        a.notes.append(f"{len(odd)} of the users {'is no id' if len(odd) == 1 else 'are no ids'} and left out ({odd[0]}).")
     at = self.user_at.get_indexer(ids) if ids else np.zeros(0, np.int64)
     a.users, a.unserved = [u for u, r in zip(ids, at) if r >= 0], {u: "unknown" for u, r in zip(ids, at) if r < 0}
     h = as_histories({} if histories is None else histories)
     a.notes += h.notes; a.remarks += h.remarks
     for u, items in h.items(): self.ask_one(a, u, items)
     for u, why in h.wrong.items(): a.unserved[u] = why
-    if not (a.users or a.histories or a.unserved or a.notes): a.remarks.append(f"the {'histories hold' if histories is not None else 'list of users holds'} nobody, so nobody is served.")
+    if not (a.users or a.histories or a.unserved or a.notes):
+        a.remarks.append(f"the {'histories hold' if histories is not None else 'list of users holds'} nobody, so nobody is served.")
     return a
 
 @patch
@@ -432,7 +460,8 @@ def ask_one(self: Recommender, a: Asked, user: str, items: list):
     a.items += [i for i in gone if i not in a.items]
     if not len(rows): a.unserved[user] = "gone" if items else "empty"; return
     a.histories[user] = rows; a.unserved.pop(user, None)
-    if not self.has[rows].any(): a.remarks.append(f"the history of {user!r} is without any item that has a picture or a text: the average user is taken.")
+    if not self.has[rows].any():
+        a.remarks.append(f"the history of {user!r} is without any item that has a picture or a text: the average user is taken.")
 
 # %% ../nbs/19_recommender.ipynb #b0c5b1e7
 @patch
@@ -446,26 +475,31 @@ def recommend(self: Recommender,
               block: int = 16384,    # items scored at a time
              ) -> pd.DataFrame:      # user, rank (from 1), item, score, title; best first; attrs: complete, unserved, unknown, said
     "The best items for each user; fewer than k where there are no more. A warning says what was left out."
-    k = whole(k if top_k is None else top_k, "k", 1)
-    if isinstance(users, Mapping): raise UsageError("users are ids: give what unknown users met as histories={user: [items]}.")
+    k = whole_number(k if top_k is None else top_k, "k", 1)
+    if isinstance(users, Mapping):
+        raise UsageError("users are ids: give what unknown users met as histories={user: [items]}.")
     a = self.asked(users, histories)
     said = lambda n=3: a.sentences(self.user_at, self.item_at, n)
-    if not (a.users or a.histories) and (set(a.unserved.values()) - {"empty"} or a.notes): raise UsageError("nobody can be served; " + " ".join(said()))
+    if not (a.users or a.histories) and (set(a.unserved.values()) - {"empty"}
+                                         or a.notes): raise UsageError("nobody can be served; " + " ".join(said()))
     rows = self.candidates(among, a.items)
     t = self.ranked(a, rows, k, exclude_seen, block)
     lost = set(a.users) | set(a.histories) if len(t) < (len(a.users) + len(a.histories)) * min(k, len(rows)) else set()
     a.unserved |= {u: "met" for u in sorted(lost - set(t["user"]))}
     complete = not (a.unserved or a.items or a.notes) and bool(a.users or a.histories)
-    t.attrs = dict(complete=complete, unserved=dict(a.unserved), unknown=dict(users=[u for u, w in a.unserved.items() if w == "unknown"], items=a.items), said=said(100))
+    t.attrs = dict(complete=complete, unserved=dict(a.unserved),
+                   unknown=dict(users=[u for u, w in a.unserved.items() if w == "unknown"], items=a.items),
+                   said=said(100))
     for line in said(): warnings.warn(line.rstrip("."), LeftOut, stacklevel=2)
     return t
 
 # %% ../nbs/19_recommender.ipynb #6e043fa7
-def whole(v, name: str, least: int) -> int:
+def whole_number(v, name: str, least: int) -> int:
     "A whole number of Python or numpy; `UsageError` for anything else."
     try: n = operator.index(v)
     except TypeError: n = None
-    if n is None or isinstance(v, (bool, np.bool_)) or n < least: raise UsageError(f"{name} is {plain(v)!r}: it is a whole number of at least {least}.")
+    if n is None or isinstance(v, (bool, np.bool_)) or n < least:
+        raise UsageError(f"{name} is {as_python(v)!r}: it is a whole number of at least {least}.")
     return n
 
 # %% ../nbs/19_recommender.ipynb #a2f53dac
@@ -507,7 +541,8 @@ def settings_for(config,        # name of a preset, or a `Config`
                  settings: dict # to change from it
                 ) -> Config:
     "The settings; a preset's batch is made smaller for a small catalogue, so that an epoch has about eight steps."
-    settings = {k: plain(v) if not isinstance(v, (list, tuple, np.ndarray)) or np.ndim(v) == 0 else tuple(map(plain, v)) for k, v in settings.items()}
+    settings = {k: as_python(v) if not isinstance(v, (list, tuple, np.ndarray)) or np.ndim(v) == 0
+                else tuple(map(as_python, v)) for k, v in settings.items()}
     if not isinstance(config, str): return changed(config, **settings)
     c = preset(config)
     if other := [k for k in settings if not hasattr(c, k) and hasattr(Config(), k)]:
@@ -562,13 +597,17 @@ def choose_lambda(e, users, split: Split, config: Config) -> dict:  # λ → val
     return said
 
 # %% ../nbs/19_recommender.ipynb #69da3d43
-def beside_floors(model, f: Features, split: Split, select_on: str) -> dict: # own, floors: name → mean; strongest; versus: diff, ci95
+def beside_floors(model, f: Features, split: Split,
+                  select_on: str) -> dict: # own, floors: name → mean; strongest; versus: diff, ci95
     "How the model and the floors rank the held-out items among themselves."
     mine = evaluate(model.scorer(), split, "val", "own")[select_on]
-    said = {n: evaluate(score, split, "val", "own")[select_on] for n, (score, _) in floors(f, split, select_on, "own").items()}
+    said = {n: evaluate(score, split, "val", "own")[select_on] for n,
+            (score, _) in floors(f, split, select_on, "own").items()}
     best = max(said, key=lambda n: said[n].mean())
-    versus = paired_interval(mine.to_numpy()[None], said[best].to_numpy()[None]) if len(mine) > 1 else dict(diff=float(mine.mean() - said[best].mean()), ci95=None)
-    return dict(own=float(mine.mean()), floors={n: float(v.mean()) for n, v in said.items()}, strongest=best, versus={k: versus[k] for k in ("diff", "ci95")})
+    versus = paired_interval(mine.to_numpy()[None],
+                             said[best].to_numpy()[None]) if len(mine) > 1 else dict(diff=float(mine.mean() - said[best].mean()), ci95=None)
+    return dict(own=float(mine.mean()), floors={n: float(v.mean()) for n, v in said.items()}, strongest=best,
+                versus={k: versus[k] for k in ("diff", "ci95")})
 
 # %% ../nbs/19_recommender.ipynb #816eaa6c
 def verdict(about: dict) -> list:  # about: of a recommender; returns sentences
@@ -576,14 +615,16 @@ def verdict(about: dict) -> list:  # about: of a recommender; returns sentences
     b, on = about.get("beside"), about["select_on"].upper()
     what = f"damping {about['damp']:g} chosen by {on}" if "damp" in about else f"damping chosen by {on}" if "denoise" in about.get("config", {}) else f"{about['epochs']:,} epoch{'s'*(about['epochs'] != 1)} chosen by {on}"
     if not b: return [f"{about['held_out']}: {what}"]
-    kinds = [max((n for n in b["floors"] if n.startswith(k)), key=b["floors"].get) for k in ("ridge", "profile", "random")]
+    kinds = [max((n for n in b["floors"] if n.startswith(k)), key=b["floors"].get)
+             for k in ("ridge", "profile", "random")]
     others = ", ".join(f"{n} {b['floors'][n]:.4f}" for n in kinds)
     d, ci = b["versus"]["diff"], b["versus"]["ci95"]
     by = f"{d:+.4f}" + (f", 95 % over users {ci[0]:+.4f} to {ci[1]:+.4f}" if ci else "")
     if ci and ci[0] > 0: said = f"It ranks them better than the strongest floor, {b['strongest']} ({by})."
     elif ci and ci[1] < 0: said = f"A loss: the floor {b['strongest']} ranks them better ({by})."
     else: said = f"A tie: the difference to the strongest floor, {b['strongest']}, is within chance ({by})."
-    return [f"{about['held_out']}: {what}", f"{on} among the held-out items: this model {b['own']:.4f}; floors on the same vectors: {others}", said]
+    return [f"{about['held_out']}: {what}",
+            f"{on} among the held-out items: this model {b['own']:.4f}; floors on the same vectors: {others}", said]
 
 # %% ../nbs/19_recommender.ipynb #e315b2c1
 @patch(cls_method=True)
@@ -603,7 +644,7 @@ def fit(cls: Recommender,
        ) -> Recommender:
     "Encode, learn with some items held out to choose a setting, learn again from all; by default `best`, and the encoder by what there is. Same input and seed, same bytes."
     start, ds = time.perf_counter(), dataset if isinstance(dataset, Dataset) else load_or_fetch(dataset)
-    seed, holdout = whole(seed, "seed", 0), share(holdout, "holdout")
+    seed, holdout = whole_number(seed, "seed", 0), as_share(holdout, "holdout")
     pairs = ds.interactions[["user", "item"]].to_numpy(np.int64)
     c, met = settings_for(config, len(pairs), settings), np.bincount(pairs[:, 1], minlength=ds.n_items)
     if getattr(c, "context", "none") != "none": raise UsageError(f"context is {c.context!r}, but a recommender knows no dates: choose context='none'.")
@@ -613,25 +654,31 @@ def fit(cls: Recommender,
     warm = np.flatnonzero(met)
     inner, mine = feature_rows(f, warm), np.stack([pairs[:, 0], np.searchsorted(warm, pairs[:, 1])], 1)
     model, how, split = cls.learn(inner, mine, ds.n_users, c, seed, holdout, refit, device, progress)
-    about = dict(dataset=ds.name, encoder=f.encoder, encoder_key="" if features is not None else f.key, long_text=long_text,
-                 text_columns=columns if isinstance(columns, dict) else list(columns), modalities=f.modalities, widths=model.widths,
+    about = dict(dataset=ds.name, encoder=f.encoder, encoder_key="" if features is not None else f.key,
+                 long_text=long_text,
+                 text_columns=columns if isinstance(columns, dict) else list(columns), modalities=f.modalities,
+                 widths=model.widths,
                  config=asdict(c), seed=seed, holdout=holdout, refit=refit, users=ds.n_users, items_met=len(warm), interactions=len(pairs),
                  mamex=__version__, **how, seconds=round(time.perf_counter() - start, 2))
     seen = sparse.csr_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(ds.n_users, ds.n_items))
     anchors = anchors_of(model, f, split, warm, seed)
-    return cls(model, ds.user_ids, ds.items.reset_index(drop=True), **embed(model, f, anchors=anchors, me=np.arange(ds.n_items)), met=met, seen=seen, about=about, anchors=anchors)
+    return cls(model, ds.user_ids, ds.items.reset_index(drop=True),
+               **embed(model, f, anchors=anchors, me=np.arange(ds.n_items)), met=met, seen=seen, about=about,
+               anchors=anchors)
 
 # %% ../nbs/19_recommender.ipynb #85ac7604
-def share(v, name: str) -> float:
+def as_share(v, name: str) -> float:
     "A share of Python or numpy; `UsageError` for anything else."
-    if isinstance(v := plain(v), bool) or not isinstance(v, (int, float)) or not 0 < v < 1: raise UsageError(f"{name} is {v!r}: it is a share between 0 and 1.")
+    if isinstance(v := as_python(v), bool) or not isinstance(v, (int, float)) or not 0 < v < 1:
+        raise UsageError(f"{name} is {v!r}: it is a share between 0 and 1.")
     return float(v)
 
 def text_columns_of(ds: Dataset, config, columns) -> tuple | dict:
     "The text columns to read; words that users wrote are left out, unless they are named."
     if columns is None and not hasattr(config, "solve"): return ("title", "description")
     if columns is None: return text_modalities(ds)
-    if isinstance(columns, Mapping): return {str(m): (c,) if isinstance(c, str) else tuple(map(str, c)) for m, c in columns.items()}
+    if isinstance(columns, Mapping):
+        return {str(m): (c,) if isinstance(c, str) else tuple(map(str, c)) for m, c in columns.items()}
     return (str(columns),) if isinstance(columns, str) else tuple(map(str, columns))
 
 # %% ../nbs/19_recommender.ipynb #f230dfba
@@ -639,7 +686,8 @@ def text_columns_of(ds: Dataset, config, columns) -> tuple | dict:
 def anchors_of(model, f: Features, split: Split, warm, seed) -> Anchors:
     "The experts of a solved model; of a trained one as many known items, drawn in the same way, with what it makes of them."
     solved = hasattr(model.config, "solve")
-    rows = warm[draw_experts(feature_rows(f, warm), split, min(ANCHORS, model.config.n_experts if solved else ANCHORS), seed)]
+    rows = warm[draw_experts(feature_rows(f, warm), split, min(ANCHORS, model.config.n_experts if solved else ANCHORS),
+                             seed)]
     if solved: return Anchors(rows)
     z = torch.nn.functional.normalize(model.eval().set_items(feature_rows(f, rows))().z, dim=2).cpu().numpy()
     model.set_items(no_items(model.widths))
@@ -647,7 +695,8 @@ def anchors_of(model, f: Features, split: Split, warm, seed) -> Anchors:
 
 # %% ../nbs/19_recommender.ipynb #084c4ff2
 @patch(cls_method=True)
-def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdout, refit, device, progress) -> tuple:  # model; facts for `about`; the split that it learned from
+def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdout, refit, device,
+          progress) -> tuple:  # model; facts for `about`; the split that it learned from
     "The two passes; `f` and `pairs` know only items that somebody has met."
     n = len(f.mask)
     split, whole_split = held_out(pairs, n_users, n, holdout, seed), everything(pairs, n_users, n)
@@ -658,9 +707,11 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     users = run.model.users.detach().cpu().numpy()
     lams, best = choose_lambda(e, users, split, c), next(r for r in run.history if r["epoch"] == run.best_epoch)
     lam, beside = max(LAMBDAS, key=lams.get), beside_floors(run.model, f, split, c.select_on)
-    model = train_for(f, whole_split, c, seed, device, run.best_epoch + 1, progress) if refit else cls.adopt(run.model, e, split, lam)
+    if refit: model = train_for(f, whole_split, c, seed, device, run.best_epoch + 1, progress)
+    else: model = cls.adopt(run.model, e, split, lam)
     how = dict(held_out=split.rule, epochs=run.best_epoch + 1, validation={k: v for k, v in best.items() if k.startswith("val_own/")},
-               watch=watch(run.history, c), fold_in_lambda=lam, fold_in={str(k): v for k, v in lams.items()}, select_on=c.select_on, beside=beside)
+               watch=watch(run.history, c), fold_in_lambda=lam, fold_in={str(k): v for k, v in lams.items()},
+               select_on=c.select_on, beside=beside)
     return model.cpu(), how | (dict(damp=c.damp) if solved else {}), whole_split if refit else split
 
 # %% ../nbs/19_recommender.ipynb #5e13d6c3
@@ -702,39 +753,44 @@ def picture_bytes(x, item) -> bytes:
     if isinstance(x, (bytes, bytearray, memoryview)): return bytes(x)
     if isinstance(x, Image.Image): return picture_to_png(x)
     try: return Path(x).read_bytes()
-    except (OSError, TypeError, ValueError): raise UsageError(f"the picture of {str(item)!r} cannot be read from {str(x)[:80]!r}: give bytes, a path or a PIL image.") from None
+    except (OSError, TypeError, ValueError):
+        raise UsageError(f"the picture of {str(item)!r} cannot be read from {str(x)[:80]!r}: give bytes, a path or a PIL image.") from None
 
 # %% ../nbs/19_recommender.ipynb #85235ea5
-def missing(v) -> bool: return v is None or v is pd.NA or v is pd.NaT or isinstance(v, (float, np.floating)) and bool(v != v)
-
 def cell_text(v): # a cell that is read as text; a whole number stays one, although a gap beside it has made it a float
-    return None if missing(v) else str(int(v)) if isinstance(v, (float, np.floating)) and float(v).is_integer() else str(v)
+    if missing(v): return None
+    return str(int(v)) if isinstance(v, (float, np.floating)) and float(v).is_integer() else str(v)
 
 def as_table(items) -> pd.DataFrame:
     "Rows of new items as a table with plain cells, whatever they came in."
-    one = isinstance(items, pd.Series) or isinstance(items, Mapping) and (isinstance(items.get("item"), (str, bytes)) or not isinstance(items.get("item"), Iterable))
-    if not one and not isinstance(items, (Mapping, pd.DataFrame)): items = list(items)
-    t = pd.DataFrame([dict(items)] if one else {k: list(v) if isinstance(v, Iterable) and not isinstance(v, str) else v for k, v in items.items()} if isinstance(items, Mapping) else items)
+    if isinstance(items, pd.Series) or isinstance(items, Mapping) and not several(items.get("item")): items = [dict(items)]
+    if isinstance(items, Mapping): items = {k: list(v) if several(v) else v for k, v in items.items()}
+    t = pd.DataFrame(items)
     if "item" not in t and "item" in t.index.names: t = t.reset_index("item")
     t = t.reset_index(drop=True).set_axis(list(map(str, t.columns)), axis=1)
-    if (twice := t.columns[t.columns.duplicated()]).size: raise UsageError(f"the new items have two columns {twice[0]!r}: rename one.")
+    if (twice := t.columns[t.columns.duplicated()]).size:
+        raise UsageError(f"the new items have two columns {twice[0]!r}: rename one.")
     odd = [c for c in t if not (t[c].dtype.kind in "biufM" and isinstance(t[c].dtype, np.dtype))]
     return t.assign(**{c: pd.Series([None if missing(v) else v for v in t[c]], t.index, dtype=object) for c in odd})
 
 # %% ../nbs/19_recommender.ipynb #45f0e955
 def new_table(items) -> pd.DataFrame:  # items: DataFrame, dict of columns, list of dicts, or one dict
     "New items as a table with ids as text; `UsageError` names the row that has none."
-    if not isinstance(items, (Mapping, pd.DataFrame, pd.Series)): items = [r if isinstance(r, Mapping) else dict(r) for r in items]
+    if not isinstance(items, (Mapping, pd.DataFrame, pd.Series)):
+        items = [r if isinstance(r, Mapping) else dict(r) for r in items]
     if len(items) == 0: return pd.DataFrame(dict(item=np.array([], object)))
     t = as_table(items)
-    if "item" not in t: raise UsageError(f"the new items need a column 'item' with their ids: they have {', '.join(t.columns) or 'none'}.")
+    if "item" not in t:
+        raise UsageError(f"the new items need a column 'item' with their ids: they have {', '.join(t.columns) or 'none'}.")
     ids = []
     for n, v in enumerate(t["item"], 1):
         try: ids.append(id_text(v))
-        except ValueError as e: raise UsageError(f"the new item in row {n} has no id ({e}): write it as text, or drop the row.") from None
+        except ValueError as e:
+            raise UsageError(f"the new item in row {n} has no id ({e}): write it as text, or drop the row.") from None
         if not ids[-1].strip(): raise UsageError(f"the new item in row {n} has no id: fill it, or drop the row.")
     t = t.assign(item=pd.Series(ids, dtype=object))
-    if (twice := t["item"][t["item"].duplicated()]).size: raise UsageError(f"the new item {str(twice.iloc[0])!r} stands twice: keep one row.")
+    if (twice := t["item"][t["item"].duplicated()]).size:
+        raise UsageError(f"the new item {str(twice.iloc[0])!r} stands twice: keep one row.")
     return t
 
 # %% ../nbs/19_recommender.ipynb #d0d19452
@@ -773,7 +829,8 @@ def align(self: Recommender, f: Features, n) -> Features:
 def extractor(self: Recommender) -> Extractor:
     "The encoder of the training; a warning where it is another build."
     columns = self.about["text_columns"]
-    x = Extractor(self.about["encoder"], text_columns=columns if isinstance(columns, dict) else tuple(columns), long_text=self.about.get("long_text", "cut"))
+    x = Extractor(self.about["encoder"], text_columns=columns if isinstance(columns, dict) else tuple(columns),
+                  long_text=self.about.get("long_text", "cut"))
     if x.key != self.about["encoder_key"]: warnings.warn(f"the encoder {self.about['encoder']!r} or its libraries differ from those of the training; new items may sit a little beside the old ones", stacklevel=3)
     return x
 
@@ -787,14 +844,17 @@ def reads(self: Recommender) -> list:
 
 # %% ../nbs/19_recommender.ipynb #cce4cbfa
 @patch
-def refuse_unread(self: Recommender, t: pd.DataFrame, f: Features, vectors) -> np.ndarray:  # bool [n], those of which something is known
+def refuse_unread(self: Recommender, t: pd.DataFrame, f: Features,
+                  vectors) -> np.ndarray:  # bool [n], those of which something is known
     "Name the new items of which the model reads nothing; `UsageError` where it reads nothing of any."
     ok = f.mask.any(1)
     self.refused = t["item"][~ok].tolist()
     if ok.all(): return ok
-    given = ", ".join(c for c in t if c != "item" and not c.startswith("_") and t.loc[~ok, c].notna().any()) or "no value"
+    given = ", ".join(c for c in t if c != "item" and not c.startswith("_")
+                      and t.loc[~ok, c].notna().any()) or "no value"
     of = ", ".join([*self.reads(), *(["pictures"] if "image" in self.model.modalities else [])])
-    why = (f"the model reads nothing of the new items {_some(self.refused)}: " + ("their vectors are empty; give others" if vectors is not None else
+    why = (f"the model reads nothing of the new items {_some(self.refused)}: "
+           + ("their vectors are empty; give others" if vectors is not None else
            f"they bring {given}, it reads {of}; rename the columns, or fill them"))
     if not ok.any(): raise UsageError(why + ".")
     warnings.warn(f"{why}; the rest is added", LeftOut, stacklevel=3)
@@ -809,7 +869,8 @@ def add_items(self: Recommender,
               vectors: dict | None = None,  # modality → float [n, d], instead of an encoder
              ) -> Recommender:       # itself; `refused`: ids of those that were left out
     "Items never seen, ready to be ranked. One of which nothing is read is left out with a warning; where there is none else, with a `UsageError`."
-    t, pictures = new_table(items), {id_text(i): picture_bytes(x, id_text(i)) for i, x in ({} if pictures is None else pictures).items() if not missing(x)}
+    t, pictures = new_table(items), {id_text(i): picture_bytes(x, id_text(i)) for i,
+                                     x in ({} if pictures is None else pictures).items() if not missing(x)}
     self.refused = []
     if stray := [i for i in pictures if i not in set(t["item"])]: raise UsageError(f"pictures of {_some(stray)}, which are not among the new items: add rows for them, or leave them out.")
     old = t["item"][t["item"].isin(self.item_at)].tolist()
@@ -818,7 +879,9 @@ def add_items(self: Recommender,
     t = t.assign(**{c: t[c].map(cell_text).astype(object) for c in self.reads() if c in t})
     f = self.encode_items(t, pictures, vectors)
     ok = self.refuse_unread(t, f, vectors)
-    if vectors is None and (new := [c for c in t if c not in self.items and c not in self.reads()]): warnings.warn(f"columns not read: {', '.join(new)} (read are {', '.join(self.reads()) or 'none'})", LeftOut, stacklevel=2)
+    if vectors is None and (new := [c for c in t if c not in self.items and c not in self.reads()]):
+        warnings.warn(f"columns not read: {', '.join(new)} (read are {', '.join(self.reads()) or 'none'})", LeftOut,
+                      stacklevel=2)
     return self.place(t[ok].reset_index(drop=True), feature_rows(f, ok))
 
 # %% ../nbs/19_recommender.ipynb #10a61097
@@ -830,7 +893,8 @@ def place(self: Recommender, t: pd.DataFrame, f: Features) -> Recommender:
     table = pd.concat([self.items, t[fresh]], ignore_index=True)
     for c in (c for c in table if not fresh.all() and c != "item"):  # what the new row does not say is gone
         table[c] = table[c].astype(object)
-        table.loc[at[~fresh], c] = pd.Series(t.loc[~fresh, c].to_numpy(object) if c in t else np.full((~fresh).sum(), None, object), at[~fresh], dtype=object)
+        table.loc[at[~fresh], c] = pd.Series(t.loc[~fresh, c].to_numpy(object) if c in t
+                                             else np.full((~fresh).sum(), None, object), at[~fresh], dtype=object)
     for k, v in ((k, v) for k, v in v.items() if getattr(self, k) is not None):
         whole = np.concatenate([getattr(self, k), v[fresh]])
         whole[at[~fresh]] = v[~fresh]
@@ -856,18 +920,22 @@ class Explanation:
     why: "Shares | None" = None         # for a user or a history
 
     def __str__(self):
-        head = f"{self.item}  {self.title}\n" + (f"met by {self.met:,} user{'s'*(self.met != 1)} in training" if self.met else "new: nobody met it in training")
-        return "\n".join([*([str(self.why), ""] if self.why else []), head, *self.view_lines(), f"missing: {', '.join(self.missing) or 'nothing'}"])
+        head = f"{self.item}  {self.title}\n" + (f"met by {self.met:,} user{'s'*(self.met != 1)} in training"
+                                                 if self.met else "new: nobody met it in training")
+        return "\n".join([*([str(self.why), ""] if self.why else []), head, *self.view_lines(),
+                          f"missing: {', '.join(self.missing) or 'nothing'}"])
 
     def view_lines(self) -> list:
         "Modalities with their nearest items, then all together."
         if not self.alpha.any(): return ["nothing is known of it: it is ranked as the average item"]
         near = lambda t: [f"{r.cosine:6.3f}  {r.item}  {r.title}" for r in t.itertuples()] or ["no known item has it"]
-        width, out = max(map(len, [*self.alpha.index, "together"])), [f"{'view':<{max(map(len, [*self.alpha.index, 'together']))}}  share  nearest known items (cosine)"]
+        width, out = max(map(len, [*self.alpha.index,
+                                   "together"])), [f"{'view':<{max(map(len, [*self.alpha.index, 'together']))}}  share  nearest known items (cosine)"]
         for m in [m for m in self.alpha.index if m not in self.missing]:
             share, lines = f"{self.carried[m]:5.0%}" if self.carried is not None else " "*5, near(self.views[self.views["modality"] == m]) if self.views is not None else ["(fit again: a former version kept no views)"]
-            spoke = [f"expert{'s'*(len(g) > 1)} " + ", ".join(f"{r.expert} {r.weight:.0%}" for r in g.itertuples()) for g in [self.experts[self.experts["modality"] == m]] if len(g)]
-            out += [f"{m:<{width}}  {share}  {l}" if not n else f"{'':<{width}}         {l}" for n, l in enumerate(lines + spoke)]
+            spoke = [f"expert{'s'*(len(g) > 1)} " + ", ".join(f"{r.expert} {r.weight:.0%}" for r in g.itertuples())
+                     for g in [self.experts[self.experts["modality"] == m]] if len(g)]
+            out += [f"{m if not n else '':<{width}}  {share if not n else '':5}  {l}" for n, l in enumerate(lines + spoke)]
         return out + [f"{'together' if not n else '':<{width}}         {l}" for n, l in enumerate(near(self.neighbours))]
 
 # %% ../nbs/19_recommender.ipynb #8afec0f3
@@ -875,12 +943,14 @@ class Explanation:
 def known_table(self: Recommender, rows, cosine, **more) -> pd.DataFrame:
     "Items with their cosine and title."
     title = self.items["title"].to_numpy(object)[rows] if "title" in self.items else [""]*len(rows)
-    return pd.DataFrame(more | dict(item=self.item_at.to_numpy(object)[rows], cosine=cosine, title=["" if missing(t) else str(t) for t in title]))
+    title = ["" if missing(t) else str(t) for t in title]
+    return pd.DataFrame(more | dict(item=self.item_at.to_numpy(object)[rows], cosine=cosine, title=title))
 
 @patch
 def views(self: Recommender, row: int, n: int) -> pd.DataFrame:
     "The nearest anchors of an item by each modality."
-    parts = [self.known_table(at[at >= 0][:n], c[at >= 0][:n], modality=m) for m, at, c in zip(self.model.modalities, self.near[row], self.cosine[row])]
+    parts = [self.known_table(at[at >= 0][:n], c[at >= 0][:n], modality=m) for m, at,
+             c in zip(self.model.modalities, self.near[row], self.cosine[row])]
     return pd.concat(parts, ignore_index=True)
 
 # %% ../nbs/19_recommender.ipynb #5e380212
@@ -892,14 +962,15 @@ def explain(self: Recommender,
             history=None, # or what an unknown user met: item ids
            ) -> Explanation:
     "Views and nearest known items of an item, and who asks: the shares of his items in its score; `UsageError` for what is unknown."
-    n = whole(n, "n", 1)
+    n = whole_number(n, "n", 1)
     if len(ids := as_ids(item, "item")) != 1: raise UsageError(f"explain takes one item, not {len(ids)}: ask for each.")
     (row,), names = self.rows_of(ids), list(self.model.modalities)
     alpha = pd.Series((self.alpha[row] / max(self.alpha[row].sum(), 1e-12)).round(6), index=names, name="alpha")
     used = [(m, k, float(w)) for j, m in enumerate(names) if self.has[row, j] for k,
             w in sorted(enumerate(self.gates[row, j]), key=lambda x: -x[1]) if w > 0]
     me = self.known_table([row], [1.]).iloc[0]
-    return Explanation(ids[0], me["title"], alpha, pd.DataFrame(used, columns=["modality", "expert", "weight"]), self.neighbours(row, n),
+    return Explanation(ids[0], me["title"], alpha, pd.DataFrame(used, columns=["modality", "expert", "weight"]),
+                       self.neighbours(row, n),
                        [m for j, m in enumerate(names) if not self.has[row, j]], int(self.met[row]),
                        pd.Series(self.carried[row], index=names, name="carried") if self.carried is not None else None,
                        self.views(row, n) if self.near is not None else None,
@@ -934,7 +1005,8 @@ class Shares:
         if len(more): lines.append((more["share"].sum(), f"{len(more):,} further item{'s'*(len(more) > 1)}"))
         if self.rest: lines.append((self.rest, "what no single item carries"))
         percent = lambda x: f"{x/self.score:7.0%}" if self.score > 0 else ""
-        return "\n".join([f"score of {self.item} for {self.user}: {self.score:.4f}, carried by", *[f"{x:+9.4f} {percent(x)}  {what}" for x, what in lines], self.how])
+        return "\n".join([f"score of {self.item} for {self.user}: {self.score:.4f}, carried by",
+                          *[f"{x:+9.4f} {percent(x)}  {what}" for x, what in lines], self.how])
 
 # %% ../nbs/19_recommender.ipynb #6267d379
 @patch
@@ -958,10 +1030,12 @@ EXACT_SHARES = "exact: the user's vector is the sum of a part from each of these
 LAID_OVER = "approximate: the user's vector was trained freely, and is laid over those of these items by a ridge"
 
 @patch
-def made_of(self: Recommender, at: int) -> tuple:  # at: row of a user; returns rows of his items, float64 [h, d] their parts, how
+def made_of(self: Recommender,
+            at: int) -> tuple:  # at: row of a user; returns rows of his items, float64 [h, d] their parts, how
     "The parts of a known user's vector."
     rows = np.sort(self.seen[[at]].indices)
-    if hasattr(self.model.config, "solve") and self.parts_of_users()[1][at]: return rows, self.parts_of_users()[0][rows], EXACT_SHARES
+    if hasattr(self.model.config, "solve") and self.parts_of_users()[1][at]:
+        return rows, self.parts_of_users()[0][rows], EXACT_SHARES
     x = self.e[rows].astype(np.float64)
     gram = x @ x.T
     c = np.linalg.solve(gram + (.01*np.trace(gram)/max(len(rows), 1) + 1e-12)*np.eye(len(rows)), x @ self.users[at])
@@ -969,7 +1043,8 @@ def made_of(self: Recommender, at: int) -> tuple:  # at: row of a user; returns 
 
 # %% ../nbs/19_recommender.ipynb #0939b7d2
 @patch
-def made_of_history(self: Recommender, history) -> tuple:  # rows, float64 [h, d] their parts, float32 [d] the vector, how
+def made_of_history(self: Recommender,
+                    history) -> tuple:  # rows, float64 [h, d] their parts, float32 [d] the vector, how
     "The parts of a folded-in vector."
     u, rows, fold = self.fold_in(history), np.sort(self.rows_of(history, [])), self.folding()
     x = np.where(self.has[rows].any(1)[:, None], self.e[rows] - fold.mean, 0)
@@ -993,8 +1068,10 @@ def shares(self: Recommender,
            history=None,  # or item ids
           ) -> Shares:
     "The shares of a user's items in the score of one item; with `rest` they sum to it."
-    if user is not None and history is not None: raise UsageError("user and history are two ways to say who asks: give one of them.")
-    if user is not None and len(who := as_ids(user, "user")) != 1: raise UsageError(f"explain takes one user, not {len(who)}: ask for each.")
+    if user is not None and history is not None:
+        raise UsageError("user and history are two ways to say who asks: give one of them.")
+    if user is not None and len(who := as_ids(user, "user")) != 1:
+        raise UsageError(f"explain takes one user, not {len(who)}: ask for each.")
     if user is None: (rows, parts, u, how), who = self.made_of_history(history), ["this history"]
     elif (at := self.user_at.get_indexer(who)[0]) < 0: raise UsageError(f"unknown users {_some(who)}: correct the id, or give what the user met, history=[items]{near_hint(who, self.user_at)}.")
     else: (rows, parts, how), u = self.made_of(at), self.users[at]
@@ -1006,7 +1083,8 @@ def shares(self: Recommender,
     return Shares(who[0], str(self.item_at[row]), score, t, rest, how, n)
 
 # %% ../nbs/19_recommender.ipynb #0a11deeb
-FORMAT, READS = 2, (1, 2)  # of the folder: what is written, and what can be read (1 lacks what `explain` shows of views); others are refused
+FORMAT = 2       # of the folder that is written
+READS = (1, 2)   # what can be read, others are refused; 1 lacks what `explain` shows of views
 
 # %% ../nbs/19_recommender.ipynb #b122dfc3
 @patch
@@ -1015,9 +1093,11 @@ def files(self: Recommender) -> dict:  # name → function that writes it to a p
     seen = self.seen.tocsr()
     arrays = dict(e=self.e, alpha=self.alpha, gates=self.gates, has=self.has, met=self.met, seen_indptr=seen.indptr.astype(np.int64),
                   seen_indices=seen.indices.astype(np.int64))
-    beside = dict(carried=self.carried, near=self.near, cosine=self.cosine) | (dict(anchor_rows=self.anchors.rows, anchor_z=self.anchors.z) if self.anchors else {})
+    beside = dict(carried=self.carried, near=self.near, cosine=self.cosine)
+    if self.anchors: beside |= dict(anchor_rows=self.anchors.rows, anchor_z=self.anchors.z)
     arrays |= {k: v for k, v in beside.items() if v is not None}
-    items = self.items.assign(**{c: self.items[c].map(lambda v: None if missing(v) else str(v)) for c in self.items if self.items[c].dtype == object})
+    items = self.items.assign(**{c: self.items[c].map(lambda v: None if missing(v) else str(v)) for c in self.items
+                                 if self.items[c].dtype == object})
     return {"model.safetensors": lambda p: self.model.save(p),
             "items.safetensors": lambda p: p.write_bytes(safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})),
             "items.parquet": lambda p: items.to_parquet(p, index=False),
@@ -1056,7 +1136,8 @@ def check_saved(folder: Path) -> dict:  # what recommender.json says
     try: said = json.loads((folder/"recommender.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): raise UsageError(f"{folder} holds no recommender (recommender.json is missing or damaged): save one there first.") from None
     if not isinstance(said, dict) or said.get("format") != "mamex.recommender": raise UsageError(f"{folder} holds no recommender of mamex: save one there first.")
-    if said.get("version") not in READS: raise UsageError(f"{folder} has the format version {said.get('version')!r}, this mamex reads {' and '.join(map(str, READS))}: fit and save it again.")
+    if said.get("version") not in READS:
+        raise UsageError(f"{folder} has the format version {said.get('version')!r}, this mamex reads {' and '.join(map(str, READS))}: fit and save it again.")
     names, sums = ("model.safetensors", "items.safetensors", "items.parquet", "users.parquet"), said.get("files")
     for n in names:
         if not (folder/n).is_file(): raise UsageError(f"{folder/n} is missing: save the recommender again.")
@@ -1076,9 +1157,12 @@ def load(cls: Recommender, folder) -> Recommender:
         items, users = (pd.read_parquet(folder/f"{n}.parquet") for n in ("items", "users"))
         n = len(items)
         beside = [k for k in ("carried", "near", "cosine") if k in x]  # a former version had none
-        if any(len(x[k]) != n for k in ("e", "alpha", "gates", "has", "met", *beside)) or len(users) != len(model.users): raise ValueError("the sizes differ")
+        if any(len(x[k]) != n for k in ("e", "alpha", "gates", "has", "met",
+                                        *beside)) or len(users) != len(model.users): raise ValueError("the sizes differ")
         seen = sparse.csr_array((np.ones(len(x["seen_indices"]), bool), x["seen_indices"], x["seen_indptr"]), shape=(len(users), n))
-        return cls(model, users["user"].to_numpy(str), items, x["e"], x["alpha"], x["gates"], x["has"], x["met"], seen, about,
-                   *(x.get(k) for k in ("carried", "near", "cosine")), Anchors(x["anchor_rows"], x.get("anchor_z")) if "anchor_rows" in x else None)
+        return cls(model, users["user"].to_numpy(str), items, x["e"], x["alpha"], x["gates"], x["has"], x["met"], seen,
+                   about,
+                   *(x.get(k) for k in ("carried", "near", "cosine")), Anchors(x["anchor_rows"], x.get("anchor_z"))
+                   if "anchor_rows" in x else None)
     except UsageError: raise
     except Exception as e: raise UsageError(f"{folder} cannot be read as a recommender ({type(e).__name__}: {str(e)[:100]}): fit and save it again.") from None
