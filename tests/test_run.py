@@ -2,7 +2,7 @@
 import json, os, subprocess, sys
 from pathlib import Path
 import pandas as pd, pytest
-from conftest import ROOT, needs
+from conftest import ROOT
 from mamex.datasets import load_dataset, save_dataset
 
 QUICK = ["-p", "epochs", "3", "-p", "seeds", "0"]
@@ -90,6 +90,8 @@ def test_pictures_that_fail_are_counted(shop, change, unreadable, present, tmp_p
     counts = json.loads((tmp_path / "r" / "run.json").read_text())["card"]["features"]["counts"]["image"]
     assert (counts["unreadable"], counts["present"]) == (unreadable, present)
 
+
+from conftest import needs  # here, where real data come in
 
 @needs("movielens")
 def test_films(tmp_path):
