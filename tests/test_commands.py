@@ -9,6 +9,7 @@ in a copy of the checkout and with an activated .venv, as a reader would run the
   run by tests/test_notebooks.py. `make run` runs the whole of run.ipynb.
 - The publishers' hosts are a host that has nothing (`MAMEX_MIRROR`): a command that needs them has to fail with the sentence that
   names the remedy. No model hub is asked (`HF_HUB_OFFLINE`).
+- `make test`, which is running, and `make reports` with one name after the other say what they would run (`MAKEFLAGS=n`).
 - A command with a placeholder (`mamex check FOLDER`, `make reports dataset=…`) is a form: its words have to be known.
 """
 import functools, json, os, re, select, shlex, shutil, signal, subprocess, sys, time
@@ -118,6 +119,8 @@ def together(blocks: list, pattern: str) -> list:
 
 BLOCKS = together(all_blocks(), r"make reports dataset=\w|python -m mamex\.reports \w")
 COMMANDS = distinct(all_blocks())  # named by the page that shows them first
+ONLY = [c.text for c in COMMANDS if re.match("make reports .*only=", c.text)]
+SAID = {"make test", "make notebooks", *ONLY[1:]}  # make only says what it would run: this very run, and reports that differ in their name
 WHERE = {c: n for n, (_, lines) in reversed(list(enumerate(BLOCKS))) for c in lines}  # the block in which each runs
 
 
@@ -138,7 +141,7 @@ def skip_reason(c: str) -> str | None:
 
 def small_shop(to: Path):
     "Products, clicks and photos as two exports and a folder; ids and users are those that the pages name."
-    ds = toy(n_users=60, n_items=80)
+    ds = toy(n_users=40, n_items=60)
     ids = np.array([f"B{n:04d}" for n in range(len(ds.item_ids))])
     users = np.array(["ann", "bob", *(f"u{n:03d}" for n in range(2, len(ds.user_ids)))])
     new = len(ids) - 12  # from here on nobody has met an item
@@ -154,7 +157,7 @@ def small_shop(to: Path):
 
 def small_datasets(to: Path):
     "The sets that pages name, with the columns that they have; released in one of five years, met at some time."
-    rng, base = np.random.default_rng(0), toy(n_users=60, n_items=80)
+    rng, base = np.random.default_rng(0), toy(n_users=40, n_items=60)
     years = pd.array(rng.integers(1995, 2000, len(base.items)), dtype="Int32")
     words = lambda *w: rng.choice(w, len(base.items))
     films = base.items.assign(genres=words("Drama", "Comedy"), released=years)
@@ -211,8 +214,8 @@ def environment(ground: Path, home: Path, command: str, mirror: str) -> dict:
     env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "MAMEX_REPORTS", "PYTEST_ADDOPTS") and not k.startswith(("PYTEST_XDIST", "COV_"))}
     env |= dict(PATH=f"{home / '.venv/bin'}{os.pathsep}{env['PATH']}", PYTHONPATH=str(home), MAMEX_DATA=str(ground / "data"), OMP_NUM_THREADS="1",
                 MAMEX_MIRROR=mirror, HF_HUB_OFFLINE="1", COLUMNS="120", TERM="dumb")
-    if command in ("make test", "make notebooks"): env["MAKEFLAGS"] = "n"                           # it is running: only say what would run
-    if command.startswith("pytest "): env["PYTEST_ADDOPTS"] = "--collect-only -p no:cacheprovider"  # it is a test of this suite
+    if command in SAID: env["MAKEFLAGS"] = "n"
+    if command.startswith("pytest "): env["PYTEST_ADDOPTS"] = "--collect-only"  # it is a test of this suite
     if command.startswith("pip "): env |= dict(PIP_DRY_RUN="1", PIP_NO_DEPS="1", PIP_NO_BUILD_ISOLATION="1", PIP_NO_INDEX="1")
     return env
 
@@ -249,7 +252,7 @@ def stage(home: Path, command: str, env: dict):
         quiet("mamex fit my-shop --to model --encoder tiny --preset best")
 
 
-def run_block(ground: Path, n: int) -> dict:  # command → (status, screen)
+def run_block(ground: Path, n: int) -> dict:  # command → (status, screen, what git calls changed)
     "Runs the commands of a block in order, once for all test processes."
     at = ground / f"block{n}"
     with FileLock(ground / f"{n}.lock"):
@@ -257,11 +260,13 @@ def run_block(ground: Path, n: int) -> dict:  # command → (status, screen)
         home, gave = at / "mamex", {}
         lines = [ALIKE.get(c, c) for c in BLOCKS[n][1] if not is_form(c) and not skip_reason(c)]
         working_copy(home, whole="make run" in lines)
+        git = lambda *a: subprocess.run(["git", "-C", str(home), "-c", "user.name=a", "-c", "user.email=a@b", *a], check=True, capture_output=True, text=True).stdout
+        git("init", "-q"), git("add", "-A"), git("commit", "-qm", "as checked out")
         with serve({}) as host:
             for c in lines:
                 env = environment(ground, home, c, host.url)
                 stage(home, c, env)
-                gave[c] = on_a_terminal(c, home, env)
+                gave[c] = *on_a_terminal(c, home, env), git("status", "--short")
         (at / "gave.json").write_text(json.dumps(gave))
     return gave
 
@@ -272,11 +277,15 @@ def run_block(ground: Path, n: int) -> dict:  # command → (status, screen)
 def test_runs_as_shown(command, ground):
     c = command.text
     if reason := skip_reason(c): pytest.skip(reason)
-    status, screen = run_block(ground, WHERE[c])[ALIKE.get(c, c)]
+    status, screen, changed = run_block(ground, WHERE[c])[ALIKE.get(c, c)]
     said = f"{command.page} shows\n    {c}\nwhich ended with status {status}:\n{screen[-3000:]}"
     assert "Traceback" not in screen and "stopped after" not in screen, said
     if needs_network(c): assert status == 2 and "is missing" in screen and "put it there" in screen, said
     else: assert status == 0, said
+    if c in ONLY: regenerate.pick(re.search(r"only=(\S+)", c)[1])
+    if c.startswith("make run"):
+        assert not changed, f"`make run` leaves behind:\n{changed}"
+        assert re.search(r"test NDCG@10 \.\d{4} ± \.\d{4} \(committed: \.\d{4} ± \.\d{4}\)", screen), said
     assert "without encryption" not in screen or not (ROOT / ".venv/etc/ipython").exists(), said
 
 

@@ -94,7 +94,9 @@ def test_pictures_that_fail_are_counted(shop, change, unreadable, present, tmp_p
     assert (counts["unreadable"], counts["present"]) == (unreadable, present)
 
 
-@pytest.mark.skipif("MAMEX_DATA" not in os.environ, reason="MAMEX_DATA is not set: no real films here")
+from conftest import needs  # here, where real data come in
+
+@needs("movielens")
 def test_films(tmp_path):
     "The real films end to end, shortened: few epochs, vectors by `tiny` (posters and plots read for real)."
     status, text = papermill(tmp_path / "o.ipynb", "-p", "dataset", "movielens", "-p", "encoder", "tiny", "-p", "out", tmp_path / "r",

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
-from conftest import ROOT
+from conftest import ROOT, needs
 from standin import AMAZON, amazon_world, films_zip, picture, serve
 from mamex import sources
 from mamex.datasets import UsageError, load_dataset
@@ -467,7 +467,7 @@ def test_odd_lines_of_films_do_not_end_a_fetch(host, monkeypatch):
 
 
 # ---- the folders at hand
-@pytest.mark.skipif("MAMEX_DATA" not in os.environ, reason="MAMEX_DATA is not set: no real sets here")
+@needs("baby", "clothing", "sport")
 @pytest.mark.parametrize("name", ["baby", "clothing", "sport"])
 def test_the_papers_counts_and_split(name):
     "Exactly the counts of the lineage, and the sizes of the split by chance."

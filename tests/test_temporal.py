@@ -2,7 +2,8 @@
 from dataclasses import replace
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import example, given, settings, strategies as st
-from mamex.datasets import Dataset, UsageError, load_dataset, known_datasets
+from conftest import needs
+from mamex.datasets import Dataset, UsageError, load_dataset
 from mamex.extractor import Extractor, Features
 from mamex.model import BEHAVIOUR, MAMEX, preset
 from mamex.temporal import (CONTEXT, MODELS, STEPS, Collaborative, Life, after_n, calibrate, cuts, launches, own_ridge, poisoned, popularity_scorer, ranks_within, release_note,
@@ -161,7 +162,7 @@ def test_what_a_user_has_met_is_no_candidate(timed):
     assert set(a.index) == set(w.split.test[~past, 0]) and a["ndcg@20"].mean() == pytest.approx(b["ndcg@20"].mean(), abs=.03)
 
 
-@pytest.mark.skipif("luxury" not in known_datasets(), reason="needs the dataset `luxury` under MAMEX_DATA")
+@needs("luxury")
 def test_true_review_time():
     "Real reviews: nothing after the cut is trained on, and every new item's first review lies after it."
     ds = load_dataset("luxury")
