@@ -79,7 +79,7 @@ def typed_settings(words, preset_name: str = "released") -> dict:
 # %% ../nbs/20_cli.ipynb #ce063f01
 READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column is which, where the guess is wrong: item=sku clicks.item=product; "
                                                                  "timestamp= if none is the date"),
-           opt("--delimiter", help="of the CSV files"), opt("--encoding", help="of the CSV files, as cp1252"),
+           opt("--delimiter", help="of the CSV files"), opt("--encoding", help="of the CSV files, as cp1252; import takes products=cp1252,clicks=utf-8, too"),
            opt("--quoting", choices=["csv", "none"], help="csv: a value in quotes may run over lines; none: quotes are ordinary signs"),
            opt("--duplicates", default="refuse", choices=["refuse", "first", "last"], help="rows of one product that differ"))
 
@@ -94,7 +94,7 @@ READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column i
          opt("--month-first", dest="dayfirst", action="store_const", const=False, help="03/04/2024 is 4 March"),
          opt("--replace", action="store_true", help="replace an older dataset folder"),
          opt("--about", nargs="+", metavar="KEY=TEXT", help="title, licence, citation"),
-         opt("--most", type=int, default=5, help="problems to show of each kind"))
+         opt("--most", type=int, default=3, help="examples of each kind"))
 def import_command(a) -> int:
     "make a dataset folder of two CSV files and a folder of pictures"
     try: made = from_tables(a.products, a.clicks, a.pictures, a.to, pairs(a.columns, "column"), a.dayfirst, a.unknown, a.duplicates, a.delimiter,
