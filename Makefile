@@ -42,7 +42,7 @@ reports: setup  ## every report of one dataset: make reports dataset=movielens [
 
 test: setup  ## notebooks, clean export, README and its commands, properties, faults; prints the coverage of mamex/
 	@echo "testing: each notebook once, then the rest; about 10 minutes on two free cores, 15 on busy ones"
-	$(QUIET) $(BIN)/python -m pytest -v -o console_output_style=count -n 2 --dist worksteal --durations=15 --cov --cov-report=term
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15 --cov --cov-report=term
 
 # `make test` runs each notebook by the function behind nbdev_test (tests/test_notebooks.py), and holds the same run against the
 # exported module. Here is nbdev_test itself, for the notebooks alone.

@@ -25,3 +25,34 @@ def needs(*names: str):
     from mamex.datasets import known_datasets
     gone = sorted(set(names) - set(known_datasets()))
     return pytest.mark.skipif(bool(gone), reason=f"needs {', '.join(gone)} under MAMEX_DATA")
+
+
+class Files:
+    "Says of each test file and each notebook when it is through, and how many are left; dots alone say little in ten minutes."
+    def __init__(self, reporter): self.reporter, self.left, self.took = reporter, {}, {}
+
+    @staticmethod
+    def of(test: str) -> str: return test if test.startswith("tests/test_notebooks.py::test_notebook[") else test.split("::")[0]
+
+    def found(self, tests):
+        if not self.left: self.left = {f: sum(map(f.__eq__, map(self.of, tests))) for f in dict.fromkeys(map(self.of, tests))}
+
+    def pytest_collection_finish(self, session): self.found([i.nodeid for i in session.items])
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node, ids): self.found(ids)
+
+    def pytest_runtest_logreport(self, report):
+        f = self.of(report.nodeid)
+        self.took[f] = self.took.get(f, 0) + report.duration
+        if report.when != "teardown" or f not in self.left: return
+        self.left[f] -= 1
+        if self.left[f] == 0:
+            done = sum(n == 0 for n in self.left.values())
+            self.reporter.write(f"\n{done} of {len(self.left)}: {f} took {self.took[f]:.0f} s\n")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config):
+    "In the process that prints; the helpers of xdist stay silent."
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter and not hasattr(config, "workerinput"): config.pluginmanager.register(Files(reporter), "files")
