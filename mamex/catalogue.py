@@ -40,6 +40,7 @@ def _odd_words(text, most=2000):
     "Words with signs beyond ASCII, each once, in their order."
     return list(dict.fromkeys(re.findall(r"[^\s,;|\"]*[^\x00-\x7f\s][^\s,;|\"]*", text)))[:most]
 
+# %% ../nbs/00d_catalogue.ipynb #e49baec9
 def _reads_western(text):
     "Could this be a text of Western Europe, accents included?"
     words, letters = _odd_words(text), [c for c in text if c.isalpha()]
@@ -64,6 +65,7 @@ def _readings(b):
             out.append((name, s, m.coherence))
     return out
 
+# %% ../nbs/00d_catalogue.ipynb #6a4f5db1
 def _guess_encoding(b):
     "The encoding of bytes that are no UTF-8; `UsageError` where two are about as likely."
     lines = [l for l in b.splitlines() if not l.isascii()]
@@ -107,6 +109,7 @@ def _unpacked(b):
     if what: raise UsageError(f"it is {what}, not a CSV file: export it as CSV first.")
     return b
 
+# %% ../nbs/00d_catalogue.ipynb #1d950558
 def _wide(b):
     "UTF-16 without a mark: every second byte of its line ends and separators is zero."
     for e in ("utf-16-le", "utf-16-be"):
@@ -122,6 +125,7 @@ def _other_line(b):
     good = sum(not n for n in odd.values())
     return next(n for n in odd if odd[n]) if good >= max(2, len(odd)/5) and good < len(odd) else None
 
+# %% ../nbs/00d_catalogue.ipynb #6a821d4b
 def decode_csv(b: bytes,
                encoding: str | None = None,  # None: guess
               ) -> tuple:                    # (text, note)
@@ -155,6 +159,7 @@ def sniff_delimiter(line: str) -> str:  # the header line
     if "::" in bare: return "::"
     return max(",;\t|", key=bare.count) if any(d in bare for d in ",;\t|") else ","
 
+# %% ../nbs/00d_catalogue.ipynb #92a18795
 def _preamble(text):
     "(text with what stands before the header blanked, lines keep their numbers; the delimiter that it names or None)"
     lines, delimiter = text.split("\n"), None
@@ -185,8 +190,10 @@ def _cut(text, delimiter, quotes=True, escape=None):
     finally: csv.field_size_limit(old)
     return (rows[:-1], at[:-2], False) if rows and rows[-1] == [end] else (rows, at[:-1], True)
 
+# %% ../nbs/00d_catalogue.ipynb #134b85fb
 def _shape(s): return re.sub(r"\d+", "9", re.sub(r"[^\W\d_]+", "a", s.strip().strip('"')))
 
+# %% ../nbs/00d_catalogue.ipynb #bcfdd420
 def _swallowed(text, rows, at, delimiter):
     "(first, last line) of the first row that holds lines like other rows; None: there is none."
     width, lines = len(rows[0]), io.StringIO(text, newline="").readlines()
@@ -239,8 +246,10 @@ class Table:
     problems: list = field(default_factory=list)
     no_ids: dict = field(default_factory=dict)  # column → (row from 1, why it holds no ids)
 
+# %% ../nbs/00d_catalogue.ipynb #86fa51a5
 def _n(n, what): return f"{n:,} {what}{'s'*(n != 1)}"
 
+# %% ../nbs/00d_catalogue.ipynb #5c76dc3c
 def read_table(source,                  # path of a CSV file, JSON lines or parquet, packed or not; or a DataFrame
                delimiter=None,          # None: guess
                encoding=None,           # None: guess
@@ -285,11 +294,13 @@ def _cell(v):
     if isinstance(v, (bytes, bytearray)): return bytes(v).decode("utf-8", "replace")
     return v.isoformat() if hasattr(v, "isoformat") else str(v)
 
+# %% ../nbs/00d_catalogue.ipynb #206a3d6c
 def _parquet(path):
     "Parquet as pandas sees it, but whole numbers stay whole where some are missing."
     import pyarrow.parquet as pq
     return pq.ParquetFile(path).read().to_pandas(integer_object_nulls=True)
 
+# %% ../nbs/00d_catalogue.ipynb #8cfbc919
 def _frame_table(frame, name):
     "A DataFrame as a table; columns whose numbers went through floats are remembered."
     if any(n is not None for n in frame.index.names): frame = frame.reset_index()
@@ -306,9 +317,11 @@ def _frame_table(frame, name):
         if frame[c].dtype.kind in "fOb" and (bad := _no_id(frame[c])): t.no_ids[str(c)] = bad
     return t
 
+# %% ../nbs/00d_catalogue.ipynb #c4d93700
 def _text_table(name, cells, n):
     return Table(name, pd.DataFrame({c: pd.Series(v, dtype=object) for c, v in cells.items()}, index=range(n)))
 
+# %% ../nbs/00d_catalogue.ipynb #7dc42a35
 def _no_id(s):
     "(row from 1, why) of the first number that is no id, or None."
     for k, v in enumerate(s):
@@ -345,6 +358,7 @@ def _json_table(text, name, note):
                                                                   f"{', '.join(nested)}"] if nested else [])
     return t
 
+# %% ../nbs/00d_catalogue.ipynb #b5000b4a
 def _json_cell(v): return {True: "true", False: "false"}[v] if isinstance(v, bool) else _cell(v)
 
 # %% ../nbs/00d_catalogue.ipynb #981f1f46
@@ -357,6 +371,7 @@ def _no_header(head, rows):
     again = any(h and h == r[k].strip() for r in rows[:10000] for k, h in enumerate(head) if k < len(r))
     return any(map(data, head)) and len(head) > 1 or again
 
+# %% ../nbs/00d_catalogue.ipynb #39806cf1
 def _table_of(name, head, rows, notes) -> Table:
     "Rows as wide as the header; others become problems."
     # a delimiter at the end of each line
@@ -454,6 +469,7 @@ def _told(columns, table, have):
                                                      f"{', '.join(have)}.")
     return out
 
+# %% ../nbs/00d_catalogue.ipynb #66558839
 def candidates(have: list,   # column names
                table: str,   # "products" or "clicks"
                role: str,
@@ -468,6 +484,7 @@ def _readable_times(s):
     try: return not parse_times(s)[1].mean() > .5
     except UsageError: return True  # dates, of which we shall ask
 
+# %% ../nbs/00d_catalogue.ipynb #c63c641a
 def _number(s): return pd.to_numeric(s.str.replace(",", ".", regex=False), errors="coerce")
 
 FITS = dict(  # role → do these texts (none of them empty) fit?
@@ -475,6 +492,7 @@ FITS = dict(  # role → do these texts (none of them empty) fit?
     rating=lambda s: _number(s).notna().mean() >= .5, timestamp=_readable_times, released=_readable_times,
     user=lambda s: s.nunique() > 1, picture=lambda s: _number(s).isna().mean() >= .5)
 
+# %% ../nbs/00d_catalogue.ipynb #298f04f4
 def _fitting(role, names, rows):
     "The first of several columns whose values can play the role; the first of all if none can."
     def fits(c):
@@ -507,6 +525,7 @@ def guess_columns(have: list,      # column names
         elif role in NEEDED[table]: raise UsageError(_unclear(table, role, have))
     return roles, notes
 
+# %% ../nbs/00d_catalogue.ipynb #c779ae50
 def _unclear(table, role, have, perhaps="", column="NAME"):
     return (f"which column of the {table} holds the {role}s is not clear from {', '.join(map(repr, have))}{perhaps}: "
             f"say so, "
@@ -519,18 +538,23 @@ def pct(x):
     if x in (0, 1): return f"{100*x:.0f} %"
     return f"{max(100*x, .1):.2g} %" if x < .995 else "99.9 %"
 
+# %% ../nbs/00d_catalogue.ipynb #b2557372
 def _filled(s): return (t := s.astype(str).str.strip())[t != ""]
 
+# %% ../nbs/00d_catalogue.ipynb #3c94dabc
 def _share(p, counts): return float(counts[counts.index.isin(p)].sum() / max(counts.sum(), 1))
 
+# %% ../nbs/00d_catalogue.ipynb #0ff0d1b5
 def _is_key(s, n):
     "Is a column of products (nearly) a name of its own for each row?"
     return len(s) >= .5*n and s.nunique() >= .9*len(s)
 
+# %% ../nbs/00d_catalogue.ipynb #a3520818
 def _row_number(s):
     "Does a column number the rows?"
     return len(s) > 2 and any((s.to_numpy() == np.arange(a, a + len(s)).astype(str)).all() for a in (0, 1))
 
+# %% ../nbs/00d_catalogue.ipynb #548bb1c8
 def _joined(p, c):
     "Which product row each click meets, −1: none."
     at = pd.Index(p[~p.duplicated()]).get_indexer(c)
@@ -545,6 +569,7 @@ def _pairs(p, c, names):
     counts = {k: cs[k].value_counts() for k in met}
     return [(_share(set(ps[a]), counts[b]), a, b) for a in keys for b in met]
 
+# %% ../nbs/00d_catalogue.ipynb #b9f3cda8
 def join_columns(p: Table,       # products
                  c: Table,       # clicks
                  columns=None,   # role → column, as told
@@ -567,11 +592,13 @@ def join_columns(p: Table,       # products
                                f"(--columns products.item={best[1]} clicks.item={best[2]}).")
     return best[1], best[2], _said(p, c, best, pairs)
 
+# %% ../nbs/00d_catalogue.ipynb #8b56b03c
 def _differ(p, c, x, y):
     "Do two pairs join other rows?"
     joined = [_joined(_filled(p.rows[a]), c.rows[b].astype(str).str.strip().head(200000)) for _, a, b in (x, y)]
     return (joined[0] != joined[1]).mean() > .02
 
+# %% ../nbs/00d_catalogue.ipynb #c68fe163
 def _said(p, c, best, pairs):
     share, a, b = best
     where = f"the column {a!r} of both tables" if a == b else f"the column {a!r} of {p.name} and {b!r} of {c.name}"
@@ -629,6 +656,7 @@ def picture_files(source,  # a folder with its sub-folders, or a zip archive
 # %% ../nbs/00d_catalogue.ipynb #37fb0e7f
 def _one_form(s): return unicodedata.normalize("NFC", s)
 
+# %% ../nbs/00d_catalogue.ipynb #d666ba2b
 def _named_path(s):
     "What a picture column says, as a path: one Unicode form, / between folders, no web address around it."
     s = _one_form(s.strip().strip("\"'").strip())
@@ -639,14 +667,17 @@ def _named_path(s):
     if web or not s.lower().endswith(SUFFIXES): s = re.sub(r"[?#].*$", "", s)
     return re.sub(r"^([a-zA-Z]:)?(\.{0,2}/)+", "", s)
 
+# %% ../nbs/00d_catalogue.ipynb #5958fcc9
 def _loose(s): return _one_form(unquote(s)).casefold()
 
+# %% ../nbs/00d_catalogue.ipynb #b9b0c845
 def _ends_alike(a, b):
     "Is one path the end of the other, folder by folder?"
     a, b = (PurePosixPath(x).parts for x in (a, b))
     n = min(len(a), len(b))
     return n and a[-n:] == b[-n:]
 
+# %% ../nbs/00d_catalogue.ipynb #69a9f80a
 def _stem(n): return n[:-len(s)] if (s := PurePosixPath(n).suffix).lower() in SUFFIXES else n
 
 # %% ../nbs/00d_catalogue.ipynb #e88f6e40
@@ -714,6 +745,7 @@ def _column(t, roles, role):
         raise UsageError(f"{t.name} has no {role} id in row {bad[0]} ({bad[1]}): write ids as text.")
     return t.rows[roles[role]].astype(str).str.strip()
 
+# %% ../nbs/00d_catalogue.ipynb #45aab1dd
 def _further(t, roles):
     "The columns that play no role, kept: numbers where every value is one (and has no leading zero), else texts."
     out, others = {}, []
@@ -748,11 +780,13 @@ def _released(t, column, dayfirst):
     t.problems += _doubts(t, column, seconds, s, "since 1970" in note)
     return pd.Series(np.where(seconds.isna(), None, np.where(year.notna(), year, out)), s.index, dtype=object)
 
+# %% ../nbs/00d_catalogue.ipynb #56206d80
 def _ask_order(t, e):
     return Problem("error", t.name, None, f"the date {str(e).partition(': ')[0]}",
                    "Say so: dayfirst=True or False (--day-first, --month-first), "
                    "or write it as 2024-01-31", kind="ambiguous date")
 
+# %% ../nbs/00d_catalogue.ipynb #cc23b4d3
 def _doubts(t, column, seconds, s, old=True):
     "One problem for all dates in 1970 or before, one for those in the future."
     for what, rows in doubtful_times(seconds).items():
@@ -802,6 +836,7 @@ def _one_each(out, t, duplicates):
     _lost_letters(t, out["item"])
     return out
 
+# %% ../nbs/00d_catalogue.ipynb #854ef7c4
 def _twins(t, ids, rows, role):
     "Warn of ids of one table that differ in their writing alone."
     forms = ids.map(plain_id).to_numpy()
@@ -812,6 +847,7 @@ def _twins(t, ids, rows, role):
                                   f"the {role} is another than {first!r}{near_hint([ids.iloc[k]], [first])}",
                                   "Write them alike, if they are one", ids.iloc[k], "nearly the same id"))
 
+# %% ../nbs/00d_catalogue.ipynb #e6c9eff0
 def _lost_letters(t, ids=None):
     "Name the rows in which a sign could not be read."
     rows = np.flatnonzero(np.any([t.rows[c].astype(str).str.contains("\ufffd", regex=False) for c in t.rows],
@@ -856,6 +892,7 @@ def _condition(t, word):
                                            f"date: compare with = or !=.")
     with np.errstate(invalid="ignore"): return {">": n > v[0], ">=": n >= v[0], "<": n < v[0], "<=": n <= v[0]}[op]
 
+# %% ../nbs/00d_catalogue.ipynb #63609c67
 def _chosen(t, roles, min_rating, where):
     "The rows that were asked for, bool; what each condition leaves is noted."
     keep = np.ones(len(t.rows), bool)
@@ -871,6 +908,7 @@ def _chosen(t, roles, min_rating, where):
         t.notes.append(f"where {w}: {hit.sum():,} of {len(hit):,} rows")
     return keep
 
+# %% ../nbs/00d_catalogue.ipynb #f0b9787a
 def _values(t, column):
     c = next(c for c in t.rows if name_key(c) == name_key(column))
     return f"{c!r} holds " + ", ".join(t.rows[c].astype(str).value_counts().index[:8])
@@ -879,6 +917,7 @@ def _values(t, column):
 def _middle(lo, hi): return next((m for top, m in ((1, 1), (5, 3), (10, 6), (100, 60)) if hi <= top),
                                  None) if lo >= -hi or hi > 1 else 1
 
+# %% ../nbs/00d_catalogue.ipynb #0b5537bf
 def _about_rating(t, column, s):
     "What ratings there are, and that all of them count."
     n = _number(s).dropna()
@@ -898,6 +937,7 @@ def _about_rating(t, column, s):
 NO_LIKE = re.compile(r"remov|delet|return|refund|cancel|dislike|skip|unlike|unfollow|report|hide|impression|expos",
                      re.I)
 
+# %% ../nbs/00d_catalogue.ipynb #88d28b72
 def _about_amount(t, c, s):
     n = _number(s).dropna()
     if (n <= 0).any():
@@ -907,6 +947,7 @@ def _about_amount(t, c, s):
                                   f"such rows count as likes",
                                   f"Leave returns out, if they are: where='{c}>0' (--where \"{c}>0\")", "", "no like"))
 
+# %% ../nbs/00d_catalogue.ipynb #9688ec5b
 def _about_values(t, c, s, event):
     "Remarks on a column of few values: events of several kinds, and what was shown but not clicked."
     values = s[s != ""].str.casefold().value_counts()
@@ -931,6 +972,7 @@ def _about_values(t, c, s, event):
                                   f"Leave them out, if nothing was clicked: where='{c}={yes}' (--where \"{c}={yes}\")",
                                   "", "no like"))
 
+# %% ../nbs/00d_catalogue.ipynb #2baa059d
 def _about_clicks(t, roles, rows, asked):
     "Say of every column of the clicks what becomes of it."
     unread = []
@@ -1006,11 +1048,13 @@ def _times(t, column, dayfirst, rows):
     t.problems += _doubts(t, column, seconds.where(~bad), s)
     return seconds.floordiv(1) if seconds.isna().any() else seconds.floordiv(1).astype("int64")
 
+# %% ../nbs/00d_catalogue.ipynb #6836cd3f
 def _from_to(seconds):
     s = seconds.dropna()
     first, last = (f"{pd.Timestamp(x, unit='s'):%Y-%m-%d}" if len(s) else "" for x in (s.min(), s.max()))
     return f" from {first} to {last}" if len(s) else ""
 
+# %% ../nbs/00d_catalogue.ipynb #dbf4bf07
 def _ratings(t, column, rows):
     "Numbers; a decimal comma will do."
     s = rows[column].astype(str).str.strip()
@@ -1028,6 +1072,7 @@ class CatalogueError(UsageError):
         super().__init__(str(bad[0]).removeprefix("error: ")
                          + (f" There are {len(bad) - 1} more errors." if len(bad) > 1 else ""))
 
+# %% ../nbs/00d_catalogue.ipynb #3a8c065b
 @dataclass
 class Imported:
     "What `from_tables` made, and how."
@@ -1075,6 +1120,7 @@ def _take_pictures(source, items, problems, notes, where_from="products"):
                  f"by file name; {len(good):,} can be read")
     return good
 
+# %% ../nbs/00d_catalogue.ipynb #c94e680f
 def _try(read):
     try: return read()
     except Exception: return b""  # a broken member of an archive

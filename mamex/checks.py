@@ -60,6 +60,7 @@ def _examples(ps, most, whats):
     said = list(dict.fromkeys(s for p in ps[:most] if (s := one(p))))
     return f" ({'rows '*rows}{('; ' if whats else ', ').join(said)}{', …'*(len(ps) > most)})" if said else ""
 
+# %% ../nbs/00b_checks.ipynb #36b17f93
 def _one_line(ps, most):
     "Problems of one kind in one line."
     if len(ps) == 1: return str(ps[0])
@@ -135,6 +136,7 @@ def _unread(s, column):
     n = pd.to_numeric(s, errors="coerce").astype("float64").to_numpy()
     return np.isnan(n) & s.notna().to_numpy() | np.isinf(n), n > 1e10 if column == "timestamp" else none
 
+# %% ../nbs/00b_checks.ipynb #f9754f28
 def _check_number(t, column, f, problems):
     "Values of a rating, timestamp or position, or None where `load_dataset` refuses them."
     try: return _number(t[column], f)
@@ -230,6 +232,7 @@ def _check_items(t, f, problems):
     _check_texts(t, item.reindex(range(len(t))).fillna(""), f, problems)
     return item
 
+# %% ../nbs/00b_checks.ipynb #fdb0010b
 def _check_both(inter, items, f, g, problems):
     "Interactions with unknown items, and items that nobody met."
     lost, unmet = inter[~inter.isin(items)], items[~items.isin(inter) & ~items.duplicated()]
@@ -335,6 +338,7 @@ def longest_met(length,  # of each item's text; 0: none
     above, tie = length > cut, length == cut
     return float((met[above].sum() + met[tie].mean()*(n - above.sum()))/n/met.mean())
 
+# %% ../nbs/00b_checks.ipynb #691b3e5c
 def tells_popularity(length, met) -> str:
     "Why a text is perhaps written by users; empty where nothing speaks for it, or where items are too few to tell."
     has, cold = length > 0, met == 0
@@ -407,6 +411,7 @@ def _check_contract(folder, pictures, progress) -> list:
     if items is not None and pictures: _check_content(items, ids, seen, x, _info(folder), g, problems)
     return problems
 
+# %% ../nbs/00b_checks.ipynb #1f4ccac2
 def _info(folder):
     try: return _json(folder/"dataset.json")
     except UsageError: return {}  # said by `_check_info`
@@ -433,6 +438,7 @@ def _verdict(folder):
         return None, Problem("error", folder.name, None, f"loading fails with {type(e).__name__}: {str(e)[:200]}",
                              "Write the tables again with plain columns", kind="refused")
 
+# %% ../nbs/00b_checks.ipynb #c28846ed
 def _check_loaded(ds, file) -> list:
     "What a loaded set of another format shows; there are no rows to name."
     users, items = (np.bincount(ds.interactions[c], minlength=n) for c, n in (("user", ds.n_users), ("item", ds.n_items)))

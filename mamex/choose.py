@@ -30,6 +30,7 @@ def hub_endpoint() -> str:
     "The address of the model hub."
     return (os.environ.get('HF_ENDPOINT') or huggingface_hub.constants.ENDPOINT).rstrip('/')
 
+# %% ../nbs/03d_choose.ipynb #8333adba
 @functools.cache
 def answers(endpoint: str, # address of a hub
             within: float = 5, # s
@@ -45,6 +46,7 @@ def answers(endpoint: str, # address of a hub
     aside.start(); aside.join(within)
     return said == [True]
 
+# %% ../nbs/03d_choose.ipynb #7d774c6e
 def hub_answers() -> bool:
     "Does the model hub answer within five seconds? Not asked where `HF_HUB_OFFLINE` says so."
     off = os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE')
@@ -60,6 +62,7 @@ def by_content(ds: Dataset, text_columns) -> tuple: # (name, why); ('', '') wher
     if has_text(ds.items, ['attributes']): return 'attributes', 'neither pictures nor texts'
     raise UsageError(nothing_to_extract(ds, text_columns))
 
+# %% ../nbs/03d_choose.ipynb #98fa1d97
 def choose_encoder(ds: Dataset,
                    encoder: str = 'auto',
                    text_columns=('title', 'description'), # as in `extract`

@@ -206,6 +206,7 @@ def click_histories(t, known=None):  # t: `Table`; returns `Histories`
         h.remarks += [f"{t.name}: {again.sum():,} row{'s repeat' if again.sum() > 1 else ' repeats'} a click of the same user, and {'count' if again.sum() > 1 else 'counts'} once."]
     return h
 
+# %% ../nbs/20_cli.ipynb #7352ae15
 def rows_left_out(name, rows, what, remedy) -> list:  # rows: from 0
     "One sentence on rows of a file, or none."
     n = len(rows)
@@ -238,6 +239,7 @@ def json_histories(path):  # returns `Histories`
         raise UsageError(f"{path} holds {str(h)[:40]!r}: write an object, {{user: [items]}}.")
     return as_histories(h)
 
+# %% ../nbs/20_cli.ipynb #0972d96c
 def json_lines(name, lines: list, hook):
     "One record a line; a line that is none is left out and counted."
     from mamex.recommender import as_histories

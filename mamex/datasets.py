@@ -65,6 +65,7 @@ def _by_name(paths):
     named = sorted((p for p in paths if PurePosixPath(p).suffix.lower() in SUFFIXES), key=lambda p: (p.count("/"), p))
     return {PurePosixPath(p).stem: p for p in reversed(named)}
 
+# %% ../nbs/00_datasets.ipynb #7c6fd1b3
 def match_names(items,  # item ids
                 names,  # names of pictures
                ) -> dict: # item id -> name
@@ -80,6 +81,7 @@ def match_names(items,  # item ids
 # %% ../nbs/00_datasets.ipynb #a3700354
 def _within(size, read): return read() if size <= MAX_PICTURE else b""
 
+# %% ../nbs/00_datasets.ipynb #4c58a9e0
 def _walk(folder, seen=()):
     "Paths of files below a folder, relative to it; a link that leads back up is not followed."
     real = os.path.realpath(folder)
@@ -87,6 +89,7 @@ def _walk(folder, seen=()):
         if e.is_dir(): yield from (f"{e.name}/{p}" for p in _walk(e.path, (*seen, real)))
         else: yield e.name
 
+# %% ../nbs/00_datasets.ipynb #8665486a
 def folder_paths(folder) -> dict:  # path with slashes -> function that gives the bytes
     "Files of a folder and its sub-folders, clutter left out."
     def reader(f): return lambda: _within(f.stat().st_size, f.read_bytes)
@@ -101,6 +104,7 @@ def _zip_name(info):
         except UnicodeError: pass
     return name.replace("\\", "/")
 
+# %% ../nbs/00_datasets.ipynb #537edc53
 def zip_paths(path) -> dict:  # path with slashes -> function that gives the bytes
     "Files of a zip archive, clutter left out; a broken archive is a `UsageError`."
     z = _read(path, zipfile.ZipFile, "a zip archive")
@@ -174,6 +178,7 @@ def _ids(table, column, path):
     try: return id_texts(s, path).astype("str")
     except TypeError: raise UsageError(f"{path} has a {column!r} of lists: write one id a row.") from None
 
+# %% ../nbs/00_datasets.ipynb #17157023
 def _lacks(table, column, path):
     "The sentence on a column that is not there: perhaps it has another name, or is the index that pandas wrote."
     have = list(map(str, table.columns))
@@ -198,6 +203,7 @@ def _number(s, path):
         raise UsageError(f"{path} has a 'timestamp' beyond the year 2286: {remedy}.")
     return s.where(s != -1) if (s == -1).any() else s
 
+# %% ../nbs/00_datasets.ipynb #c423a5be
 def _numeric(s):
     try: pd.to_numeric(s); return s.dtype.kind != "M"
     except (TypeError, ValueError): return False
@@ -219,6 +225,7 @@ def _date_texts(s):
     if (bad & words).any(): bad = bad & words
     return pd.Series(np.floor(np.asarray(sec, float)), s.index, name=s.name), bad
 
+# %% ../nbs/00_datasets.ipynb #9f9e3fdb
 def _dates(s, path):
     "Dates of any writing as whole seconds since 1970."
     if isinstance(s.dtype, pd.DatetimeTZDtype): s = s.dt.tz_convert(None)
@@ -293,6 +300,7 @@ def _met(t, f, user, item):
     if "timestamp" in out: _warn_of_times(out["timestamp"], f)
     return out
 
+# %% ../nbs/00_datasets.ipynb #93aa9ec2
 def _read_folder(folder):
     "The dataset-folder contract."
     f, g = (folder/f"{n}.parquet" for n in ("interactions", "items"))
@@ -365,6 +373,7 @@ def _numbered(folder, pairs, x, cold, lists=None):
     split = {p: ds.interactions.loc[part == p, ["user", "item"]].to_numpy("int64") for p in PARTS}
     return replace(ds, ready_split=split | dict(cold_items=np.unique(cold).astype("int64")))
 
+# %% ../nbs/00_datasets.ipynb #f9305ed4
 def _pick(ids, n):  # a number without an id stays, and is refused later
     return [str(ids[k]) if 0 <= k < len(ids) else str(k) for k in n]
 
@@ -380,6 +389,7 @@ def _json_pairs(path):
     "An object {user: [items]} as int64 [n, 2]."
     return np.array([(int(u), int(i)) for u, items in _json(path).items() for i in items], dtype="int64").reshape(-1, 2)
 
+# %% ../nbs/00_datasets.ipynb #4139f6f8
 def _listed(path, n):
     "The ids of item_list.txt or user_list.txt, lines `id<tab>number`; without the file the numbers themselves."
     if not path.exists(): return np.arange(n).astype(str)
@@ -389,6 +399,7 @@ def _listed(path, n):
         raise UsageError(f"{path} should list {n} ids with their numbers 0, 1, 2, ...: complete it.")
     return np.array([at[k] for k in range(len(at))], dtype=object)
 
+# %% ../nbs/00_datasets.ipynb #e5670e09
 def _text_lines(path): return re.split(r"\r\n|\r|\n", Path(path).read_text(encoding="utf-8-sig"))
 
 # %% ../nbs/00_datasets.ipynb #815f47ec
@@ -397,6 +408,7 @@ def _core_folder(folder):
     cores = sorted(p for p in folder.glob("*-core") if re.fullmatch(r"\d+-core", p.name) and (p/"train.json").is_file())
     return min(cores, key=lambda p: int(p.name[:-5]), default=None)
 
+# %% ../nbs/00_datasets.ipynb #3a7cc374
 def _read_lattice(folder):
     "k-core/train.json, val.json, test.json with {user: [items]}, and ready vectors beside them."
     core, x = _core_folder(folder), _features(folder)
@@ -418,6 +430,7 @@ def _bare(v):
     v = v.removesuffix("\r")
     return v[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', v) else v
 
+# %% ../nbs/00_datasets.ipynb #ea9337dc
 def _tabbed(path, sep="\t"):
     "A separated table as text, one row a line; what is quoted as a whole loses its quotes."
     def read(p):
@@ -430,6 +443,7 @@ def _tabbed(path, sep="\t"):
         if t[c].str.startswith('"').any(): t[c] = t[c].map(_bare)
     return t
 
+# %% ../nbs/00_datasets.ipynb #f0675340
 def _blank(s, also=("NA", "NaN", "nan", "N/A", "null", "NULL", "None")):
     "A column of numbers with its gaps as missing."
     return s.where(~s.str.strip().isin(["", *also]))
@@ -486,6 +500,7 @@ def _read_inter(folder):
         return _read_recbole(folder, f, t)
     return _read_mmrec(folder, f, t)
 
+# %% ../nbs/00_datasets.ipynb #c927110b
 def _read_mmrec(folder, f, t):
     "NAME.inter (tab separated userID, itemID, rating, timestamp, x_label), ready vectors, optional id mappings."
     x = _features(folder)
@@ -510,6 +525,7 @@ def _typed(t):
         if number and not time: t[c] = pd.to_numeric(t[c], errors="coerce")
     return t, kinds
 
+# %% ../nbs/00_datasets.ipynb #aa90a676
 def _recbole_items(f):
     "The table of items in NAME.item: its title, release and whatever else is no vector; None where there is no file."
     if not f.exists(): return None
@@ -544,6 +560,7 @@ def _reader(folder):
     if _core_folder(folder): return _read_lattice
     if has("items.parquet") or has("dataset.json"): return _read_folder  # half a folder: it says which half is missing
 
+# %% ../nbs/00_datasets.ipynb #454d2eb1
 def known_datasets() -> list:
     "Names that `load_dataset` understands here: toy, and the folders under the roots."
     there = (p for r in dataset_roots() if r.is_dir() for p in r.iterdir())
@@ -668,8 +685,10 @@ def text_columns(items,
     skip = {"item", "image_url", "released", *feedback_columns(items, info)}
     return [c for c in items if items[c].dtype.kind == "O" and c not in skip]
 
+# %% ../nbs/00_datasets.ipynb #bb3524e6
 def _filled(s): return (s.notna() & (s.astype("object").fillna("").astype(str).str.strip() != "")).to_numpy()
 
+# %% ../nbs/00_datasets.ipynb #57e98865
 def first_day(column,    # of the items; "picture" and the names of ready vectors, too
               info=None, # of dataset.json: "content" and "feedback" name columns
              ) -> str:   # "yes", "no (feedback)" or "not stated"
@@ -679,6 +698,7 @@ def first_day(column,    # of the items; "picture" and the names of ready vector
     if column in said["feedback"] or feedback_columns([column], info): return "no (feedback)"
     return "yes" if column in ("picture", "title", "description") else "not stated"
 
+# %% ../nbs/00_datasets.ipynb #972935b9
 def _span(seconds):
     "The days of the first and the last of some moments."
     s = np.asarray(seconds, float)

@@ -117,6 +117,7 @@ def _decoded(m: re.Match) -> str:
     alone = alone and bool(_letter.fullmatch(name) or a == 0 or not s[a-1].isalnum())
     return html5[name] if name in html5 and alone else m[0]
 
+# %% ../nbs/03_extractor.ipynb #e94d8550
 def decode_entities(s: str) -> str:
     "Entities that have their semicolon, or stand as a word of their own, as characters."
     return _entity.sub(_decoded, s)
@@ -247,6 +248,7 @@ def decode_picture(b: bytes): # RGB PIL image at most four times as long as wide
     x, y = max(0, w - 4 * h) // 2, max(0, h - 4 * w) // 2
     return im.crop((x, y, w - x, h - y)) if x or y else im
 
+# %% ../nbs/03_extractor.ipynb #7c70a3c6
 def picture_to_png(im: Image.Image) -> bytes:
     "A picture that is open already as the bytes of a file: what `decode_picture` gives back is what Pillow would show."
     try: to_rgb(upright(im)).save(b := io.BytesIO(), 'PNG')
@@ -306,6 +308,7 @@ def one_thread():
     try: yield
     finally: torch.set_num_threads(n)
 
+# %% ../nbs/03_extractor.ipynb #c66ab565
 def recipe_folder(name: str, # a key of `RECIPES`
                   cache, # folder
                  ) -> Path:
@@ -343,6 +346,7 @@ def fill_tiny(model, seed=0):
     b = model.visual.head.proj.bias.zero_()
     b -= model.eval().encode_image(blobs(256, 64, g)).mean(0).round(decimals=2) # rounded: one value on every machine
 
+# %% ../nbs/03_extractor.ipynb #cca70257
 def build_tiny(folder):
     "A small open_clip model: 64-pixel pictures, 64-d vectors, seeded weights."
     write_config(folder, TINY)
@@ -466,6 +470,7 @@ def encode_tokens(model,
         step(len(rows))
     return np.concatenate(V)[order.argsort().numpy()]
 
+# %% ../nbs/03_extractor.ipynb #fb37f4f4
 def encode_texts(model,
                  tokenizer, # texts -> int [n, length]
                  texts, # list of str, at least one
@@ -486,6 +491,7 @@ def frame(tokenizer, # of open_clip
     k = next(k for k in range(len(whole)) if whole[k:k+len(bare)] == bare)
     return whole[:k], whole[k+len(bare):], inner.pad_token_id
 
+# %% ../nbs/03_extractor.ipynb #c2d298b3
 def word_tokens(tokenizer, texts) -> list: # of lists of int
     "All tokens of each text, without what stands around them."
     if hasattr(tokenizer, 'sot_token_id'): return [tokenizer.encode(t) for t in texts]
@@ -515,6 +521,7 @@ def no_hub():
     try: yield
     finally: c.HF_HUB_OFFLINE = old
 
+# %% ../nbs/03_extractor.ipynb #aae383ab
 def load_tokenizer(model: str): # open_clip's name of a model; gives None where its tokenizer is not on this machine
     "A model's tokenizer without its weights, and without a network."
     try:
@@ -527,8 +534,10 @@ def tokenizer_of(encoder: str): # as in `Extractor`; gives a tokenizer, or None 
     if encoder in RECIPES: return getattr(importlib.import_module(RECIPES[encoder]), f'tokenizer_{encoder}')()
     return load_tokenizer(check_encoder(encoder)[0])
 
+# %% ../nbs/03_extractor.ipynb #53a6107f
 def tokenizer_tiny(): return load_tokenizer('ViT-B-32') # the same words, and as many of them
 
+# %% ../nbs/03_extractor.ipynb #f448b975
 def count_long_texts(texts, # as `item_texts` gives them; '' is not counted
                      encoder: str,
                     ) -> dict | None: # `texts`, `room` and what `unread` says; None: no tokenizer on this machine
@@ -567,6 +576,7 @@ def shards(keys, # hex hashes
 # %% ../nbs/03_extractor.ipynb #25c67284
 def digest(V, ok) -> np.ndarray: return np.frombuffer(bytes.fromhex(sha(V, ok)), np.uint8) # uint8 [32]
 
+# %% ../nbs/03_extractor.ipynb #a66cfd0c
 def write_shard(path,
                 V, # float32 [n, d]
                 ok, # bool [n]
@@ -574,6 +584,7 @@ def write_shard(path,
     "Store vectors and flags in one file, atomically."
     write_atomic(path, safetensors.numpy.save(dict(vectors=V, ok=ok, digest=digest(V, ok))))
 
+# %% ../nbs/03_extractor.ipynb #8b686dba
 def read_shard(path) -> tuple | None: # (float32 [n, d], bool [n]), or None: to be made (again)
     "Read a shard back, if it is there and whole."
     try: t = safetensors.numpy.load(Path(path).read_bytes())
@@ -625,6 +636,7 @@ def measure_texts(tokenizer, texts) -> tuple: # int32 [n, 3]: tokens, how many a
     n = np.array([len(w) for w in word_tokens(tokenizer, texts)], np.int32)
     return np.stack([n, np.full_like(n, r := room(tokenizer)), np.full_like(n, tokenizer.context_length)], 1), n <= r
 
+# %% ../nbs/03_extractor.ipynb #43dff6de
 @patch
 def lengths(self:Extractor, keys, read) -> np.ndarray | None: # as `measure_texts`; None: nobody can tell
     "How long each text is, from the cache or counted now."
@@ -650,6 +662,7 @@ def encode(self:Extractor,
     V = dict(text=encode_texts).get(kind, encode_split)(model, tokenizer, list(inputs), self.batch_size, step)
     return V, np.ones(len(V), bool)
 
+# %% ../nbs/03_extractor.ipynb #f03efb53
 @patch
 def kinds(self:Extractor, kind, keys, read) -> list: # of each input; one read in windows makes its shard another
     "What becomes of each input."
@@ -659,6 +672,7 @@ def kinds(self:Extractor, kind, keys, read) -> list: # of each input; one read i
                          "machine, or marks no start and end; use long_text='cut'")
     return ['text-split' if a > b else 'text' for a, b, _ in n]
 
+# %% ../nbs/03_extractor.ipynb #abf64b8f
 @patch
 def vectors(self:Extractor,
             kind, # 'image' or 'text'
@@ -726,6 +740,7 @@ def warn_unreadable(name, # of the dataset
     warnings.warn(f'{len(bad)} of {n} pictures of {name!r} cannot be read and count as missing: '
                   + ', '.join(map(str, bad[:5])) + (', …' if len(bad) > 5 else ''), stacklevel=3)
 
+# %% ../nbs/03_extractor.ipynb #9d7779f6
 def warn_feedback(ds: Dataset, text_columns):
     "One warning for the columns of users that somebody wants to be read."
     named = {c for cs in (text_columns.values() if isinstance(text_columns, dict) else [text_columns]) for c in cs}
@@ -764,6 +779,7 @@ def note_lengths(self:Extractor, ds: Dataset, inputs: dict, counts: dict): # `in
         if self.long_text == 'split' and 'tokens_unread' in counts[m]: counts[m]['tokens_unread'] = 0
     if said := say_long(ds.name, self.encoder, measured, self.long_text): warnings.warn(said, stacklevel=3)
 
+# %% ../nbs/03_extractor.ipynb #4edf5e63
 @patch
 def extract(self:Extractor, ds: Dataset, progress=True) -> Features:
     "Vectors of every item that has a picture or a text (eq. 2); `UsageError` where no item has either."

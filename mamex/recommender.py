@@ -316,6 +316,7 @@ def folding(self: Recommender) -> FoldIn:
                                    float(np.linalg.norm(self.users, axis=1).mean()))
     return self.kept["fold"]
 
+# %% ../nbs/19_recommender.ipynb #0c95c234
 @patch
 def fold_rows(self: Recommender,
               rows) -> np.ndarray:  # int64 rows, at least one of an item that says something; returns float32 [d]
@@ -449,6 +450,7 @@ def asked(self: Recommender,
         a.remarks.append(f"the {'histories hold' if histories is not None else 'list of users holds'} nobody, so nobody is served.")
     return a
 
+# %% ../nbs/19_recommender.ipynb #59351aae
 @patch
 def ask_one(self: Recommender, a: Asked, user: str, items: list):
     "Put one history to those that can be served, or say why not."
@@ -673,6 +675,7 @@ def as_share(v, name: str) -> float:
         raise UsageError(f"{name} is {v!r}: it is a share between 0 and 1.")
     return float(v)
 
+# %% ../nbs/19_recommender.ipynb #34e85095
 def text_columns_of(ds: Dataset, config, columns) -> tuple | dict:
     "The text columns to read; words that users wrote are left out, unless they are named."
     if columns is None and not hasattr(config, "solve"): return ("title", "description")
@@ -729,6 +732,7 @@ def users_of(run) -> tuple:  # float32 [n_items, d] items, float32 [n_users, d] 
     "The vectors of a run."
     with torch.no_grad(): return run.model().e.cpu().numpy(), run.model.users.detach().cpu().numpy()
 
+# %% ../nbs/19_recommender.ipynb #86291d17
 def fold_in_test(ds: Dataset, features: Features,
                  split: Split,          # its test items are ranked; training sees neither half of the cold items
                  config: Config, seed: int = 0,
@@ -761,6 +765,7 @@ def cell_text(v): # a cell that is read as text; a whole number stays one, altho
     if missing(v): return None
     return str(int(v)) if isinstance(v, (float, np.floating)) and float(v).is_integer() else str(v)
 
+# %% ../nbs/19_recommender.ipynb #8d776afe
 def as_table(items) -> pd.DataFrame:
     "Rows of new items as a table with plain cells, whatever they came in."
     if isinstance(items, pd.Series) or isinstance(items, Mapping) and not several(items.get("item")): items = [dict(items)]
@@ -946,6 +951,7 @@ def known_table(self: Recommender, rows, cosine, **more) -> pd.DataFrame:
     title = ["" if missing(t) else str(t) for t in title]
     return pd.DataFrame(more | dict(item=self.item_at.to_numpy(object)[rows], cosine=cosine, title=title))
 
+# %% ../nbs/19_recommender.ipynb #a1a0cf3e
 @patch
 def views(self: Recommender, row: int, n: int) -> pd.DataFrame:
     "The nearest anchors of an item by each modality."

@@ -35,6 +35,7 @@ def as_python(v):
     "Numpy's values as Python's."
     return v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v
 
+# %% ../nbs/13_reports.ipynb #df953c5a
 def parse_seeds(v,               # [0, 1], 0, or text: "0,1", "0 1", "[0, 1]", "(0, 1)"
                 name="seeds",    # of the parameter
                ) -> list[int]:
@@ -68,8 +69,10 @@ def check_text(k: str,  # the parameter
 
 _texts = []
 
+# %% ../nbs/13_reports.ipynb #d7d6d1c7
 def of_text(f): _texts.append(f); return f  # a parser of a text parameter
 
+# %% ../nbs/13_reports.ipynb #ef1e9b87
 def check_value(k: str, v,
                 t,  # its type, or a function that parses it
                ):
@@ -104,6 +107,7 @@ def check_long_text(v: str) -> str:
     if v not in ("cut", "split"): raise UsageError(f"long_text is {v!r}; say cut (the rest is not read, and counted) or split (it is read on in windows)")
     return v
 
+# %% ../nbs/13_reports.ipynb #2b6c4aa1
 @of_text
 def check_device(v: str) -> str:
     "cpu, cuda or mps if this machine has it; `auto` takes the best."

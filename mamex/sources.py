@@ -28,12 +28,14 @@ def lines(path: Path):  # text lines
         with gzip.open(path, "rt", encoding="utf-8-sig", errors="replace") as f: yield from f
     except (EOFError, OSError, zlib.error) as e: raise UsageError(f"{path} is cut short or no gzip ({e}): remove it and fetch it again.") from e
 
+# %% ../nbs/01_sources.ipynb #027ee584
 def is_id(v) -> bool:
     "A text that is the same whoever writes it down."
     return isinstance(v, str) and bool(v.strip()) and not _no_id.search(v)
 
 _no_id = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\ufffd]")
 
+# %% ../nbs/01_sources.ipynb #454afa72
 def parse_review(line: str) -> tuple | None:  # user, item, rating, time (s since 1970)
     "One review; None for a line that is none."
     try:
@@ -61,6 +63,7 @@ def too_deep(line: str) -> bool:
         if depth > MAX_DEPTH: return True
     return bool(re.search(r"(?:[-+~]\s*){10}|(?:\bnot\s+){10}", bare))
 
+# %% ../nbs/01_sources.ipynb #fcd5fdb3
 def parse_literal(line: str) -> dict | None:
     "The dictionary that a line of metadata holds; None where it holds none. Nothing is executed."
     if len(line) > MAX_LINE or too_deep(line): return None
@@ -78,16 +81,19 @@ def whole(s: str) -> str:
     "Text that can be written: the two halves of a surrogate pair are one character, a lone half is `�`, NUL goes."
     return s.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\0", "")
 
+# %% ../nbs/01_sources.ipynb #50567845
 def said(v) -> str | None:
     "Text, or None for what is none or says nothing."
     if isinstance(v, (list, tuple)): v = " ".join(x for x in v if isinstance(x, str))
     return whole(v).strip() or None if isinstance(v, str) else None
 
+# %% ../nbs/01_sources.ipynb #e578320e
 def strange(v) -> bool:
     "Not what a text field holds, in type or in signs: nothing, a text, or texts."
     parts = v if isinstance(v, (list, tuple)) else [v]
     return any(p is not None and (not isinstance(p, str) or whole(p).count("\ufffd") > p.count("\ufffd") or "\0" in p) for p in parts)
 
+# %% ../nbs/01_sources.ipynb #d3d8f64d
 def paths_of(categories) -> str | None:
     "`[['Sports', 'Golf'], ['Gifts']]` as `Sports > Golf | Gifts`."
     if not isinstance(categories, (list, tuple)): return None
@@ -154,6 +160,7 @@ def table(path: Path, **kw) -> pd.DataFrame:
     except (ValueError, csv.Error, UnicodeError) as e: why = f"cannot be read ({e})"
     raise UsageError(f"{path.name} of the archive {why}: it is not the published one; remove the archive and fetch it again.")
 
+# %% ../nbs/01_sources.ipynb #da3af7c1
 def million_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:  # as `film_tables`; nothing is known of TMDB
     "The tables of `ml-1m`, unpacked."
     read = lambda n, names: table(folder/f"{n}.dat", sep="::", names=names, encoding="latin-1", dtype=str, keep_default_na=False)
@@ -178,6 +185,7 @@ def tmdb(path: str, params: dict, session, net: Net) -> dict:
     write_atomic(kept, json.dumps(answer))
     return answer
 
+# %% ../nbs/01_sources.ipynb #589535fd
 def spoken_title(title: str) -> str:
     "`Misérables, Les (1995)` as it is said: `Les Misérables`."
     t = re.sub(r"\s*\([^()]*\)", "", title).strip()
@@ -192,8 +200,10 @@ def film(row, tmdb_id: str, session, net: Net) -> dict:
     found = known(tmdb("search/movie", params, session, net)).get("results")
     return known(found[0]) if isinstance(found, list) and found else {}
 
+# %% ../nbs/01_sources.ipynb #0c31e4e3
 def known(answer) -> dict: return answer if isinstance(answer, dict) else {}
 
+# %% ../nbs/01_sources.ipynb #0a6e62ae
 def with_tmdb(items: pd.DataFrame, ids: pd.Series, net: Net, progress=True) -> pd.DataFrame:
     "Adds `description` and `image_url`, where there is a key and TMDB knows the film."
     if not os.environ.get("TMDB_API_KEY", "").strip(): return items
@@ -231,6 +241,7 @@ def read_amazon(files: dict, staging: Path, net: Net, progress=True) -> tuple[pd
     items, wrong = read_metadata(files["meta"], t["item"])
     return t, items, dict(reviews_unreadable=bad) | {f"metadata_{k}": v for k, v in wrong.items()}
 
+# %% ../nbs/01_sources.ipynb #3019288c
 def read_films(tables, files: dict, staging: Path, net: Net, progress=True) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     "Interactions and items of one of the two sets of films."
     raw = staging/"raw"
@@ -252,6 +263,7 @@ def amazon(category: str, users: int, items: int, interactions: int) -> Source:
                   "McAuley, Targett, Shi and van den Hengel, Image-based recommendations on styles and substitutes, SIGIR 2015",
                   files, read_amazon, dict(users=users, items=items, interactions=interactions), "seconds since 1970, the day of the review")
 
+# %% ../nbs/01_sources.ipynb #712bcb28
 def films(archive: str, title: str, tables, licence: str, users: int, items: int, interactions: int, feedback=()) -> Source:
     "One of the sets of GroupLens."
     remote = Remote(f"{GROUPLENS}/{archive}.zip", md5_url=f"{GROUPLENS}/{archive}.zip.md5")
@@ -315,6 +327,7 @@ def fetch(name: str,          # a key of `SOURCES`
         os.replace(staging, final)
     return final
 
+# %% ../nbs/01_sources.ipynb #d78a595d
 def pictures_of(items: pd.DataFrame, staging: Path, net: Net, progress) -> dict:  # outcome → how many
     "Fetches what has an address, and counts."
     if "image_url" not in items: return {}

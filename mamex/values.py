@@ -70,6 +70,7 @@ def plain_id(s: str) -> str:
               "thousands separators", "a decimal point", "leading zeros"): s = SAME[f](s)
     return s
 
+# %% ../nbs/00e_values.ipynb #89f57b84
 def _difference(a, b):
     "The kind of difference that alone tells two near ids apart, or all kinds that play a part."
     alone = [k for k, f in SAME.items() if f(a) == f(b)]
@@ -93,6 +94,7 @@ def near_ids(unknown,  # ids that are not among the known
 
 SHORTENED = re.compile(r"\d[.,](\d+)[eE]\+\d\d")  # 1.23457E+12
 
+# %% ../nbs/00e_values.ipynb #287892dd
 def _shown(s): return repr(s) if s.isprintable() and s == unicodedata.normalize("NFC", s) else ascii(s)
 
 WHO = {"leading zeros": "perhaps a spreadsheet cut leading zeros",
@@ -100,6 +102,7 @@ WHO = {"leading zeros": "perhaps a spreadsheet cut leading zeros",
        "an exponent": "perhaps a spreadsheet shortened long numbers",
        "quotes": "perhaps the quotes of a spreadsheet's text"}
 
+# %% ../nbs/00e_values.ipynb #5a5e6934
 def near_hint(unknown, known) -> str:
     "A remark on near ids, to put behind a sentence; empty where there are none."
     pairs = near_ids(unknown, known)
@@ -153,6 +156,7 @@ def _number_writings(s):
                                                         n/by, np.nan)
     return out
 
+# %% ../nbs/00e_values.ipynb #5d3f95f3
 def _years(digits):
     y = digits.astype(int).to_numpy()
     return np.where((y >= 1000) & (y <= 2100),
@@ -178,6 +182,7 @@ ORDERS = {"day": (2, 1, 0), "month": (2, 0, 1), "year": (0, 1, 2)}  # where year
 
 def _full_year(y): return y if y > 99 else y + (1900 if y > 68 else 2000)  # as strptime has it
 
+# %% ../nbs/00e_values.ipynb #4b3ddfbc
 def _as_ordered(parts, order):
     "(a, b, c as written) → pandas Timestamp of that day or None."
     if order == "year" and len(parts[2]) == 4: return None
@@ -185,6 +190,7 @@ def _as_ordered(parts, order):
     try: return pd.Timestamp(_full_year(y), m, d)
     except ValueError: return None
 
+# %% ../nbs/00e_values.ipynb #843c5e54
 def _orders(rows, now):
     "The orders in which the most rows are dates that are not far ahead of us; rows: sets of (a, sign, b, c)."
     late = now + pd.Timedelta(days=731)
@@ -207,11 +213,13 @@ def date_orders(s,         # texts
     if "-" not in signs and len(left) > 1: left = [o for o in left if o != "year"]
     return ["day"] if signs == {"."} and "day" in left else left
 
+# %% ../nbs/00e_values.ipynb #3922cce9
 def date_order(s, now=None) -> str | None:
     "The one of `date_orders`; None: the rows do not tell."
     left = date_orders(s, now)
     return left[0] if len(left) == 1 else None
 
+# %% ../nbs/00e_values.ipynb #a8c85e06
 def day_first(s) -> bool | None:  # s: texts; None: the rows do not tell, or the year stands first
     "Do dates like 03/04/2024 start with the day?"
     return {"day": True, "month": False}.get(date_order(s))
@@ -255,6 +263,7 @@ def _day(y, m, d, rest):
     c = _clock(rest)
     return np.nan if c is None else (t - pd.Timestamp(0)).total_seconds() + c
 
+# %% ../nbs/00e_values.ipynb #58e7f4e1
 def _one_date(v, order):
     "One text that is no plain ISO date → (seconds or NaN, its writing)."
     if m := NUMERIC_DATE.fullmatch(v):
@@ -272,6 +281,7 @@ def _one_date(v, order):
 # %% ../nbs/00e_values.ipynb #54504440
 def sane(seconds): return (seconds > -3.1e10) & (seconds <= 1e10)  # years 988 to 2286
 
+# %% ../nbs/00e_values.ipynb #86fec069
 def _bare(s):
     "Texts without quotes, a spreadsheet's =\"…\" and signs that nobody sees."
     s = s.str.replace(r"[\u200b-\u200f\u2060\ufeff\u00ad]", "",
@@ -280,11 +290,13 @@ def _bare(s):
                                   regex=True).str.strip()
     return s.str.replace(r"^(\d+),(\d+)$", r"\1.\2", regex=True)  # 45322,5
 
+# %% ../nbs/00e_values.ipynb #2ae2c8df
 def _iso(s):
     "Texts in ISO 8601 → seconds, NaN for others; all at once."
     return _seconds(pd.to_datetime(s.where(s.str.match(r"\d{4}-?/?\d")), format="ISO8601", utc=True,
                                    errors="coerce").dt.tz_localize(None))
 
+# %% ../nbs/00e_values.ipynb #32c63cd6
 def _texts_to_seconds(s, dayfirst):
     "Distinct texts that are no numbers → (seconds, writings)."
     out = _iso(s)
