@@ -111,7 +111,7 @@ class Plan:
     data: str          # its stamp
     parameters: dict   # name → text, without the dataset
     nbs: Path          # folder of the notebooks
-    threads: int = 1   # of each
+    threads: int = 1   # of each; sums of floats come back to the last digit only with the same number
     skips: dict = field(default_factory=dict)  # see `not_for`
     @property
     def folder(self): return reports_root() / self.name
@@ -154,7 +154,8 @@ def start(plan: Plan, stem: str) -> Job:
     log.parent.mkdir(parents=True, exist_ok=True)
     log.with_suffix(".partial.ipynb").unlink(missing_ok=True)  # left by an earlier failure
     with open(log, "wb") as out:  # a session of its own: Ctrl-C is for us, we pass it on
-        process = subprocess.Popen(command(plan, stem, partial), env=environment(plan.threads), stdin=subprocess.DEVNULL,
+        threads = cores() if stem in ASIDE else plan.threads  # who measures seconds has the machine to itself
+        process = subprocess.Popen(command(plan, stem, partial), env=environment(threads), stdin=subprocess.DEVNULL,
                                    stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     return Job(stem, process, partial, log, wanted, git_commit(), time.time())
 
@@ -292,7 +293,7 @@ def regenerate(
     there = [s for s in stems if s not in missing]
     fresh = [s for s in there if not force and is_up_to_date(plan.folder, s, plan.wanted(s))]
     waiting = [s for s in there if s not in fresh]
-    plan.threads = max(1, cores() // (n := how_many(jobs, len(waiting))))
+    n = how_many(jobs, len(waiting))
     say(line + (f"; {n} at a time, threads of each: {plan.threads}" if waiting else ""))
     for s in fresh: say(f"{s} is up to date")
     for s, problem in skips.items(): say(f"{s} is left out: {problem}")
