@@ -1,5 +1,5 @@
 # Two commands matter: `make run` and `make test`. Both set up .venv first, from the exact versions in constraints.txt.
-# On two busy cores: installation 2 to 5 minutes, `make run` 1, `make test` 15.
+# On two busy cores: installation 2 to 5 minutes, `make run` 1, `make test` 17.
 SHELL  := bash
 PYTHON ?= python3
 VENV   := .venv
@@ -41,7 +41,7 @@ reports: setup  ## every report of one dataset: make reports dataset=movielens [
 	$(BIN)/python -m mamex.reports $(or $(dataset),toy) $(if $(only),--only $(only)) $(if $(jobs),--jobs $(jobs))
 
 test: setup  ## notebooks, clean export, README and its commands, properties, faults; prints the coverage of mamex/
-	@echo "testing: each notebook once, then the rest; about 10 minutes on two free cores, 15 on busy ones"
+	@echo "testing: each notebook once, then the rest; 17 minutes on two busy cores"
 	$(QUIET) $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15 --cov --cov-report=term
 
 # `make test` runs each notebook by the function behind nbdev_test (tests/test_notebooks.py), and holds the same run against the
