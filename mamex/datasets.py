@@ -483,7 +483,7 @@ def _inter(folder):
         raise UsageError(f"{folder} holds {f.name} and {more[0].name}: keep one .inter file in a folder, with all "
                          "interactions.")
     t = _tabbed(f)
-    first = "\t".join(map(str, t.columns))
+    with open(f, encoding="utf-8-sig", errors="replace") as lines: first = lines.readline().strip("\r\n")
     if re.fullmatch(r"\s*[\w.-]*\d[\w.-]*([\t, ;|]+\S*\d\S*)+\s*", first):
         raise UsageError(f"{f} has no header, its first line is {first[:60]!r}: write one above it, userID, itemID "
                          "(MMRec) or user_id:token, "

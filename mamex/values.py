@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from .base import UsageError
 
 # %% ../nbs/00e_values.ipynb #cb18ca2d
-EXACT = {"f2": 2**11, "f4": 2**24, "f8": 2**53}  # up to here every whole number is a float of its own
+EXACT = {"f2": 2**11, "f4": 2**24, "f8": 2**53}  # from here on two whole numbers can be one float
 
 def id_text(v) -> str:  # v: text, a whole number, or bytes in UTF-8; of Python, numpy or pandas
     "An id as text; `ValueError` for what is none: nothing, a truth value, a fraction, or a float beyond exact numbers."
@@ -24,7 +24,7 @@ def id_text(v) -> str:  # v: text, a whole number, or bytes in UTF-8; of Python,
     if v is None or v is pd.NA or v is pd.NaT or v != v: raise ValueError("it is missing")
     if isinstance(v, (float, np.floating)):
         if not float(v).is_integer(): raise ValueError(f"{float(v)!r} is a fraction")
-        if abs(float(v)) > EXACT.get(np.asarray(v).dtype.str[1:], 2**53):
+        if abs(float(v)) >= EXACT.get(np.asarray(v).dtype.str[1:], 2**53):
             raise ValueError(f"{float(v):.0f} went through floating-point numbers, which lose the last digits of long "
                              f"ids")
         return str(int(v))
