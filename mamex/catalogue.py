@@ -928,7 +928,7 @@ def _about_rating(t, column, s):
     some = f"; {low:,} of {len(n):,} are below {m}: min_rating={m} (--min-rating {m}) keeps the others" if low else ""
     what = f"every row counts as a like, whatever its {column!r} ({hi:g} … {lo:g}){some}"
     if lo <= 0 and low: t.problems.append(Problem("warning", t.name, int(n.index[n <= 0][0]) + 1,
-                                                  f"{(n <= 0).sum():,} ratings are 0 or less, and "
+                                                  f"{(n <= 0).sum():,} of {len(n):,} ratings are 0 or less, and "
                                                   f"{what.partition(':')[0]}",
                                                  f"Leave them out, if they are no likes: min_rating={m} (--min-rating "
                                                   f"{m})", f"{n[n <= 0].iloc[0]:g}", "low rating"))

@@ -24,6 +24,26 @@ def defined(source: str) -> set[str]:
     return out
 
 
+def methods(module) -> dict[type, dict]:
+    "What the classes of mamex hold that a module knows."
+    return {c: dict(vars(c)) for c in vars(module).values() if isinstance(c, type) and c.__module__.startswith("mamex.")}
+
+
+def of_a_cell(method) -> bool:
+    "Was it defined in a notebook? A module that a cell imports may patch a class as well, and that stays."
+    f = next((g for k in ("fget", "__func__", "func") if (g := getattr(method, k, None))), method)
+    return not getattr(f, "__module__", "").startswith("mamex.")
+
+
+def give_back(before: dict[type, dict]):
+    "Undo what a cell's `@patch` set in classes of the module: the module's own methods stay, for this story and for other tests."
+    for c, had in before.items():
+        for k, v in list(vars(c).items()):
+            kept = k.startswith("_orig_") and k not in had  # where `@patch` keeps what it replaces
+            if v is had.get(k) or not (kept or of_a_cell(v)): continue
+            setattr(c, k, had[k]) if k in had else delattr(c, k)
+
+
 class Story(CaptureShell):
     "The shell of `nbdev_test`; what an export cell defined is taken from the module."
     module, failure, taken = None, None, set()
@@ -33,7 +53,9 @@ class Story(CaptureShell):
         Story.module, Story.failure, Story.taken = None, None, set()
 
     def cell(self, cell, **kw):
+        before = methods(Story.module) if Story.module else {}
         super().cell(cell, **kw)
+        give_back(before)
         if self.exc: Story.failure = f"cell {cell.idx_}:\n{cell.source}\n\n{self.exc!r}"; return
         directives = getattr(cell, "directives_", {})
         if name := directives.get("default_exp"): Story.module = importlib.import_module(f"mamex.{name[0]}")
@@ -60,6 +82,19 @@ def test_a_story_is_told_of_the_module(tmp_path, monkeypatch):
         nbformat.write(nb, path := tmp_path / f"{n}.ipynb")
         done, _ = nbdev.test.test_nb(path, showerr=False)
         assert done == (n == 0) and (done or "NameError" in Story.failure)
+
+
+def test_a_story_leaves_the_module_as_it_was(tmp_path, monkeypatch):
+    "A method that a cell patches into a class of the module is gone when the cell is through."
+    from mamex.extractor import Extractor
+    monkeypatch.setattr(nbdev.test, "CaptureShell", Story)
+    was = dict(vars(Extractor))
+    cells = ["#| default_exp extractor", "#| export\nfrom fastcore.basics import patch\nfrom mamex.extractor import Extractor",
+             "#| export\n@patch\ndef extract(self: Extractor): return 'not the module'\n@patch\ndef new(self: Extractor): pass",
+             "assert Extractor.extract.__module__ == 'mamex.extractor' and not hasattr(Extractor, 'new')"]
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in cells]), path := tmp_path / "0.ipynb")
+    done, _ = nbdev.test.test_nb(path, showerr=False)
+    assert done and vars(Extractor) == was, Story.failure
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
