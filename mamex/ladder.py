@@ -246,7 +246,8 @@ def wins(vs: dict, model: str = "mamex/best", where: str = "in the joint pool") 
 # %% ../nbs/15c_ladder.ipynb #6fb93682
 def plot_against(vs: dict, model: str = "mamex/best"):
     "What `model` has over each other on the same inputs, with intervals over users and splits."
-    names = sorted((n for n in vs if sees_two(n) or not model.endswith(TWO) and sees_each(n)), key=lambda n: vs[n]["diff"])
+    same = sees_two if model.endswith(TWO) else sees_each
+    names = sorted(filter(same, vs), key=lambda n: vs[n]["diff"])
     fig, ax = plt.subplots(figsize=(6.4, .26 * len(names) + .9))
     for y, n in enumerate(names):
         d, col = vs[n], "C1" if clear(vs[n]) else "C0"

@@ -222,3 +222,11 @@ def test_no_page_compares_across_inputs_or_leaves_users_alone_unsaid():
     for p in (ROOT / "reports").glob("**/*.md"):
         t = p.read_text()
         assert "| times |" not in t and "interval over users]" not in t and "interval over users." not in t, p
+
+
+@pytest.mark.parametrize("model, same", [("mamex/best", ["random", "ridge/all", "mamex/released, each"]), ("mamex/best, two", ["random", "ridge/all, two", "mamex/released"])])
+def test_the_figure_of_best_shows_those_on_the_same_inputs(model, same):
+    from mamex.ladder import plot_against
+    others = ["random", "ridge/all", "ridge/all, two", "mamex/released", "mamex/released, each"]
+    fig = plot_against({n: dict(diff=.1, ci95=[0., .2], each=[.1, .1]) for n in others}, model)
+    assert {t.get_text() for t in fig.axes[0].get_yticklabels()} == set(same)
