@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['WESTERN', 'SIGNS', 'NO_WORD', 'LIKELY', 'MARKS', 'NO_TABLE', 'ITEM', 'ROLES', 'NEEDED', 'SESSIONS', 'AMOUNTS',
-           'EVENTS', 'SHOWN', 'SEEN_BESIDE', 'FITS', 'SUFFIXES', 'MONEY', 'ABSENT', 'KEPT_NAMES', 'CONDITION',
-           'NO_LIKE', 'ABOUT_ROLES', 'decode_csv', 'sniff_delimiter', 'Table', 'read_table', 'candidates',
-           'guess_columns', 'pct', 'join_columns', 'picture_files', 'match_pictures', 'products_table', 'clicks_table',
-           'CatalogueError', 'Imported', 'from_tables']
+           'EVENTS', 'SHOWN', 'SEEN_BESIDE', 'FITS', 'MONEY', 'ABSENT', 'KEPT_NAMES', 'CONDITION', 'NO_LIKE',
+           'ABOUT_ROLES', 'decode_csv', 'sniff_delimiter', 'Table', 'read_table', 'candidates', 'guess_columns', 'pct',
+           'join_columns', 'picture_files', 'match_pictures', 'products_table', 'clicks_table', 'CatalogueError',
+           'Imported', 'from_tables']
 
 # %% ../nbs/00d_catalogue.ipynb #d43f6c4c
-import csv, gzip, io, itertools, json, os, re, shutil, sys, tempfile, unicodedata, zipfile
+import csv, functools, gzip, io, itertools, json, os, re, shutil, sys, tempfile, zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,8 @@ from urllib.parse import unquote
 import numpy as np, pandas as pd
 from charset_normalizer import from_bytes
 from .base import UsageError, _read
-from .datasets import Dataset, Images, feedback_columns, load_dataset, save_dataset
+from .datasets import (SUFFIXES, Dataset, Images, feedback_columns, folder_paths, load_dataset, one_form,
+                            save_dataset, zip_paths)
 from .values import doubtful_times, id_text, name_key, near_hint, near_ids, parse_times, plain_id, plain_name
 from .checks import Problem, _problems, picture_fault, say_problems
 
@@ -636,39 +637,33 @@ def _proposal(p, c, names, best):
             f"(in the shell: --columns products.item={a} clicks.item={b}).")
 
 # %% ../nbs/00d_catalogue.ipynb #6caa0772
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")  # what the encoders read
+def _try(read):
+    try: return read()
+    except Exception: return b""  # a broken member of an archive
 
 def picture_files(source,  # a folder with its sub-folders, or a zip archive
                  ) -> tuple: # (relative name → reader, other files)
-    "Pictures as functions that read them; `UsageError` where there is no such folder."
+    "Pictures as functions that read them, b'' where one cannot be read; `UsageError` where there is no such folder."
     p = Path(source)
-    if p.is_dir():
-        files = {f.relative_to(p).as_posix(): f.read_bytes for f in sorted(p.rglob("*")) if f.is_file()
-                 and not f.name.startswith(".")}
-    elif p.is_file():
-        z = _read(p, zipfile.ZipFile, "a folder or a zip archive of pictures")
-        files = {n: (lambda n=n: z.read(n)) for n in z.namelist() if not n.endswith("/")
-                 and not n.startswith("__MACOSX")}
-    else: raise UsageError(f"there is no folder of pictures {source}: give a folder or a zip archive, or leave it out.")
-    good = {n: r for n, r in files.items() if PurePosixPath(n).suffix.lower() in SUFFIXES}
+    if not p.exists():
+        raise UsageError(f"there is no folder of pictures {source}: give a folder or a zip archive, or leave it out.")
+    files = folder_paths(p) if p.is_dir() else zip_paths(p)
+    good = {n: functools.partial(_try, files[n]) for n in sorted(files) if PurePosixPath(n).suffix.lower() in SUFFIXES}
     return good, [n for n in files if n not in good]
-
-# %% ../nbs/00d_catalogue.ipynb #37fb0e7f
-def _one_form(s): return unicodedata.normalize("NFC", s)
 
 # %% ../nbs/00d_catalogue.ipynb #d666ba2b
 def _named_path(s):
     "What a picture column says, as a path: one Unicode form, / between folders, no web address around it."
-    s = _one_form(s.strip().strip("\"'").strip())
+    s = one_form(s.strip().strip("\"'").strip())
     # the first of a list
-    if several := re.search(r"(?i)\.(jpe?g|png|webp|gif|bmp)(?=\s*[|;,]|\s+https?:)", s): s = s[:several.end()]
+    if several := re.search(r"(?i)\.(jpe?g?|jfif|png|webp|gif|bmp)(?=\s*[|;,]|\s+https?:)", s): s = s[:several.end()]
     web = re.match(r"(?i)(https?:)?//[^/]*", s)
     s = (s[web.end():] if web else s).replace("\\", "/")
     if web or not s.lower().endswith(SUFFIXES): s = re.sub(r"[?#].*$", "", s)
     return re.sub(r"^([a-zA-Z]:)?(\.{0,2}/)+", "", s)
 
 # %% ../nbs/00d_catalogue.ipynb #5958fcc9
-def _loose(s): return _one_form(unquote(s)).casefold()
+def _loose(s): return one_form(unquote(s)).casefold()
 
 # %% ../nbs/00d_catalogue.ipynb #b9b0c845
 def _ends_alike(a, b):
@@ -686,7 +681,7 @@ def match_pictures(ids: list,          # item ids
                    named=None,         # one a product: what its picture column says; None: there is none
                   ) -> dict:           # item id → name of its picture
     "From sure to likely: a file given in a surer way is nobody else's, and a named file that is absent is absent."
-    files = {_one_form(n): n for n in reversed(list(files))}  # the first of several stays
+    files = {one_form(n): n for n in reversed(list(files))}  # the first of several stays
     says = {i: _named_path(s) for i, s in zip(ids, named if named is not None else [""]*len(ids))}
     out, taken = {}, set()
     by_path, by_end, by_stem, by_place = {n: [n] for n in files}, {}, {}, {}
@@ -699,7 +694,7 @@ def match_pictures(ids: list,          # item ids
                           if _ends_alike(_loose(_stem(n)), _loose(_stem(p)))]
     def whole(f, p): return [n for n in f
                              if _loose(n) == _loose(p)] or f  # the same path in other case before a part of it
-    own = {i: _one_form(i) for i in ids}
+    own = {i: one_form(i) for i in ids}
     for who, find, one in ((lambda i: says[i], lambda i: by_path.get(says[i], []), False),
                            (lambda i: not says[i], lambda i: by_stem.get(own[i]) or by_path.get(own[i], []), False),
                            (lambda i: says[i], lambda i: whole(end(says[i]), says[i]), True),
@@ -1107,7 +1102,7 @@ def _take_pictures(source, items, problems, notes, where_from="products"):
         if set("/\\") & set(i): say("slash in id", f"{where}/{n}",
                                     "the product's id holds a slash, so its picture cannot be stored",
                                     "Replace the slash", i)
-        elif fault := picture_fault(_try(files[n])): say("unreadable picture", f"{where}/{n}", f"the picture {fault}",
+        elif fault := picture_fault(files[n]()): say("unreadable picture", f"{where}/{n}", f"the picture {fault}",
                                                          "Replace it; until then the product has none", i)
         else: good[i] = files[n]
     for r, i, says in zip(items["_row"], items["item"], items["_picture"]):
@@ -1119,11 +1114,6 @@ def _take_pictures(source, items, problems, notes, where_from="products"):
                  + ("by the picture column, then " if named else "") +
                  f"by file name; {len(good):,} can be read")
     return good
-
-# %% ../nbs/00d_catalogue.ipynb #c94e680f
-def _try(read):
-    try: return read()
-    except Exception: return b""  # a broken member of an archive
 
 # %% ../nbs/00d_catalogue.ipynb #13c7207d
 def _write_folder(ds, to, replace):

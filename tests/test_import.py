@@ -360,3 +360,26 @@ def test_the_command_says_it_and_its_status_tells(tmp_path):
 def test_a_healthy_shop_is_a_dozen_lines(shop, tmp_path):
     s = shop("sku,name,description,brand,price\n001,Lamp,A lamp,Lux,12.5\n002,Pot,A pot,Pan,7\n", "customer_id,sku,order_date\na,001,2024-01-31\nb,002,2024-02-01\n", photos=["001.png", "002.png"])
     assert not s.problems and len(s.said.splitlines()) <= 12 and max(map(len, s.said.splitlines())) < 220
+
+
+def test_an_archive_of_pictures_is_read_as_a_folder_is(tmp_path):
+    "macOS writes UTF-8 names without saying so, decomposed, and its own files beside them; Windows writes backslashes."
+    z = tmp_path / "photos.zip"
+    accented = "Cafe\u0301.jpg".encode()
+    with zipfile.ZipFile(z, "w") as a:
+        for name in ("A" * len(accented), "sub\\P2.jpeg", "P3.jfif"): a.writestr(name, png())
+        a.writestr("__MACOSX/._P3.jfif", b"x"); a.writestr(".DS_Store", b"x")
+    z.write_bytes(z.read_bytes().replace(b"A" * len(accented), accented))  # the bytes of UTF-8, unmarked
+    m = from_tables(put(tmp_path, "p.csv", "item,title\nCafé,a\nP2,b\nP3,c\n"), put(tmp_path, "c.csv", "user,item\nann,Café\nbob,P2\n"), z, tmp_path / "o")
+    assert set(load_dataset(m.folder).images) == {"Café", "P2", "P3"} and not [p for p in m.problems if p.kind == "unread file"]
+
+
+def test_a_broken_picture_of_an_archive_is_one_without_a_picture(tmp_path):
+    "What comes of it is bytes that nobody can read, in `import` and in `add` alike: never an error of the archive's."
+    from mamex.catalogue import picture_files
+    z = tmp_path / "photos.zip"
+    with zipfile.ZipFile(z, "w") as a: a.writestr("1.png", png())
+    b = bytearray(z.read_bytes()); b[45] ^= 255; z.write_bytes(bytes(b))
+    assert picture_files(z)[0]["1.png"]() == b""
+    m = from_tables(put(tmp_path, "p.csv", P), put(tmp_path, "c.csv", C), z, tmp_path / "o")
+    assert [p.id for p in m.problems if p.kind == "unreadable picture"] == ["1"] and not load_dataset(m.folder).images
