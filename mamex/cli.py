@@ -17,7 +17,8 @@ from . import __version__
 from .base import UsageError, atomic
 from .values import near_hint, name_key
 from .checks import check_folder, say_problems
-from .catalogue import CatalogueError, ROLES, _column, candidates, decode_csv, from_tables, read_table, guess_columns, products_table, picture_files, match_pictures
+from .catalogue import (CatalogueError, ROLES, _column, candidates, decode_csv, from_tables, read_table,
+                             guess_columns, products_table, picture_files, match_pictures)
 # what needs torch is imported where it is used: a check should not wait for it
 
 # %% ../nbs/20_cli.ipynb #47931651
@@ -39,7 +40,8 @@ def command(name: str,   # the word on the command line
 # %% ../nbs/20_cli.ipynb #9cc6a211
 def parser() -> argparse.ArgumentParser:
     "One parser with a sub-parser for each command."
-    p = argparse.ArgumentParser("mamex", description="Recommend what nobody has touched yet, from its picture and its text.")
+    p = argparse.ArgumentParser(
+        "mamex", description="Recommend what nobody has touched yet, from its picture and its text.")
     p.add_argument("--version", action="version", version=f"mamex {__version__}")
     sub = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (f, options) in COMMANDS.items():
@@ -77,18 +79,25 @@ def typed_settings(words, preset_name: str = "released") -> dict:
     return {k: typed(v, types.get(k, str), k) for k, v in pairs(words, "setting").items()}
 
 # %% ../nbs/20_cli.ipynb #ce063f01
-READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column is which, where the guess is wrong: item=sku clicks.item=product; "
-                                                                 "timestamp= if none is the date"),
-           opt("--delimiter", help="of the CSV files"), opt("--encoding", help="of the CSV files, as cp1252; import takes products=cp1252,clicks=utf-8, too"),
-           opt("--quoting", choices=["csv", "none"], help="csv: a value in quotes may run over lines; none: quotes are ordinary signs"),
-           opt("--duplicates", default="refuse", choices=["refuse", "first", "last"], help="rows of one product that differ"))
+READING = (opt("--columns", nargs="+", metavar="ROLE=NAME",
+               help="which column is which, where the guess is wrong: item=sku clicks.item=product; "
+                    "timestamp= if none is the date"),
+           opt("--delimiter", help="of the CSV files"),
+           opt("--encoding", help="of the CSV files, as cp1252; import takes products=cp1252,clicks=utf-8, too"),
+           opt("--quoting", choices=["csv", "none"],
+               help="csv: a value in quotes may run over lines; none: quotes are ordinary signs"),
+           opt("--duplicates", default="refuse", choices=["refuse", "first", "last"],
+               help="rows of one product that differ"))
 
 # %% ../nbs/20_cli.ipynb #757610cb
-@command("import", opt("products", help="CSV file, one row a product"), opt("clicks", help="CSV file: user, product, perhaps a date"),
-         opt("--pictures", help="folder or zip archive, files named by product"), opt("--to", required=True, help="dataset folder to make"),
+@command("import", opt("products", help="CSV file, one row a product"),
+         opt("clicks", help="CSV file: user, product, perhaps a date"),
+         opt("--pictures", help="folder or zip archive, files named by product"),
+         opt("--to", required=True, help="dataset folder to make"),
          *READING,
          opt("--min-rating", type=float, metavar="N", help="leave out clicks rated lower"),
-         opt("--where", nargs="+", default=[], metavar="CONDITION", help="leave out other clicks: event=transaction 'quantity>0'"),
+         opt("--where", nargs="+", default=[], metavar="CONDITION",
+             help="leave out other clicks: event=transaction 'quantity>0'"),
          opt("--unknown", default="drop", choices=["drop", "refuse"], help="clicks on products that are not there"),
          opt("--day-first", dest="dayfirst", action="store_const", const=True, help="03/04/2024 is 3 April"),
          opt("--month-first", dest="dayfirst", action="store_const", const=False, help="03/04/2024 is 4 March"),
@@ -97,8 +106,9 @@ READING = (opt("--columns", nargs="+", metavar="ROLE=NAME", help="which column i
          opt("--most", type=int, default=3, help="examples of each kind"))
 def import_command(a) -> int:
     "make a dataset folder of two CSV files and a folder of pictures"
-    try: made = from_tables(a.products, a.clicks, a.pictures, a.to, pairs(a.columns, "column"), a.dayfirst, a.unknown, a.duplicates, a.delimiter,
-                            a.encoding, a.replace, pairs(a.about, "fact"), a.min_rating, a.where, a.quoting)
+    try: made = from_tables(a.products, a.clicks, a.pictures, a.to, pairs(a.columns, "column"), a.dayfirst, a.unknown,
+                            a.duplicates, a.delimiter, a.encoding, a.replace, pairs(a.about, "fact"), a.min_rating,
+                            a.where, a.quoting)
     except CatalogueError as e:
         print(*e.notes, say_problems(e.problems, a.most), "Nothing was written.", sep="\n")
         return 1
@@ -107,7 +117,8 @@ def import_command(a) -> int:
     return 0
 
 # %% ../nbs/20_cli.ipynb #a8c8d288
-@command("check", opt("folder", help="dataset folder of any kind, or its name"), opt("--all", action="store_true", help="every problem on a line of its own"),
+@command("check", opt("folder", help="dataset folder of any kind, or its name"),
+         opt("--all", action="store_true", help="every problem on a line of its own"),
          opt("--most", type=int, default=3, help="examples of each kind"),
          opt("--strict", action="store_true", help="status 1 for warnings, too; notes ask for nothing"),
          opt("--no-pictures", dest="pictures", action="store_false", help="do not open the pictures"))
@@ -126,20 +137,23 @@ def fetch_command(a) -> int:
     return main(a.names + ["--again"] * a.again)
 
 # %% ../nbs/20_cli.ipynb #574ea653
-@command("fit", opt("folder", help="dataset folder, or its name"), opt("--to", required=True, help="folder for the recommender"),
+@command("fit", opt("folder", help="dataset folder, or its name"),
+         opt("--to", required=True, help="folder for the recommender"),
          opt("--encoder", default="auto",
-             help="auto (ready vectors, else a model hub that answers, else offline), tiny, offline, ready, attributes, or a model of open_clip"),
+             help="auto (ready vectors, else a model hub that answers, else offline), tiny, offline, ready, "
+                  "attributes, or a model of open_clip"),
          opt("--preset", default="best", help="named settings: best, released, paper"),
          opt("--set", nargs="+", metavar="KEY=VALUE",
              help="settings to change: ridge=.3 (of best), epochs=100 dim=64 (of released)"),
-         opt("--seed", type=int, default=0), opt("--holdout", type=float, default=.2,
-                                                 help="share of the items that chooses the damping, or the epoch"),
+         opt("--seed", type=int, default=0),
+         opt("--holdout", type=float, default=.2, help="share of the items that chooses the damping, or the epoch"),
          opt("--long-text", default="cut", choices=["cut", "split"],
              help="what an encoder does not read to the end: split reads on in windows"),
-         opt("--no-refit", dest="refit", action="store_false", help="keep the model that saw no held-out item"), opt("--device", default="cpu"))
+         opt("--no-refit", dest="refit", action="store_false", help="keep the model that saw no held-out item"),
+         opt("--device", default="cpu"))
 def fit_command(a) -> int:
     "train a recommender on all interactions of a dataset folder"
-    from mamex.recommender import Recommender, verdict
+    from mamex.recommender import Recommender, beside_told
     settings = typed_settings(a.set, a.preset)
     Recommender.check_place(a.to)
     rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, long_text=a.long_text,
@@ -147,21 +161,23 @@ def fit_command(a) -> int:
                           say=lambda line: print(line, flush=True), **settings)
     rec.save(a.to)
     b = rec.about
-    print(f"{rec!r}", *verdict(b),
-          f"{'then learned from all ' + format(b['interactions'], ',') + ' interactions; ' if a.refit else ''}{b['seconds']:.0f} seconds", *b["watch"], sep="\n")
+    print(f"{rec!r}", *beside_told(b),
+          f"{'then learned from all ' + format(b['interactions'], ',') + ' interactions; ' if a.refit else ''}"
+          f"{b['seconds']:.0f} seconds", *b["watch"], sep="\n")
     return 0
 
 # %% ../nbs/20_cli.ipynb #f10b3f36
 def write_table(t: pd.DataFrame, path):
     "A table as .csv, .json (one record a row) or .parquet, atomically."
-    how = {".csv": lambda p: t.to_csv(p, index=False), ".json": lambda p: t.to_json(p, orient="records", force_ascii=False, indent=1),
+    how = {".csv": lambda p: t.to_csv(p, index=False),
+           ".json": lambda p: t.to_json(p, orient="records", force_ascii=False, indent=1),
            ".parquet": lambda p: t.to_parquet(p, index=False)}.get(Path(path).suffix.lower())
     check_ending(path)
     with atomic(path) as tmp: how(tmp)
 
 def check_ending(path):
-    if path and Path(path).suffix.lower() not in (".csv", ".json",
-                                                  ".parquet"): raise UsageError(f"{path} should end in .csv, .json or .parquet: choose one of them.")
+    if path and Path(path).suffix.lower() not in (".csv", ".json", ".parquet"):
+        raise UsageError(f"{path} should end in .csv, .json or .parquet: choose one of them.")
 
 # %% ../nbs/20_cli.ipynb #92b26def
 def on_screen(t: pd.DataFrame, most: int = 60) -> str:
@@ -173,7 +189,8 @@ def on_screen(t: pd.DataFrame, most: int = 60) -> str:
 def read_histories(path,
                    known=None,  # item ids: of several columns that may hold the items, the one that meets them
                   ):            # `Histories`: user → items
-    "Histories from a file: a CSV of clicks, a parquet table, JSON {user: [items]}, or records of user and items, also one a line."
+    ("Histories from a file: a CSV of clicks, a parquet table, JSON {user: [items]}, "
+     "or records of user and items, also one a line.")
     kind = Path(path).suffix.lower()
     if kind in (".json", ".jsonl", ".ndjson"): return json_histories(path)
     return click_histories(read_table(path), known)
@@ -187,7 +204,9 @@ def click_columns(t, known) -> tuple:  # t: `Table`; returns role → column, re
     said = [f"{t.name}: {n}." for n in notes if "(not " in n and not n.startswith("item ")]
     if len(met) < 2: return roles, said
     best = max(met, key=met.get)
-    return roles | dict(item=best), said + [f"{t.name}: item is the column {best!r}, of whose values {met[best]:.0%} are known (not {', '.join(f'{c!r}, {m:.0%}' for c, m in met.items() if c != best)})."]
+    return roles | dict(item=best), said + [
+        f"{t.name}: item is the column {best!r}, of whose values {met[best]:.0%} are known "
+        f"(not {', '.join(f'{c!r}, {m:.0%}' for c, m in met.items() if c != best)})."]
 
 # %% ../nbs/20_cli.ipynb #270e7d22
 def click_histories(t, known=None):  # t: `Table`; returns `Histories`
@@ -198,19 +217,22 @@ def click_histories(t, known=None):  # t: `Table`; returns `Histories`
     odd = {p.row - 1: p for p in t.problems if p.row}
     half, out = (user == "") | (item == ""), np.isin(np.arange(len(user)), list(odd))
     again = pd.DataFrame(dict(user=user, item=item))[~half & ~out].duplicated()
-    notes = rows_left_out(t.name, np.flatnonzero(half & ~out), "no user or no item",
-                          "fill them") + rows_left_out(t.name, sorted(odd), "another number of values than the column names", "quote texts that hold the delimiter")
+    notes = (rows_left_out(t.name, np.flatnonzero(half & ~out), "no user or no item", "fill them")
+             + rows_left_out(t.name, sorted(odd), "another number of values than the column names",
+                             "quote texts that hold the delimiter"))
     h = Histories({u: list(g) for u, g in item[~half & ~out].groupby(user[~half & ~out], sort=False)}, notes=notes)
     h.remarks += remarks
     if again.any():
-        h.remarks += [f"{t.name}: {again.sum():,} row{'s repeat' if again.sum() > 1 else ' repeats'} a click of the same user, and {'count' if again.sum() > 1 else 'counts'} once."]
+        h.remarks += [f"{t.name}: {again.sum():,} row{'s repeat' if again.sum() > 1 else ' repeats'} "
+                      f"a click of the same user, and {'count' if again.sum() > 1 else 'counts'} once."]
     return h
 
 # %% ../nbs/20_cli.ipynb #7352ae15
 def rows_left_out(name, rows, what, remedy) -> list:  # rows: from 0
     "One sentence on rows of a file, or none."
     n = len(rows)
-    return [f"{name}: {n:,} row{'s have' if n > 1 else ' has'} {what} and {'are' if n > 1 else 'is'} left out (row {', '.join(str(r + 1) for r in rows[:3])}{', …' if n > 3 else ''}); {remedy}."] if n else []
+    return [f"{name}: {n:,} row{'s have' if n > 1 else ' has'} {what} and {'are' if n > 1 else 'is'} left out "
+            f"(row {', '.join(str(r + 1) for r in rows[:3])}{', …' if n > 3 else ''}); {remedy}."] if n else []
 
 # %% ../nbs/20_cli.ipynb #6e8a459c
 def json_histories(path):  # returns `Histories`
@@ -226,8 +248,8 @@ def json_histories(path):  # returns `Histories`
         try: h = json.loads(b, object_pairs_hook=whole_object)
         except UsageError: raise
         except ValueError as e:
-            if len(lines := [l for l in b.decode(json.detect_encoding(b)).splitlines()
-                             if l.strip()]) < 2 or Path(path).suffix.lower() == ".json" and not lines[0].rstrip().endswith("}"): raise
+            if (len(lines := [l for l in b.decode(json.detect_encoding(b)).splitlines() if l.strip()]) < 2
+                    or Path(path).suffix.lower() == ".json" and not lines[0].rstrip().endswith("}")): raise
             return json_lines(name, lines, whole_object)
     except OSError as e:
         raise UsageError(f"{path} cannot be read ({e.strerror or e}): give a file of histories.") from None
@@ -258,17 +280,20 @@ def read_users(path) -> tuple:  # ids; remarks
     "A text file with one user a line, in any encoding that a table may have; a heading and repeated lines are told."
     try: text, _ = decode_csv(Path(path).read_bytes())
     except (OSError, UsageError) as e:
-        raise UsageError(f"{path} cannot be read ({getattr(e, 'strerror', None) or e}): give a text file with one user a line.") from None
+        raise UsageError(f"{path} cannot be read ({getattr(e, 'strerror', None) or e}): "
+                         "give a text file with one user a line.") from None
     ids, said = [l.strip().strip('"') for l in text.splitlines() if l.strip()], []
     if ids and name_key(ids[0]) in ROLES["clicks"]["user"].split():
         said.append(f"{Path(path).name}: the first line, {ids.pop(0)!r}, is taken for a heading.")
     once = list(dict.fromkeys(ids))
     if len(once) < len(ids):
-        said.append(f"{Path(path).name}: {len(ids) - len(once):,} line{'s repeat' if len(ids) - len(once) > 1 else ' repeats'} a user, who is served once.")
+        said.append(f"{Path(path).name}: {len(ids) - len(once):,} "
+                    f"line{'s repeat' if len(ids) - len(once) > 1 else ' repeats'} a user, who is served once.")
     return once, said
 
 # %% ../nbs/20_cli.ipynb #6d3a7c03
-@command("recommend", opt("model", help="folder of a recommender"), opt("--users", nargs="+", metavar="ID", help="known users; without: all"),
+@command("recommend", opt("model", help="folder of a recommender"),
+         opt("--users", nargs="+", metavar="ID", help="known users; without: all"),
          opt("--users-from", metavar="FILE", help="file with one user a line"),
          opt("--histories", metavar="FILE", help="unknown users: a CSV of clicks, or JSON {user: [items]}"),
          opt("--k", "--top-k", type=int, default=10, help="items for each user"),
@@ -316,9 +341,11 @@ def add_command(a) -> int:
         warnings.simplefilter("ignore", LeftOut)
         rec.add_items(items.drop(columns=["_row", "_picture"]), {i: files[n]() for i, n in at.items()},
                       a.replace).save(a.model)
-    print(f"{len(items) - len(rec.refused)} of {len(items)} items added, {len(set(at) - set(rec.refused))} with a picture\n{rec!r}")
+    print(f"{len(items) - len(rec.refused)} of {len(items)} items added, "
+          f"{len(set(at) - set(rec.refused))} with a picture\n{rec!r}")
     if rec.refused:
-        print(f"left out, because the model reads nothing of them: {some(rec.refused)}; fill their columns, or give pictures.", file=sys.stderr)
+        print(f"left out, because the model reads nothing of them: {some(rec.refused)}; "
+              "fill their columns, or give pictures.", file=sys.stderr)
     return 3 if rec.refused else 0
 
 # %% ../nbs/20_cli.ipynb #6e72987c

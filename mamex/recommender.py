@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'ANCHORS', 'LAMBDAS', 'WHY', 'EXACT_SHARES', 'LAID_OVER', 'FORMAT', 'READS', 'Recommender', 'Anchors',
-           'nearest_anchors', 'feature_rows', 'no_items', 'carried_by', 'views_of', 'embed', 'merge_best', 'top_items',
-           'missing', 'several', 'as_python', 'one_by_one', 'as_ids', 'LeftOut', 'FoldIn', 'Histories', 'listed',
+           'nearest_anchors', 'feature_rows', 'no_items', 'carried_by', 'nearest_by_view', 'embed', 'merge_best',
+           'top_items', 'missing', 'several', 'one_by_one', 'as_ids', 'LeftOut', 'FoldIn', 'Histories', 'listed',
            'history_table', 'read_records', 'as_histories', 'Asked', 'whole_number', 'settings_for', 'held_out',
-           'everything', 'train_for', 'sums_of', 'choose_lambda', 'beside_floors', 'verdict', 'as_share',
+           'everything', 'train_for', 'sums_of', 'choose_lambda', 'beside_floors', 'beside_told', 'as_share',
            'text_columns_of', 'anchors_of', 'users_of', 'fold_in_test', 'picture_bytes', 'cell_text', 'as_table',
            'new_table', 'Explanation', 'Shares', 'check_saved']
 
@@ -25,7 +25,7 @@ from scipy import sparse
 from . import __version__
 from .base import UsageError, write_atomic, atomic, progress_bar
 from .datasets import Dataset, Images
-from .values import id_text, near_hint
+from .values import as_python, id_text, near_hint
 from .sources import load_or_fetch
 from .splits import Split
 from .extractor import Extractor, Features, picture_to_png, ready_features, text_modalities
@@ -50,7 +50,8 @@ class Recommender:
     met: np.ndarray        # int64 [n_items], users who met the item in training; 0: the item is new
     seen: sparse.csr_array # bool [n_users, n_items], who met what in training
     about: dict            # encoder, settings, seed, how the epoch or the damping was chosen, ...
-    carried: np.ndarray | None = None  # float32 [n_items, M], share of each modality in e; None: saved by a former version
+    # float32 [n_items, M], share of each modality in e; None: saved by a former version
+    carried: np.ndarray | None = None
     near: np.ndarray | None = None     # int32 [n_items, M, 10], nearest anchors by each modality, -1: no more
     cosine: np.ndarray | None = None   # float32 [n_items, M, 10], how near
     anchors: "Anchors | None" = None   # known items that others are compared with
@@ -62,7 +63,8 @@ class Recommender:
         self.refused = []  # new items that the last `add_items` left out
     def __repr__(self):
         new = int((self.met == 0).sum())
-        return f"Recommender({len(self.user_ids):,} users, {len(self.items):,} items of which {new:,} are new, encoder {self.about.get('encoder')!r})"
+        return (f"Recommender({len(self.user_ids):,} users, {len(self.items):,} items of which {new:,} are new, "
+                f"encoder {self.about.get('encoder')!r})")
 
 # %% ../nbs/19_recommender.ipynb #cee12f8e
 VIEWS, ANCHORS = 10, 4096  # nearest anchors kept for each modality of an item; anchors at most
@@ -71,7 +73,8 @@ VIEWS, ANCHORS = 10, 4096  # nearest anchors kept for each modality of an item; 
 class Anchors:
     "Known items that others are compared with, modality by modality."
     rows: np.ndarray            # int64 [K], rows of the catalogue
-    z: np.ndarray | None = None # float32 [K, M, d], their adapted vectors of norm 1; None: the model itself holds their places
+    # float32 [K, M, d], their adapted vectors of norm 1; None: the model itself holds their places
+    z: np.ndarray | None = None
 
 # %% ../nbs/19_recommender.ipynb #8fb16cd3
 def nearest_anchors(cosines: torch.Tensor, # float [n, K]
@@ -94,7 +97,8 @@ def feature_rows(f: Features, rows) -> Features:
 # %% ../nbs/19_recommender.ipynb #4be8194d
 def no_items(widths: dict, encoder="") -> Features:
     "A catalogue of one item that has nothing: a model has to hold some."
-    return Features({m: np.zeros((1, d), np.float32) for m, d in widths.items()}, np.zeros((1, len(widths)), bool), encoder, {})
+    return Features({m: np.zeros((1, d), np.float32) for m, d in widths.items()}, np.zeros((1, len(widths)), bool),
+                    encoder, {})
 
 # %% ../nbs/19_recommender.ipynb #7f9e448f
 def carried_by(it) -> torch.Tensor:  # it: `Items`; returns float [n, M]
@@ -104,9 +108,10 @@ def carried_by(it) -> torch.Tensor:  # it: `Items`; returns float [n, M]
     return torch.where(it.has.any(1, keepdim=True), part.squeeze(2) / size, 0.)
 
 # %% ../nbs/19_recommender.ipynb #2a8a69d9
-def views_of(model, it, anchors: Anchors,
+def nearest_by_view(model, it, anchors: Anchors,
              me) -> dict:  # near, cosine of the items that the model holds; it: `Items` of them
-    "The nearest anchors by each modality: as a solved model hears its experts, or by the adapted vectors of a trained one."
+    ("The nearest anchors by each modality: as a solved model hears its experts, "
+     "or by the adapted vectors of a trained one.")
     n, out, has = np.arange(len(it.e)), [], it.has.cpu().numpy()
     place = np.full(max([*anchors.rows, *me, 0]) + 2, -1); place[anchors.rows] = np.arange(len(anchors.rows))
     for k, m in enumerate(model.modalities):
@@ -136,7 +141,7 @@ def embed(model: MAMEX, features: Features,
         it = model.eval().set_items(feature_rows(features, slice(a, a + block)))()
         part = dict(e=it.e, alpha=it.alpha, carried=carried_by(it), has=it.has, gates=torch.stack(it.gates, 1)
                     if it.gates else out["gates"][a:a+block])
-        if anchors: part |= views_of(model, it, anchors, np.full(len(it.e), -1) if me is None else me[a:a+block])
+        if anchors: part |= nearest_by_view(model, it, anchors, np.full(len(it.e), -1) if me is None else me[a:a+block])
         for k, x in part.items(): out[k][a:a+block] = np.asarray(x.cpu() if torch.is_tensor(x) else x)
     model.set_items(no_items(model.widths))
     return out
@@ -176,7 +181,8 @@ def top_items(users: np.ndarray,  # float32 [n, d]
                 at = slice(no.indptr[a], no.indptr[b])
                 s[no.indices[at], np.repeat(np.arange(b - a), np.diff(no.indptr[a:b+1]))] = -np.inf
             take = s > best_s[:, -1:]  # strictly: an equal score came earlier
-            if np.count_nonzero(take) > 4*k*len(u) and b - a > k: take &= s >= np.partition(s, b - a - k, axis=1)[:, b - a - k, None]
+            if np.count_nonzero(take) > 4*k*len(u) and b - a > k:
+                take &= s >= np.partition(s, b - a - k, axis=1)[:, b - a - k, None]
             rows, cols = np.divmod(np.flatnonzero(take), b - a)  # as nonzero() does it, but that reads bit by bit
             merge_best(best_s, best_i, rows, cols + a, s[rows, cols])
     return I, S
@@ -190,10 +196,6 @@ def missing(v) -> bool:
     return v is None or v is pd.NA or v is pd.NaT or isinstance(v, (float, np.floating)) and bool(v != v)
 
 def several(v) -> bool: return isinstance(v, Iterable) and not isinstance(v, (str, bytes, bytearray))
-
-def as_python(v):
-    "A number of numpy as Python's, for messages and JSON."
-    return v.item() if isinstance(v, np.generic) or isinstance(v, np.ndarray) and v.ndim == 0 else v
 
 # %% ../nbs/19_recommender.ipynb #2591c71e
 def one_by_one(ids, what: str) -> list:
@@ -232,7 +234,8 @@ def rows_of(self: Recommender,
     at = self.item_at.get_indexer(ids) if ids else np.zeros(0, np.int64)
     gone = [i for i, a in zip(ids, at) if a < 0]
     if gone and unknown is None:
-        raise UsageError(f"unknown items {_some(gone)}: add them with add_items, or correct the ids{near_hint(gone, self.item_at)}.")
+        raise UsageError(f"unknown items {_some(gone)}: add them with add_items, or correct the ids"
+                         f"{near_hint(gone, self.item_at)}.")
     if gone: unknown += gone
     return at[at >= 0]
 
@@ -251,7 +254,10 @@ def candidates(self: Recommender,
     pick = (self.met == 0) & ("new" in ids) | ("all" in ids)
     pick[self.rows_of([i for i in ids if i not in ("new", "all")], unknown)] = True
     if not pick.any():
-        why = f"unknown items {_some(unknown)}: correct the ids{near_hint(unknown, self.item_at)}" if unknown else "every item has been met: add new ones (add_items; mamex add), or take all (among='all'; --among all)" if "new" in ids else "give some ids"
+        why = (f"unknown items {_some(unknown)}: correct the ids{near_hint(unknown, self.item_at)}" if unknown
+               else "every item has been met: add new ones (add_items; mamex add), "
+                    "or take all (among='all'; --among all)" if "new" in ids
+               else "give some ids")
         raise UsageError(f"there is no item to recommend; {why}.")
     return np.flatnonzero(pick)
 
@@ -331,7 +337,8 @@ def fold_in(self: Recommender,
     "A user's vector from a history. Without any item that says something it is the average user's, with a warning."
     rows = self.rows_of(history, gone := [])
     if gone and not len(rows):
-        raise UsageError(f"unknown items {_some(gone)}, and no other in the history: correct the ids{near_hint(gone, self.item_at)}.")
+        raise UsageError(f"unknown items {_some(gone)}, and no other in the history: correct the ids"
+                         f"{near_hint(gone, self.item_at)}.")
     if gone:
         warnings.warn(f"unknown items {_some(gone)} of a history are left out{near_hint(gone, self.item_at)}", LeftOut,
                       stacklevel=2)
@@ -359,14 +366,16 @@ def listed(h, user: str, out: Histories) -> list | None:
     except UsageError:
         out.wrong[user] = f"the history of {user!r} has more than one dimension: write a list of item ids"; return
     if odd:
-        out.notes.append(f"{len(odd)} of the items of {user!r} {'is no id' if len(odd) == 1 else 'are no ids'} and left out ({odd[0]}).")
+        out.notes.append(f"{len(odd)} of the items of {user!r} {'is no id' if len(odd) == 1 else 'are no ids'} "
+                         f"and left out ({odd[0]}).")
     return ids
 
 # %% ../nbs/19_recommender.ipynb #6305be95
 def history_table(t: pd.DataFrame, user="user", item="item") -> dict:
     "A table of clicks as user → items; half rows are left out by `listed`, and counted."
     if gone := [c for c in (user, item) if c not in t]:
-        raise UsageError(f"the histories have no column {gone[0]!r}: they have {', '.join(map(str, t.columns)) or 'none'}.")
+        raise UsageError(f"the histories have no column {gone[0]!r}: "
+                         f"they have {', '.join(map(str, t.columns)) or 'none'}.")
     return {u: g for u, g in t.groupby(t[user].astype(object), sort=False, dropna=False)[item]}
 
 # %% ../nbs/19_recommender.ipynb #08e83da4
@@ -378,9 +387,11 @@ def read_records(h) -> list:
         elif isinstance(r, Mapping) and "user" in r and "item" in r: u, i = r["user"], [r["item"]]
         elif isinstance(r, (list, tuple)) and len(r) == 2: u, i = r[0], r[1] if several(r[1]) else [r[1]]
         else:
-            raise UsageError(f"record {n} of the histories is {str(r)[:60]!r}: write {{user: [items]}}, or a list of records with 'user' and 'items'.")
+            raise UsageError(f"record {n} of the histories is {str(r)[:60]!r}: write {{user: [items]}}, "
+                             "or a list of records with 'user' and 'items'.")
         out.setdefault(u if not isinstance(u, (list, dict)) else str(u), []).append(i)
-    return [(u, i[0] if len(i) == 1 else [x for one in i for x in (one if several(one) else [one])]) for u, i in out.items()]
+    return [(u, i[0] if len(i) == 1 else [x for one in i for x in (one if several(one) else [one])])
+            for u, i in out.items()]
 
 # %% ../nbs/19_recommender.ipynb #eb117b49
 def as_histories(h) -> Histories:  # user (str) → list of str
@@ -398,7 +409,9 @@ def as_histories(h) -> Histories:  # user (str) → list of str
         except ValueError: u = None
         if u is None: nobody += 1
         elif (ids := listed(items, u, out)) is not None: out[u] = list(dict.fromkeys(out.get(u, []) + ids))
-    if nobody: out.notes.append(f"{nobody} {'history has' if nobody == 1 else 'histories have'} no user and {'is' if nobody == 1 else 'are'} left out.")
+    if nobody:
+        out.notes.append(f"{nobody} {'history has' if nobody == 1 else 'histories have'} no user "
+                         f"and {'is' if nobody == 1 else 'are'} left out.")
     return out
 
 # %% ../nbs/19_recommender.ipynb #900bf73c
@@ -426,7 +439,8 @@ class Asked:
         for u, why in self.unserved.items(): by.setdefault(why, []).append(u)
         users = [WHY[w].format(_some(us, n), near_hint(us, known_users) if w == "unknown" else "") if w in WHY
                  else f"{w}." for w, us in by.items()]
-        items = [f"unknown items {_some(self.items, n)} are left out: correct the ids, or add them with add_items{near_hint(self.items, known_items)}."] if self.items else []
+        items = [f"unknown items {_some(self.items, n)} are left out: correct the ids, or add them with add_items"
+                 f"{near_hint(self.items, known_items)}."] if self.items else []
         return items + users + self.notes + self.remarks
 
 # %% ../nbs/19_recommender.ipynb #b7b1fb5f
@@ -437,9 +451,11 @@ def asked(self: Recommender,
          ) -> Asked:
     "Users and histories sorted into those that can be served and those that cannot."
     a = Asked()
-    ids = list(map(str, self.user_ids)) if users is None and histories is None else [] if users is None else as_ids(users, "user", odd := [])
+    ids = (list(map(str, self.user_ids)) if users is None and histories is None
+           else [] if users is None else as_ids(users, "user", odd := []))
     if users is not None and odd:
-        a.notes.append(f"{len(odd)} of the users {'is no id' if len(odd) == 1 else 'are no ids'} and left out ({odd[0]}).")
+        a.notes.append(f"{len(odd)} of the users {'is no id' if len(odd) == 1 else 'are no ids'} "
+                       f"and left out ({odd[0]}).")
     at = self.user_at.get_indexer(ids) if ids else np.zeros(0, np.int64)
     a.users, a.unserved = [u for u, r in zip(ids, at) if r >= 0], {u: "unknown" for u, r in zip(ids, at) if r < 0}
     h = as_histories({} if histories is None else histories)
@@ -447,7 +463,8 @@ def asked(self: Recommender,
     for u, items in h.items(): self.ask_one(a, u, items)
     for u, why in h.wrong.items(): a.unserved[u] = why
     if not (a.users or a.histories or a.unserved or a.notes):
-        a.remarks.append(f"the {'histories hold' if histories is not None else 'list of users holds'} nobody, so nobody is served.")
+        a.remarks.append(f"the {'histories hold' if histories is not None else 'list of users holds'} nobody, "
+                         "so nobody is served.")
     return a
 
 # %% ../nbs/19_recommender.ipynb #59351aae
@@ -455,15 +472,17 @@ def asked(self: Recommender,
 def ask_one(self: Recommender, a: Asked, user: str, items: list):
     "Put one history to those that can be served, or say why not."
     if user in self.user_at:
-        if user in a.users: a.notes.append(f"user {user!r} is known: what training knows counts, and the history is not used.")
+        if user in a.users:
+            a.notes.append(f"user {user!r} is known: what training knows counts, and the history is not used.")
         else: a.unserved[user] = "known"
         return
     rows = self.rows_of(items, gone := [])
-    a.items += [i for i in gone if i not in a.items]
+    a.items += gone
     if not len(rows): a.unserved[user] = "gone" if items else "empty"; return
     a.histories[user] = rows; a.unserved.pop(user, None)
     if not self.has[rows].any():
-        a.remarks.append(f"the history of {user!r} is without any item that has a picture or a text: the average user is taken.")
+        a.remarks.append(f"the history of {user!r} is without any item that has a picture or a text: "
+                         "the average user is taken.")
 
 # %% ../nbs/19_recommender.ipynb #b0c5b1e7
 @patch
@@ -472,10 +491,12 @@ def recommend(self: Recommender,
               k: int = 10,           # items for each
               among="new",           # "new": what nobody has met in training; "all"; ids; or a list of any of these
               exclude_seen: bool = True,  # not what the user has met
-              histories=None,        # unknown users: id → item ids that they met; also a table with columns user and item
+              # unknown users: id → item ids that they met; also a table with columns user and item
+              histories=None,
               top_k: int | None = None,       # another name of k
               block: int = 16384,    # items scored at a time
-             ) -> pd.DataFrame:      # user, rank (from 1), item, score, title; best first; attrs: complete, unserved, unknown, said
+              # user, rank (from 1), item, score, title; best first; attrs: complete, unserved, unknown, said
+             ) -> pd.DataFrame:
     "The best items for each user; fewer than k where there are no more. A warning says what was left out."
     k = whole_number(k if top_k is None else top_k, "k", 1)
     if isinstance(users, Mapping):
@@ -485,6 +506,7 @@ def recommend(self: Recommender,
     if not (a.users or a.histories) and (set(a.unserved.values()) - {"empty"}
                                          or a.notes): raise UsageError("nobody can be served; " + " ".join(said()))
     rows = self.candidates(among, a.items)
+    a.items = list(dict.fromkeys(a.items))  # an item that many histories name stands once
     t = self.ranked(a, rows, k, exclude_seen, block)
     lost = set(a.users) | set(a.histories) if len(t) < (len(a.users) + len(a.histories)) * min(k, len(rows)) else set()
     a.unserved |= {u: "met" for u in sorted(lost - set(t["user"]))}
@@ -533,9 +555,10 @@ def as_table(self: Recommender, ids, rows, I, S) -> pd.DataFrame:
     "Ranks and scores as one row a recommendation."
     n, place = np.nonzero(I >= 0)
     at = rows[I[n, place]]
-    title = self.items["title"].fillna("").to_numpy(object) if "title" in self.items else np.full(len(self.items), "", object)
-    return pd.DataFrame(dict(user=np.array(ids, dtype=object)[n], rank=place + 1, item=self.item_at.to_numpy(object)[at], score=S[n, place],
-                             title=title[at]))
+    title = (self.items["title"].fillna("").to_numpy(object) if "title" in self.items
+             else np.full(len(self.items), "", object))
+    return pd.DataFrame(dict(user=np.array(ids, dtype=object)[n], rank=place + 1,
+                             item=self.item_at.to_numpy(object)[at], score=S[n, place], title=title[at]))
 
 # %% ../nbs/19_recommender.ipynb #aae78e41
 def settings_for(config,        # name of a preset, or a `Config`
@@ -548,7 +571,8 @@ def settings_for(config,        # name of a preset, or a `Config`
     if not isinstance(config, str): return changed(config, **settings)
     c = preset(config)
     if other := [k for k in settings if not hasattr(c, k) and hasattr(Config(), k)]:
-        raise UsageError(f"the preset {config!r} is solved and has no {other[0]}: leave it out, or train another preset, config='released' (--preset released).")
+        raise UsageError(f"the preset {config!r} is solved and has no {other[0]}: leave it out, "
+                         "or train another preset, config='released' (--preset released).")
     c = preset(config, **settings)
     if not isinstance(c, Config): return c  # solved: no batches
     fits = max(32, 2**int(np.log2(max(1, n_pairs/8))))
@@ -563,7 +587,8 @@ def held_out(pairs: np.ndarray,  # int64 [n, 2], user and item; every item has b
     "The split in which a share of the items plays newcomer, for validation; there is no test part."
     held = np.sort(np.random.default_rng([seed, 2]).choice(n_items, max(2, round(share*n_items)), replace=False))
     out, none = np.isin(pairs[:, 1], held), np.zeros(0, np.int64)
-    return Split(n_users, n_items, pairs[~out], pairs[out], pairs[:0], held, none, f"{len(held)} of {n_items} items held out, seed {seed}")
+    return Split(n_users, n_items, pairs[~out], pairs[out], pairs[:0], held, none,
+                 f"{len(held)} of {n_items} items held out, seed {seed}")
 
 # %% ../nbs/19_recommender.ipynb #5ec7f510
 def everything(pairs, n_users, n_items) -> Split:
@@ -595,7 +620,8 @@ def choose_lambda(e, users, split: Split, config: Config) -> dict:  # λ → val
     fold = FoldIn(e, known, float(np.linalg.norm(users, axis=1).mean()))
     sums, said = sums_of(fold, e, split.train, split.n_users), {}
     for lam, u in [(l, fold(sums, l)) for l in LAMBDAS] + [("trained", users)]:
-        said[lam] = float(evaluate(lambda a, b: u[a] @ e[b].T, split, "val", config.select_pool)[config.select_on].mean())
+        said[lam] = float(evaluate(lambda a, b: u[a] @ e[b].T, split, "val",
+                                   config.select_pool)[config.select_on].mean())
     return said
 
 # %% ../nbs/19_recommender.ipynb #69da3d43
@@ -606,16 +632,18 @@ def beside_floors(model, f: Features, split: Split,
     said = {n: evaluate(score, split, "val", "own")[select_on] for n,
             (score, _) in floors(f, split, select_on, "own").items()}
     best = max(said, key=lambda n: said[n].mean())
-    versus = paired_interval(mine.to_numpy()[None],
-                             said[best].to_numpy()[None]) if len(mine) > 1 else dict(diff=float(mine.mean() - said[best].mean()), ci95=None)
+    versus = (paired_interval(mine.to_numpy()[None], said[best].to_numpy()[None]) if len(mine) > 1
+              else dict(diff=float(mine.mean() - said[best].mean()), ci95=None))
     return dict(own=float(mine.mean()), floors={n: float(v.mean()) for n, v in said.items()}, strongest=best,
                 versus={k: versus[k] for k in ("diff", "ci95")})
 
 # %% ../nbs/19_recommender.ipynb #816eaa6c
-def verdict(about: dict) -> list:  # about: of a recommender; returns sentences
+def beside_told(about: dict) -> list:  # about: of a recommender; returns sentences
     "What was chosen, how well it ranks, and whether it beats the floors."
     b, on = about.get("beside"), about["select_on"].upper()
-    what = f"damping {about['damp']:g} chosen by {on}" if "damp" in about else f"damping chosen by {on}" if "denoise" in about.get("config", {}) else f"{about['epochs']:,} epoch{'s'*(about['epochs'] != 1)} chosen by {on}"
+    what = (f"damping {about['damp']:g} chosen by {on}" if "damp" in about
+            else f"damping chosen by {on}" if "denoise" in about.get("config", {})
+            else f"{about['epochs']:,} epoch{'s'*(about['epochs'] != 1)} chosen by {on}")
     if not b: return [f"{about['held_out']}: {what}"]
     kinds = [max((n for n in b["floors"] if n.startswith(k)), key=b["floors"].get)
              for k in ("ridge", "profile", "random")]
@@ -632,35 +660,42 @@ def verdict(about: dict) -> list:  # about: of a recommender; returns sentences
 @patch(cls_method=True)
 def fit(cls: Recommender,
         dataset,                            # a `Dataset`, a folder, or a name
-        encoder: str = "auto",              # as in chapter 03d: what there is; "ready": the vectors that the folder brings; or an encoder's name
+        # as in chapter 03d: what there is; "ready": the vectors that the folder brings; or an encoder's name
+        encoder: str = "auto",
         config="best",                      # name of a preset, or a `Config`
         seed: int = 0,
         holdout: float = .2,                # share of the items that chooses the damping, or the epoch
         refit: bool = True,                 # learn once more, from everything
-        text_columns=None,                  # as in chapter 03; None: title and description as one text, and for `best` every column a modality of its own as well
+        # as in chapter 03; None: title and description as one text,
+        # and for `best` every column a modality of its own as well
+        text_columns=None,
         features: Features | None = None,   # vectors that are there already, instead of the encoder's
         long_text: str = "cut",             # as in chapter 03
         device: str = "cpu", cache=None, progress: bool = True,
         say=print,                          # what is told: which encoder `auto` means
         **settings,                         # to change from the preset: ridge=.3, or epochs=100 of a trained one, ...
        ) -> Recommender:
-    "Encode, learn with some items held out to choose a setting, learn again from all; by default `best`, and the encoder by what there is. Same input and seed, same bytes."
+    ("Encode, learn with some items held out to choose a setting, learn again from all; "
+     "by default `best`, and the encoder by what there is. Same input and seed, same bytes.")
     start, ds = time.perf_counter(), dataset if isinstance(dataset, Dataset) else load_or_fetch(dataset)
     seed, holdout = whole_number(seed, "seed", 0), as_share(holdout, "holdout")
     pairs = ds.interactions[["user", "item"]].to_numpy(np.int64)
     c, met = settings_for(config, len(pairs), settings), np.bincount(pairs[:, 1], minlength=ds.n_items)
-    if getattr(c, "context", "none") != "none": raise UsageError(f"context is {c.context!r}, but a recommender knows no dates: choose context='none'.")
-    if (met > 0).sum() < 5: raise UsageError(f"{ds.name} has {(met > 0).sum()} items that somebody has met: a recommender needs at least 5, to hold two of them out.")
+    if getattr(c, "context", "none") != "none":
+        raise UsageError(f"context is {c.context!r}, but a recommender knows no dates: choose context='none'.")
+    if (met > 0).sum() < 5:
+        raise UsageError(f"{ds.name} has {(met > 0).sum()} items that somebody has met: "
+                         "a recommender needs at least 5, to hold two of them out.")
     columns = text_columns_of(ds, c, text_columns)
     f = features if features is not None else extract(ds, encoder, device, columns, long_text, cache, progress, say)
     warm = np.flatnonzero(met)
     inner, mine = feature_rows(f, warm), np.stack([pairs[:, 0], np.searchsorted(warm, pairs[:, 1])], 1)
     model, how, split = cls.learn(inner, mine, ds.n_users, c, seed, holdout, refit, device, progress)
     about = dict(dataset=ds.name, encoder=f.encoder, encoder_key="" if features is not None else f.key,
-                 long_text=long_text,
-                 text_columns=columns if isinstance(columns, dict) else list(columns), modalities=f.modalities,
-                 widths=model.widths,
-                 config=asdict(c), seed=seed, holdout=holdout, refit=refit, users=ds.n_users, items_met=len(warm), interactions=len(pairs),
+                 long_text=long_text, text_columns=columns if isinstance(columns, dict) else list(columns),
+                 modalities=f.modalities, widths=model.widths, config=asdict(c),
+                 seed=seed, holdout=holdout, refit=refit,
+                 users=ds.n_users, items_met=len(warm), interactions=len(pairs),
                  mamex=__version__, **how, seconds=round(time.perf_counter() - start, 2))
     seen = sparse.csr_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(ds.n_users, ds.n_items))
     anchors = anchors_of(model, f, split, warm, seed)
@@ -687,7 +722,8 @@ def text_columns_of(ds: Dataset, config, columns) -> tuple | dict:
 # %% ../nbs/19_recommender.ipynb #f230dfba
 @torch.no_grad()
 def anchors_of(model, f: Features, split: Split, warm, seed) -> Anchors:
-    "The experts of a solved model; of a trained one as many known items, drawn in the same way, with what it makes of them."
+    ("The experts of a solved model; of a trained one as many known items, drawn in the same way, "
+     "with what it makes of them.")
     solved = hasattr(model.config, "solve")
     rows = warm[draw_experts(feature_rows(f, warm), split, min(ANCHORS, model.config.n_experts if solved else ANCHORS),
                              seed)]
@@ -712,7 +748,8 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     lam, beside = max(LAMBDAS, key=lams.get), beside_floors(run.model, f, split, c.select_on)
     if refit: model = train_for(f, whole_split, c, seed, device, run.best_epoch + 1, progress)
     else: model = cls.adopt(run.model, e, split, lam)
-    how = dict(held_out=split.rule, epochs=run.best_epoch + 1, validation={k: v for k, v in best.items() if k.startswith("val_own/")},
+    how = dict(held_out=split.rule, epochs=run.best_epoch + 1,
+               validation={k: v for k, v in best.items() if k.startswith("val_own/")},
                watch=watch(run.history, c), fold_in_lambda=lam, fold_in={str(k): v for k, v in lams.items()},
                select_on=c.select_on, beside=beside)
     return model.cpu(), how | (dict(damp=c.damp) if solved else {}), whole_split if refit else split
@@ -724,7 +761,9 @@ def adopt(cls: Recommender, model: MAMEX, e, split: Split, lam) -> MAMEX:
     users = model.users.detach().cpu().numpy()
     fold = FoldIn(e, np.isin(np.arange(split.n_items), split.warm_items), float(np.linalg.norm(users, axis=1).mean()))
     late = np.setdiff1d(np.arange(split.n_users), split.train[:, 0])
-    if len(late): model.users.data[late] = torch.as_tensor(fold(sums_of(fold, e, split.val, split.n_users)[late], lam)).to(model.users.device)
+    if len(late):
+        model.users.data[late] = torch.as_tensor(
+            fold(sums_of(fold, e, split.val, split.n_users)[late], lam)).to(model.users.device)
     return model
 
 # %% ../nbs/19_recommender.ipynb #2b12e4eb
@@ -746,10 +785,11 @@ def fold_in_test(ds: Dataset, features: Features,
     fold, lams = FoldIn(e, np.isin(np.arange(split.n_items), split.warm_items), 1.), choose_lambda(e, u, inner, config)
     folded = fold(sums_of(fold, e, split.train, split.n_users), max(LAMBDAS, key=lams.get))
     average = np.tile(np.delete(u, out, axis=0).mean(0), (split.n_users, 1))
-    ways = {"trained with the others": (E, U), "kept away, folded in": (e, folded), "kept away, average user": (e, average)}
+    ways = {"trained with the others": (E, U), "kept away, folded in": (e, folded),
+            "kept away, average user": (e, average)}
     asked = changed(split, test=only(split.test, True))
-    return pd.DataFrame({n: evaluate(lambda a, b: v[a] @ x[b].T, asked, "test").mean() for n, (x, v) in ways.items()}).T[["recall@10",
-                                                                                                                          "ndcg@10"]]
+    return pd.DataFrame({n: evaluate(lambda a, b: v[a] @ x[b].T, asked, "test").mean()
+                         for n, (x, v) in ways.items()}).T[["recall@10", "ndcg@10"]]
 
 # %% ../nbs/19_recommender.ipynb #26271290
 def picture_bytes(x, item) -> bytes:
@@ -758,7 +798,8 @@ def picture_bytes(x, item) -> bytes:
     if isinstance(x, Image.Image): return picture_to_png(x)
     try: return Path(x).read_bytes()
     except (OSError, TypeError, ValueError):
-        raise UsageError(f"the picture of {str(item)!r} cannot be read from {str(x)[:80]!r}: give bytes, a path or a PIL image.") from None
+        raise UsageError(f"the picture of {str(item)!r} cannot be read from {str(x)[:80]!r}: "
+                         "give bytes, a path or a PIL image.") from None
 
 # %% ../nbs/19_recommender.ipynb #85235ea5
 def cell_text(v): # a cell that is read as text; a whole number stays one, although a gap beside it has made it a float
@@ -768,7 +809,8 @@ def cell_text(v): # a cell that is read as text; a whole number stays one, altho
 # %% ../nbs/19_recommender.ipynb #8d776afe
 def as_table(items) -> pd.DataFrame:
     "Rows of new items as a table with plain cells, whatever they came in."
-    if isinstance(items, pd.Series) or isinstance(items, Mapping) and not several(items.get("item")): items = [dict(items)]
+    if isinstance(items, pd.Series) or isinstance(items, Mapping) and not several(items.get("item")):
+        items = [dict(items)]
     if isinstance(items, Mapping): items = {k: list(v) if several(v) else v for k, v in items.items()}
     t = pd.DataFrame(items)
     if "item" not in t and "item" in t.index.names: t = t.reset_index("item")
@@ -786,7 +828,8 @@ def new_table(items) -> pd.DataFrame:  # items: DataFrame, dict of columns, list
     if len(items) == 0: return pd.DataFrame(dict(item=np.array([], object)))
     t = as_table(items)
     if "item" not in t:
-        raise UsageError(f"the new items need a column 'item' with their ids: they have {', '.join(t.columns) or 'none'}.")
+        raise UsageError("the new items need a column 'item' with their ids: "
+                         f"they have {', '.join(t.columns) or 'none'}.")
     ids = []
     for n, v in enumerate(t["item"], 1):
         try: ids.append(id_text(v))
@@ -803,9 +846,11 @@ def new_table(items) -> pd.DataFrame:  # items: DataFrame, dict of columns, list
 def encode_items(self: Recommender, t: pd.DataFrame, pictures: dict, vectors) -> Features:
     "Vectors of new items in the modalities of the model; what they lack is masked."
     if vectors is None and self.about["encoder_key"] in ("", "ready"):
-        raise UsageError("this recommender was trained on ready vectors: give those of the new items, vectors={modality: [items, d]}.")
+        raise UsageError("this recommender was trained on ready vectors: "
+                         "give those of the new items, vectors={modality: [items, d]}.")
     if vectors is None and self.about["encoder_key"] == "attributes":
-        raise UsageError("this recommender reads attributes, whose vectors are made of the whole catalogue at once: put the new items into the dataset folder and fit again.")
+        raise UsageError("this recommender reads attributes, whose vectors are made of the whole catalogue at once: "
+                         "put the new items into the dataset folder and fit again.")
     ids = t["item"].to_numpy(str)
     ds = Dataset("new items", np.array([], str), ids, pd.DataFrame(dict(user=[], item=[]), dtype=np.int64), t,
                  Images(pictures.get, pictures), vectors or {})
@@ -823,9 +868,12 @@ def encode_items(self: Recommender, t: pd.DataFrame, pictures: dict, vectors) ->
 def align(self: Recommender, f: Features, n) -> Features:
     "Features in the modalities and widths of the model; `UsageError` where the widths differ."
     widths = self.model.widths
-    if odd := [m for m in f.vectors if m not in widths and f.encoder == "ready"]: raise UsageError(f"the model knows no modality {odd[0]!r}: it has {', '.join(widths)}.")
+    if odd := [m for m in f.vectors if m not in widths and f.encoder == "ready"]:
+        raise UsageError(f"the model knows no modality {odd[0]!r}: it has {', '.join(widths)}.")
     for m in set(widths) & set(f.vectors):
-        if f.vectors[m].shape != (n, widths[m]): raise UsageError(f"the {m} vectors have the shape {list(f.vectors[m].shape)}, the model expects {[n, widths[m]]}: use the encoder that it was trained with.")
+        if f.vectors[m].shape != (n, widths[m]):
+            raise UsageError(f"the {m} vectors have the shape {list(f.vectors[m].shape)}, "
+                             f"the model expects {[n, widths[m]]}: use the encoder that it was trained with.")
     mask = np.stack([f.mask[:, f.modalities.index(m)] if m in f.vectors else np.zeros(n, bool) for m in widths], 1)
     return Features({m: f.vectors.get(m, np.zeros((n, d), np.float32)) for m, d in widths.items()}, mask, f.encoder, {})
 
@@ -836,7 +884,9 @@ def extractor(self: Recommender) -> Extractor:
     columns = self.about["text_columns"]
     x = Extractor(self.about["encoder"], text_columns=columns if isinstance(columns, dict) else tuple(columns),
                   long_text=self.about.get("long_text", "cut"))
-    if x.key != self.about["encoder_key"]: warnings.warn(f"the encoder {self.about['encoder']!r} or its libraries differ from those of the training; new items may sit a little beside the old ones", stacklevel=3)
+    if x.key != self.about["encoder_key"]:
+        warnings.warn(f"the encoder {self.about['encoder']!r} or its libraries differ from those of the training; "
+                      "new items may sit a little beside the old ones", stacklevel=3)
     return x
 
 # %% ../nbs/19_recommender.ipynb #d6073b3b
@@ -873,11 +923,14 @@ def add_items(self: Recommender,
               replace: bool = False, # items that are there already
               vectors: dict | None = None,  # modality → float [n, d], instead of an encoder
              ) -> Recommender:       # itself; `refused`: ids of those that were left out
-    "Items never seen, ready to be ranked. One of which nothing is read is left out with a warning; where there is none else, with a `UsageError`."
+    ("Items never seen, ready to be ranked. One of which nothing is read is left out with a warning; "
+     "where there is none else, with a `UsageError`.")
     t, pictures = new_table(items), {id_text(i): picture_bytes(x, id_text(i)) for i,
                                      x in ({} if pictures is None else pictures).items() if not missing(x)}
     self.refused = []
-    if stray := [i for i in pictures if i not in set(t["item"])]: raise UsageError(f"pictures of {_some(stray)}, which are not among the new items: add rows for them, or leave them out.")
+    if stray := [i for i in pictures if i not in set(t["item"])]:
+        raise UsageError(f"pictures of {_some(stray)}, which are not among the new items: "
+                         "add rows for them, or leave them out.")
     old = t["item"][t["item"].isin(self.item_at)].tolist()
     if old and not replace: raise UsageError(f"the items {_some(old)} are known: leave them out, or say replace=True.")
     if not len(t): return self
@@ -905,7 +958,8 @@ def place(self: Recommender, t: pd.DataFrame, f: Features) -> Recommender:
         whole[at[~fresh]] = v[~fresh]
         setattr(self, k, whole)
     self.items, self.met = table, np.concatenate([self.met, np.zeros(fresh.sum(), np.int64)])
-    self.seen = sparse.csr_array((self.seen.data, self.seen.indices, self.seen.indptr), shape=(len(self.user_ids), len(table)))
+    self.seen = sparse.csr_array((self.seen.data, self.seen.indices, self.seen.indptr),
+                                 shape=(len(self.user_ids), len(table)))
     self.item_at, self.kept = pd.Index(table["item"]), {k: v for k, v in self.kept.items() if k != "fold"}
     return self
 
@@ -920,7 +974,8 @@ class Explanation:
     neighbours: pd.DataFrame  # known items by the cosine of the fused vectors: item, cosine, title
     missing: list           # modalities that the item lacks, or whose file could not be read
     met: int                # users who met it in training
-    carried: pd.Series | None = None    # share of each modality in the fused vector; they sum to 1; None: saved by a former version
+    # share of each modality in the fused vector; they sum to 1; None: saved by a former version
+    carried: pd.Series | None = None
     views: pd.DataFrame | None = None   # modality, item, cosine, title: the nearest known items by each modality
     why: "Shares | None" = None         # for a user or a history
 
@@ -934,14 +989,18 @@ class Explanation:
         "Modalities with their nearest items, then all together."
         if not self.alpha.any(): return ["nothing is known of it: it is ranked as the average item"]
         near = lambda t: [f"{r.cosine:6.3f}  {r.item}  {r.title}" for r in t.itertuples()] or ["no known item has it"]
-        width, out = max(map(len, [*self.alpha.index,
-                                   "together"])), [f"{'view':<{max(map(len, [*self.alpha.index, 'together']))}}  share  nearest known items (cosine)"]
+        width, out = max(map(len, [*self.alpha.index, "together"])), [
+            f"{'view':<{max(map(len, [*self.alpha.index, 'together']))}}  share  nearest known items (cosine)"]
         for m in [m for m in self.alpha.index if m not in self.missing]:
-            share, lines = f"{self.carried[m]:5.0%}" if self.carried is not None else " "*5, near(self.views[self.views["modality"] == m]) if self.views is not None else ["(fit again: a former version kept no views)"]
+            share, lines = (f"{self.carried[m]:5.0%}" if self.carried is not None else " "*5,
+                            near(self.views[self.views["modality"] == m]) if self.views is not None
+                            else ["(fit again: a former version kept no views)"])
             spoke = [f"expert{'s'*(len(g) > 1)} " + ", ".join(f"{r.expert} {r.weight:.0%}" for r in g.itertuples())
                      for g in [self.experts[self.experts["modality"] == m]] if len(g)]
-            out += [f"{m if not n else '':<{width}}  {share if not n else '':5}  {l}" for n, l in enumerate(lines + spoke)]
-        return out + [f"{'together' if not n else '':<{width}}         {l}" for n, l in enumerate(near(self.neighbours))]
+            out += [f"{m if not n else '':<{width}}  {share if not n else '':5}  {l}"
+                    for n, l in enumerate(lines + spoke)]
+        return out + [f"{'together' if not n else '':<{width}}         {l}"
+                      for n, l in enumerate(near(self.neighbours))]
 
 # %% ../nbs/19_recommender.ipynb #8afec0f3
 @patch
@@ -967,7 +1026,8 @@ def explain(self: Recommender,
             user=None,    # id: which of his items carried the score?
             history=None, # or what an unknown user met: item ids
            ) -> Explanation:
-    "Views and nearest known items of an item, and who asks: the shares of his items in its score; `UsageError` for what is unknown."
+    ("Views and nearest known items of an item, and who asks: the shares of his items in its score; "
+     "`UsageError` for what is unknown.")
     n = whole_number(n, "n", 1)
     if len(ids := as_ids(item, "item")) != 1: raise UsageError(f"explain takes one item, not {len(ids)}: ask for each.")
     (row,), names = self.rows_of(ids), list(self.model.modalities)
@@ -1016,11 +1076,15 @@ class Shares:
 
 # %% ../nbs/19_recommender.ipynb #6267d379
 @patch
-def parts_of_users(self: Recommender) -> tuple:  # float64 [n_items, d], whose sum over what a user met is his vector; bool [n_users], of whom this holds
+def parts_of_users(self: Recommender,
+                   # float64 [n_items, d], whose sum over what a user met is his vector;
+                   # bool [n_users], of whom this holds
+                  ) -> tuple:
     "What a solved model's users are made of, computed again from who met what."
     if "parts" not in self.kept:
         warm, met, a = np.flatnonzero(self.met), self.seen.tocoo(), self.about
-        pairs, shape = np.stack([met.row, np.searchsorted(warm, met.col)], 1).astype(np.int64), (len(self.user_ids), len(warm))
+        pairs, shape = (np.stack([met.row, np.searchsorted(warm, met.col)], 1).astype(np.int64),
+                        (len(self.user_ids), len(warm)))
         split = everything(pairs, *shape) if a["refit"] else held_out(pairs, *shape, a["holdout"], a["seed"])
         _, t = collaborative(split, changed(self.model.config, denoise=0.), a["seed"])  # without cleaning, t is U / √S
         y = sparse.csr_array((np.ones(len(split.train)), (split.train[:, 0], split.train[:, 1])), shape=shape)
@@ -1079,7 +1143,9 @@ def shares(self: Recommender,
     if user is not None and len(who := as_ids(user, "user")) != 1:
         raise UsageError(f"explain takes one user, not {len(who)}: ask for each.")
     if user is None: (rows, parts, u, how), who = self.made_of_history(history), ["this history"]
-    elif (at := self.user_at.get_indexer(who)[0]) < 0: raise UsageError(f"unknown users {_some(who)}: correct the id, or give what the user met, history=[items]{near_hint(who, self.user_at)}.")
+    elif (at := self.user_at.get_indexer(who)[0]) < 0:
+        raise UsageError(f"unknown users {_some(who)}: correct the id, "
+                         f"or give what the user met, history=[items]{near_hint(who, self.user_at)}.")
     else: (rows, parts, how), u = self.made_of(at), self.users[at]
     v = self.as_ranked(row)
     score, share = float(u @ v), parts @ v.astype(np.float64)
@@ -1097,15 +1163,16 @@ READS = (1, 2)   # what can be read, others are refused; 1 lacks what `explain` 
 def files(self: Recommender) -> dict:  # name → function that writes it to a path
     "What `save` writes, beside recommender.json."
     seen = self.seen.tocsr()
-    arrays = dict(e=self.e, alpha=self.alpha, gates=self.gates, has=self.has, met=self.met, seen_indptr=seen.indptr.astype(np.int64),
-                  seen_indices=seen.indices.astype(np.int64))
+    arrays = dict(e=self.e, alpha=self.alpha, gates=self.gates, has=self.has, met=self.met,
+                  seen_indptr=seen.indptr.astype(np.int64), seen_indices=seen.indices.astype(np.int64))
     beside = dict(carried=self.carried, near=self.near, cosine=self.cosine)
     if self.anchors: beside |= dict(anchor_rows=self.anchors.rows, anchor_z=self.anchors.z)
     arrays |= {k: v for k, v in beside.items() if v is not None}
     items = self.items.assign(**{c: self.items[c].map(lambda v: None if missing(v) else str(v)) for c in self.items
                                  if self.items[c].dtype == object})
     return {"model.safetensors": lambda p: self.model.save(p),
-            "items.safetensors": lambda p: p.write_bytes(safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})),
+            "items.safetensors": lambda p: p.write_bytes(safetensors.numpy.save(
+                {k: np.ascontiguousarray(v) for k, v in arrays.items()})),
             "items.parquet": lambda p: items.to_parquet(p, index=False),
             "users.parquet": lambda p: pd.DataFrame(dict(user=self.user_ids.astype(object))).to_parquet(p, index=False)}
 
@@ -1114,14 +1181,16 @@ def files(self: Recommender) -> dict:  # name → function that writes it to a p
 def check_place(cls: Recommender, folder) -> Path:
     "Refuse a place that holds anything but a recommender."
     folder = Path(folder).expanduser().absolute()
-    if folder.exists() and not (folder.is_dir() and ((folder/"recommender.json").is_file() or not any(folder.iterdir()))):
+    if folder.exists() and not (folder.is_dir()
+                                and ((folder/"recommender.json").is_file() or not any(folder.iterdir()))):
         raise UsageError(f"{folder} holds something that is no recommender: choose another place.")
     return folder
 
 # %% ../nbs/19_recommender.ipynb #4792efd2
 @patch
 def save(self: Recommender, folder) -> Path:
-    "Write the recommender: a folder, whole or not at all; an older recommender of that name is replaced, anything else refused."
+    ("Write the recommender: a folder, whole or not at all; "
+     "an older recommender of that name is replaced, anything else refused.")
     folder = self.check_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -1129,8 +1198,9 @@ def save(self: Recommender, folder) -> Path:
         (work/"new").mkdir()
         for name, write in self.files().items(): write(work/"new"/name)
         sums = {n: hashlib.sha256((work/"new"/n).read_bytes()).hexdigest() for n in self.files()}
-        write_atomic(work/"new"/"recommender.json", json.dumps(dict(format="mamex.recommender", version=FORMAT, files=sums,
-                                                                    about=self.about), indent=1) + "\n")
+        write_atomic(work/"new"/"recommender.json",
+                     json.dumps(dict(format="mamex.recommender", version=FORMAT, files=sums, about=self.about),
+                                indent=1) + "\n")
         if folder.exists(): os.replace(folder, work/"old")
         os.replace(work/"new", folder)
     finally: shutil.rmtree(work, ignore_errors=True)
@@ -1140,15 +1210,20 @@ def save(self: Recommender, folder) -> Path:
 def check_saved(folder: Path) -> dict:  # what recommender.json says
     "Refuse a folder that is no recommender, is of another version, or has a file that is not the one that was written."
     try: said = json.loads((folder/"recommender.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): raise UsageError(f"{folder} holds no recommender (recommender.json is missing or damaged): save one there first.") from None
-    if not isinstance(said, dict) or said.get("format") != "mamex.recommender": raise UsageError(f"{folder} holds no recommender of mamex: save one there first.")
+    except (OSError, ValueError):
+        raise UsageError(f"{folder} holds no recommender (recommender.json is missing or damaged): "
+                         "save one there first.") from None
+    if not isinstance(said, dict) or said.get("format") != "mamex.recommender":
+        raise UsageError(f"{folder} holds no recommender of mamex: save one there first.")
     if said.get("version") not in READS:
-        raise UsageError(f"{folder} has the format version {said.get('version')!r}, this mamex reads {' and '.join(map(str, READS))}: fit and save it again.")
+        raise UsageError(f"{folder} has the format version {said.get('version')!r}, "
+                         f"this mamex reads {' and '.join(map(str, READS))}: fit and save it again.")
     names, sums = ("model.safetensors", "items.safetensors", "items.parquet", "users.parquet"), said.get("files")
     for n in names:
         if not (folder/n).is_file(): raise UsageError(f"{folder/n} is missing: save the recommender again.")
         with open(folder/n, "rb") as f: now = hashlib.file_digest(f, "sha256").hexdigest()
-        if not isinstance(sums, dict) or sums.get(n) != now: raise UsageError(f"{folder/n} is damaged or belongs to another recommender: save it again.")
+        if not isinstance(sums, dict) or sums.get(n) != now:
+            raise UsageError(f"{folder/n} is damaged or belongs to another recommender: save it again.")
     return said
 
 # %% ../nbs/19_recommender.ipynb #e02bd04d
@@ -1163,12 +1238,16 @@ def load(cls: Recommender, folder) -> Recommender:
         items, users = (pd.read_parquet(folder/f"{n}.parquet") for n in ("items", "users"))
         n = len(items)
         beside = [k for k in ("carried", "near", "cosine") if k in x]  # a former version had none
-        if any(len(x[k]) != n for k in ("e", "alpha", "gates", "has", "met",
-                                        *beside)) or len(users) != len(model.users): raise ValueError("the sizes differ")
-        seen = sparse.csr_array((np.ones(len(x["seen_indices"]), bool), x["seen_indices"], x["seen_indptr"]), shape=(len(users), n))
+        if (any(len(x[k]) != n for k in ("e", "alpha", "gates", "has", "met", *beside))
+                or len(users) != len(model.users)):
+            raise ValueError("the sizes differ")
+        seen = sparse.csr_array((np.ones(len(x["seen_indices"]), bool), x["seen_indices"], x["seen_indptr"]),
+                                shape=(len(users), n))
         return cls(model, users["user"].to_numpy(str), items, x["e"], x["alpha"], x["gates"], x["has"], x["met"], seen,
                    about,
                    *(x.get(k) for k in ("carried", "near", "cosine")), Anchors(x["anchor_rows"], x.get("anchor_z"))
                    if "anchor_rows" in x else None)
     except UsageError: raise
-    except Exception as e: raise UsageError(f"{folder} cannot be read as a recommender ({type(e).__name__}: {str(e)[:100]}): fit and save it again.") from None
+    except Exception as e:
+        raise UsageError(f"{folder} cannot be read as a recommender ({type(e).__name__}: {str(e)[:100]}): "
+                         "fit and save it again.") from None

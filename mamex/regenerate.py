@@ -24,18 +24,21 @@ from .reports import git_commit, report_folder, reports_root
 from .temporal import launches
 
 # %% ../nbs/17_regenerate.ipynb #c5650d30
-NOTEBOOKS = ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart")  # the order in which they start
+# the order in which they start
+NOTEBOOKS = ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart")
 ASIDE = ("speed",)  # only when asked for by name: what runs beside it would be in its times
 
 # %% ../nbs/17_regenerate.ipynb #511189ff
 def code_cells(path: Path) -> list[str]:
-    "Sources of a notebook's code cells; a file that is no notebook counts as one cell, papermill will say what is wrong with it."
+    ("Sources of a notebook's code cells; a file that is no notebook counts as one cell, "
+     "papermill will say what is wrong with it.")
     text = path.read_text(encoding="utf-8")
     try: return ["".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError): return [text]
 
 # %% ../nbs/17_regenerate.ipynb #9fff5fad
-BYSTANDERS = ("_modidx.py", "claims.py", "regenerate.py")  # no number of a report depends on them: the index of all reports is made from their json
+# no number of a report depends on them: the index of all reports is made from their json
+BYSTANDERS = ("_modidx.py", "claims.py", "regenerate.py")
 
 # %% ../nbs/17_regenerate.ipynb #c376ee2d
 def code_stamp(
@@ -44,7 +47,8 @@ def code_stamp(
     ) -> str:
     "Fingerprint of the notebook's code, of all that it reaches and of the figures' style."
     root = package or Path(mamex.__file__).parent
-    return digest(stamp_of(code_cells(notebook), root, BYSTANDERS), *(p.read_bytes() for p in sorted(root.rglob("*.mplstyle"))))
+    return digest(stamp_of(code_cells(notebook), root, BYSTANDERS),
+                  *(p.read_bytes() for p in sorted(root.rglob("*.mplstyle"))))
 
 # %% ../nbs/17_regenerate.ipynb #d2f8b51f
 def _table(t):
@@ -62,7 +66,8 @@ def data_stamp(ds: Dataset | str) -> str:  # a dataset, or what `load_dataset` t
     "Fingerprint of interactions, items, pictures, ready vectors and split."
     if not isinstance(ds, Dataset): ds = load_dataset(ds)
     arrays = {**ds.features, **(ds.ready_split or {})}
-    return digest(*map(str, ds.user_ids), *map(str, ds.item_ids), *_table(ds.interactions), *_table(ds.items), "pictures", *picture_stamps(ds.images),
+    return digest(*map(str, ds.user_ids), *map(str, ds.item_ids), *_table(ds.interactions), *_table(ds.items),
+                  "pictures", *picture_stamps(ds.images),
                   *(x for k, a in arrays.items() for x in (k, str(np.shape(a)), np.ascontiguousarray(a).tobytes())))
 
 # %% ../nbs/17_regenerate.ipynb #98630fc9
@@ -117,7 +122,8 @@ class Plan:
     def folder(self): return reports_root() / self.name
     def wanted(self, stem) -> dict:
         "What the stamp of a report has to say."
-        return dict(code=code_stamp(self.nbs / f"{stem}.ipynb"), data=self.data, parameters={"dataset": self.name} | self.parameters)
+        return dict(code=code_stamp(self.nbs / f"{stem}.ipynb"), data=self.data,
+                    parameters={"dataset": self.name} | self.parameters)
 
 # %% ../nbs/17_regenerate.ipynb #db89c735
 def command(plan: Plan, stem: str, output: Path) -> list[str]:
@@ -129,7 +135,8 @@ def command(plan: Plan, stem: str, output: Path) -> list[str]:
 
 # %% ../nbs/17_regenerate.ipynb #2e05427b
 def environment(threads: int) -> dict:
-    "A notebook's environment. Waiting threads must sleep: OpenMP lets them spin by default, which starves the notebook next door."
+    ("A notebook's environment. Waiting threads must sleep: OpenMP lets them spin by default, "
+     "which starves the notebook next door.")
     return os.environ | dict(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0")
 
 # %% ../nbs/17_regenerate.ipynb #f07454a6
@@ -174,7 +181,8 @@ def keep_partial(job: Job):
     job.partial.unlink(missing_ok=True)
 
 # %% ../nbs/17_regenerate.ipynb #09a39494
-FRAME = re.compile(r'\s*(File "|File |Cell In|Traceback|Exception encountered|-{20,}|-+> *\d+|\d+ )')  # lines of a traceback
+# lines of a traceback
+FRAME = re.compile(r'\s*(File "|File |Cell In|Traceback|Exception encountered|-{20,}|-+> *\d+|\d+ )')
 
 def last_words(
         log: str,
@@ -191,7 +199,8 @@ def last_words(
 def why(status: int, log: str) -> str:  # status: as `Popen` gives it, below 0 for a signal
     "What went wrong, in a few lines; never empty."
     if status == 0: return "it ended well, but wrote no report"
-    return "\n".join(filter(None, [f"killed by signal {-status}" if status < 0 else "", last_words(log)])) or f"ended with status {status}"
+    return ("\n".join(filter(None, [f"killed by signal {-status}" if status < 0 else "", last_words(log)]))
+            or f"ended with status {status}")
 
 # %% ../nbs/17_regenerate.ipynb #79040db4
 def finish(plan: Plan, job: Job) -> str:  # "" or what went wrong
@@ -199,8 +208,9 @@ def finish(plan: Plan, job: Job) -> str:  # "" or what went wrong
     report = plan.folder / f"{job.stem}.json"
     if job.process.wait() == 0 and report.is_file():
         file_notebook(job.partial, plan.folder / f"{job.stem}.ipynb", f"nbs/{job.stem}.ipynb")
-        write_stamp(plan.folder, job.stem, job.wanted | dict(minutes=job.minutes, commit=job.commit,
-                                                             written=datetime.now(timezone.utc).isoformat(timespec="seconds")))
+        write_stamp(plan.folder, job.stem,
+                    job.wanted | dict(minutes=job.minutes, commit=job.commit,
+                                      written=datetime.now(timezone.utc).isoformat(timespec="seconds")))
         return ""
     keep_partial(job)
     return why(job.process.returncode, job.log.read_text(encoding="utf-8", errors="replace"))
@@ -225,7 +235,8 @@ def pick(only, known=NOTEBOOKS, aside=ASIDE) -> list[str]:  # only: names, or te
     names = [n.strip() for n in (only.split(",") if isinstance(only, str) else only) if n.strip()]
     for n in names:
         near = "".join(f" (did you mean {m!r}?)" for m in difflib.get_close_matches(n, known, 1))
-        if n not in (*known, *aside): raise UsageError(f"there is no report notebook {n!r}{near}: choose among {', '.join((*known, *aside))}.")
+        if n not in (*known, *aside):
+            raise UsageError(f"there is no report notebook {n!r}{near}: choose among {', '.join((*known, *aside))}.")
     return [k for k in (*known, *aside) if k in names] if names else list(known)
 
 # %% ../nbs/17_regenerate.ipynb #2beecce8
@@ -239,14 +250,18 @@ def how_many(jobs: int | None, waiting: int) -> int:  # jobs: as asked for; None
     return max(1, min(jobs or cores(), waiting))
 
 # %% ../nbs/17_regenerate.ipynb #4a0e55dd
-def make_plan(name: str, parameters: dict, nbs: Path | None) -> tuple[Plan, str]:  # the plan, and a line that says what it is
+def make_plan(
+        name: str,
+        parameters: dict,
+        nbs: Path | None,
+    ) -> tuple[Plan, str]:  # the plan, and a line that says what it is
     "Loads the dataset and settles the parameters; `UsageError` for a dataset or parameter that cannot be."
     for k, remedy in dict(dataset="name it before the options", out="set MAMEX_REPORTS").items():
         if k in parameters: raise UsageError(f"{k} cannot be given with -p here: {remedy}.")
     ds = load_or_fetch(name)
     encoder, why = (parameters["encoder"], "as asked for") if "encoder" in parameters else settled_encoder(ds)
-    plan = Plan(str(name), ds.name, data_stamp(ds), {"encoder": encoder} | {k: str(v) for k, v in parameters.items()}, nbs or project_root() / "nbs",
-                skips=not_for(ds))
+    plan = Plan(str(name), ds.name, data_stamp(ds), {"encoder": encoder} | {k: str(v) for k, v in parameters.items()},
+                nbs or project_root() / "nbs", skips=not_for(ds))
     return plan, f"{ds!r}, encoder {encoder} ({why}), into {plan.folder}"
 
 # %% ../nbs/17_regenerate.ipynb #41baf739
@@ -271,7 +286,8 @@ def run_all(plan: Plan, waiting: list[str], jobs: int) -> dict[str, str]:  # not
             for stem in [s for s, j in running.items() if j.process.poll() is not None]:
                 ended[stem], job = finish(plan, running[stem]), running.pop(stem)
                 say(f"{stem} {'failed after' if ended[stem] else 'done in'} {job.minutes} min{state(running, waiting)}")
-                if ended[stem]: say(*(f"      {l}" for l in [*ended[stem].splitlines(), f"log: {job.log}"]), timed=False)
+                if ended[stem]:
+                    say(*(f"      {l}" for l in [*ended[stem].splitlines(), f"log: {job.log}"]), timed=False)
     finally: stop(list(running.values()))
     return ended
 
@@ -303,10 +319,13 @@ def regenerate(
 # %% ../nbs/17_regenerate.ipynb #acf46071
 def parser() -> argparse.ArgumentParser:
     "What the command line understands."
-    p = argparse.ArgumentParser("python -m mamex.reports", description="Regenerate the reports of one dataset that are out of date.",
-        epilog="example: python -m mamex.reports movielens --only ablations,audit -p seeds 0,1,2", formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        "python -m mamex.reports", description="Regenerate the reports of one dataset that are out of date.",
+        epilog="example: python -m mamex.reports movielens --only ablations,audit -p seeds 0,1,2",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("name", metavar="NAME", help="a dataset: toy, a name under MAMEX_DATA, or a folder")
-    p.add_argument("--only", default="", metavar="A,B", help=f"these notebooks alone, of {', '.join((*NOTEBOOKS, *ASIDE))}")
+    p.add_argument("--only", default="", metavar="A,B",
+                   help=f"these notebooks alone, of {', '.join((*NOTEBOOKS, *ASIDE))}")
     p.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: one a core)")
     p.add_argument("--force", action="store_true", help="also what is up to date")
     p.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
@@ -317,7 +336,8 @@ def parser() -> argparse.ArgumentParser:
 @contextmanager
 def interruptible():
     "To be told to end is like Ctrl-C: what runs is stopped. A signal that the caller ignores (nohup) stays ignored."
-    ours = [s for s in (getattr(signal, n, None) for n in ("SIGTERM", "SIGHUP")) if s and signal.getsignal(s) is signal.SIG_DFL]
+    ours = [s for s in (getattr(signal, n, None) for n in ("SIGTERM", "SIGHUP"))
+            if s and signal.getsignal(s) is signal.SIG_DFL]
     for s in ours: signal.signal(s, signal.default_int_handler)
     try: yield
     finally:
@@ -331,7 +351,8 @@ def main(
     "`python -m mamex.reports`."
     args = parser().parse_args(argv)
     try:
-        with interruptible(): ended = regenerate(args.name, args.only, args.jobs, args.force, dict(args.parameters), nbs)
+        with interruptible():
+            ended = regenerate(args.name, args.only, args.jobs, args.force, dict(args.parameters), nbs)
     except UsageError as e: print(e, file=sys.stderr); return 2
     except KeyboardInterrupt: say("stopped; a notebook that was not done keeps its old report"); return 130
     failed = [s for s, error in ended.items() if error]

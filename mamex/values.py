@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXACT', 'SAME', 'SHORTENED', 'WHO', 'SINCE', 'LAYOUTS', 'KNOWN', 'NUMERIC_DATE', 'ORDERS', 'MONTHS', 'CLOCK',
-           'IN_WORDS', 'id_text', 'id_texts', 'plain_id', 'near_ids', 'near_hint', 'plain_name', 'name_key',
-           'date_orders', 'date_order', 'day_first', 'sane', 'parse_times', 'doubtful_times']
+           'IN_WORDS', 'id_text', 'id_texts', 'plain_id', 'near_ids', 'near_hint', 'as_python', 'plain_name',
+           'name_key', 'date_orders', 'date_order', 'day_first', 'sane', 'parse_times', 'doubtful_times']
 
 # %% ../nbs/00e_values.ipynb #0506154b
 import re, unicodedata
@@ -109,6 +109,11 @@ def near_hint(unknown, known) -> str:
     if not pairs: return ""
     u, k, kind = pairs[0]
     return f"; {WHO.get(kind, f'perhaps it is the same but for {kind}')} ({_shown(u)} here, {_shown(k)} there)"
+
+# %% ../nbs/00e_values.ipynb #3a3f50f0
+def as_python(v):  # of numpy, or anything
+    "Numpy's values as Python's."
+    return v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v
 
 # %% ../nbs/00e_values.ipynb #7d35f2df
 def plain_name(s) -> str:  # "Product ID " -> "product_id"

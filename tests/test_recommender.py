@@ -538,6 +538,6 @@ def test_a_folder_of_the_former_version_still_serves(saved, tmp_path):
     (d/"recommender.json").write_text(json.dumps(r))
     old, new = Recommender.load(d), Recommender.load(saved)
     pd.testing.assert_frame_equal(old.recommend(k=5, among="all"), new.recommend(k=5, among="all"))
-    assert "a former version kept no views" in str(old.explain("i0003")) and old.explain("i0003", user="u0001").why.score and R.verdict(old.about)
+    assert "a former version kept no views" in str(old.explain("i0003")) and old.explain("i0003", user="u0001").why.score and R.beside_told(old.about)
     old.add_items(dict(item="later", title="A lamp"))
     assert Recommender.load(old.save(tmp_path/"again")).explain("later").missing == ["image"]
