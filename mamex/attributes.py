@@ -15,7 +15,8 @@ from .extractor import Features, tally
 def multi_hot(
         column,               # n texts; attributes are separated by white space or |
     ) -> sparse.csr_array:    # float64 [n, attributes], rows of norm 1, or 0 where nothing is left
-    "Which item carries which attribute, weighted by inverse document frequency; columns in the order of the attributes' names."
+    ("Which item carries which attribute, weighted by inverse document frequency; "
+     "columns in the order of the attributes' names.")
     lists = [sorted(set(str(t).replace("|", " ").split())) if isinstance(t, str) else [] for t in column]
     names, col = np.unique([a for l in lists for a in l] or [""], return_inverse=True)
     row = np.repeat(np.arange(len(lists)), [len(l) for l in lists])
@@ -49,9 +50,14 @@ def attribute_features(
         seed: int = 0,
     ) -> Features:
     "One modality, `attributes`, made of a column of the items table; `UsageError` where there is none to be made."
-    if column not in ds.items: raise UsageError(f"the items of {ds.name!r} have no column {column!r}; choose another encoder (there are {', '.join(ds.items.columns) or 'no columns'})")
+    if column not in ds.items:
+        raise UsageError(f"the items of {ds.name!r} have no column {column!r}; "
+                         f"choose another encoder (there are {', '.join(ds.items.columns) or 'no columns'})")
     x = multi_hot(ds.items[column])
-    if min(x.shape) < 2 or x.nnz == 0: raise UsageError(f"the column {column!r} of {ds.name!r} has fewer than two attributes that items share; there is nothing to learn from")
+    if min(x.shape) < 2 or x.nnz == 0:
+        raise UsageError(f"the column {column!r} of {ds.name!r} has fewer than two attributes that items share; "
+                         "there is nothing to learn from")
     v = truncated_svd(x, dim, seed)
     has = (np.diff(x.indptr) > 0) & (v != 0).any(1)
-    return Features({"attributes": np.where(has[:, None], v, np.float32(0))}, has[:, None], "attributes", {"attributes": tally(len(has), has.sum())}, key="attributes")
+    return Features({"attributes": np.where(has[:, None], v, np.float32(0))}, has[:, None], "attributes",
+                    {"attributes": tally(len(has), has.sum())}, key="attributes")

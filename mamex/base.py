@@ -34,7 +34,8 @@ def cache_dir() -> Path:
 
 # %% ../nbs/00a_base.ipynb #392e3df4
 def dataset_roots() -> list:
-    "Folders that hold datasets, first match wins: those of `MAMEX_DATA`, the project's `data/`, the cache's `datasets/`."
+    ("Folders that hold datasets, first match wins: "
+     "those of `MAMEX_DATA`, the project's `data/`, the cache's `datasets/`.")
     named = [p for p in os.environ.get("MAMEX_DATA", "").split(os.pathsep) if p]
     return [Path(p).expanduser() for p in named] + [project_root()/"data", cache_dir()/"datasets"]
 

@@ -25,21 +25,26 @@ def random_scorer(split: Split, seed: int = 0):  # (users int64 [n], items int64
     return score
 
 # %% ../nbs/10_baselines.ipynb #bd67303b
-def text_lengths(items,      # a dataset's table of items
-                 columns=("title", "description"),  # as `extract` takes them: read as one text; a dict: modality → columns; "each"
-                 info=None,  # its dataset.json
-                ) -> dict:   # modality → int64 [n_items], characters of what an encoder is given; attributes: of their list
+def text_lengths(
+        items,  # a dataset's table of items
+        # as `extract` takes them: read as one text; a dict: modality → columns; "each"
+        columns=("title", "description"),
+        info=None,  # its dataset.json
+    ) -> dict:  # modality → int64 [n_items], characters of what an encoder is given; attributes: of their list
     "How long the texts are."
-    named = text_modalities(items, info) if isinstance(columns, str) else columns if isinstance(columns, dict) else dict(text=columns)
+    named = (text_modalities(items, info) if isinstance(columns, str) else
+             columns if isinstance(columns, dict) else dict(text=columns))
     size = lambda cs: np.array([len(t) for t in item_texts(items, cs)], np.int64)
     return {"attributes": size(["attributes"])} | {m: size(cs) for m, cs in named.items()}
 
+# %% ../nbs/10_baselines.ipynb #74502312
 def presence_scorer(features: Features, split: Split, names: list[str],  # names: modalities
                     lengths=None,  # of `text_lengths`; without: presence alone
                    ):              # returns a score function
     "Items with more of the modalities first, then those with longer texts; equals by a hash of user and item."
     has = features.mask[:, [features.modalities.index(m) for m in names]]
-    size = sum((np.where(has[:, n], (lengths or {}).get(m, 0), 0) for n, m in enumerate(names)), np.zeros(len(has), np.int64))
+    size = sum((np.where(has[:, n], (lengths or {}).get(m, 0), 0) for n, m in enumerate(names)),
+               np.zeros(len(has), np.int64))
     place = np.unique(np.stack([has.sum(1), size], 1), axis=0, return_inverse=True)[1].ravel()
     chance = random_scorer(split, 1)
     return lambda u, i: place[i] + chance(u, i)
@@ -87,7 +92,8 @@ class Ridge:
         return lambda u, i: (self.users[u] * scale) @ self.items[i].T
 
 # %% ../nbs/10_baselines.ipynb #4e87226c
-RIDGE_GRID = tuple(float(10.**e) for e in np.arange(-4, 4.5, .5))  # from nearly least squares to nearly a sum over the user's items
+# from nearly least squares to nearly a sum over the user's items
+RIDGE_GRID = tuple(float(10.**e) for e in np.arange(-4, 4.5, .5))
 
 # %% ../nbs/10_baselines.ipynb #937a35e4
 def tune_ridge(features: Features, split: Split, names: list[str],
@@ -128,7 +134,8 @@ def cg_rows(x: np.ndarray,          # float64 [n, d], where the rows are
     rows, gram = np.repeat(np.arange(len(x)), n), y.T @ y
     def times(v):  # (YᵀY + λ n + w Σ_met y yᵀ) v, row by row
         seen = np.einsum("nd,nd->n", v[rows], y[met.indices])
-        return v @ gram + reg * n[:, None] * v + weight * (sparse.csr_array((seen, met.indices, met.indptr), shape=met.shape) @ y)
+        return (v @ gram + reg * n[:, None] * v
+                + weight * (sparse.csr_array((seen, met.indices, met.indptr), shape=met.shape) @ y))
     r = (1 + weight) * (met @ y) - times(x)
     p, rr = r, (r * r).sum(1, keepdims=True)
     for _ in range(steps):
@@ -160,7 +167,12 @@ def factorise(split: Split,
 # %% ../nbs/10_baselines.ipynb #a1f0c008
 _KEPT = {}  # the last few factorisations: many runs ask for the same one
 
-def factors(split: Split, dim: int = 64, weight: float = 10., reg: float = 1., seed: int = 0) -> tuple:  # as `factorise`, read-only
+def factors(split: Split,
+            dim: int = 64,
+            weight: float = 10.,
+            reg: float = 1.,
+            seed: int = 0,
+           ) -> tuple:  # as `factorise`, read-only
     "`factorise`, remembered."
     key = split.fingerprint(), dim, weight, reg, seed
     if key not in _KEPT:
@@ -180,10 +192,15 @@ class LinearCF(Ridge):
 # %% ../nbs/10_baselines.ipynb #a1f0c013
 CF_DIMS = (16, 64)  # widths of the factors that are tried
 
-def tune_linear_cf(features: Features, split: Split, names: list[str], select_on: str = "ndcg@10", seed: int = 0, pool: str = "joint") -> tuple:
+def tune_linear_cf(features: Features, split: Split, names: list[str],
+                   select_on: str = "ndcg@10",
+                   seed: int = 0,
+                   pool: str = "joint",
+                  ) -> tuple:
     "The score function, (d, λ), and {(d, λ): validation value}; chosen on the validation items, the first on a tie."
     fits = {d: LinearCF(features, split, names, d, seed) for d in CF_DIMS}
-    val = {(d, lam): float(evaluate(f.scorer(lam), split, "val", pool)[select_on].mean()) for d, f in fits.items() for lam in RIDGE_GRID}
+    val = {(d, lam): float(evaluate(f.scorer(lam), split, "val", pool)[select_on].mean())
+           for d, f in fits.items() for lam in RIDGE_GRID}
     d, lam = best = max(val, key=val.get)
     return fits[d].scorer(lam), best, val
 
@@ -197,7 +214,10 @@ def oracle_popularity(split: Split,
     return lambda u, i: np.broadcast_to(n[i], (len(u), len(i)))
 
 # %% ../nbs/10_baselines.ipynb #a1f0c018
-def extra_floors(features: Features, split: Split, select_on: str = "ndcg@10", pool: str = "joint") -> dict:  # name → (score function, settings)
+def extra_floors(features: Features, split: Split,
+                 select_on: str = "ndcg@10",
+                 pool: str = "joint",
+                ) -> dict:  # name → (score function, settings)
     "The closed-form line of the peers' table beyond `floors`."
     score, (dim, lam), _ = tune_linear_cf(features, split, features.modalities, select_on, pool=pool)
     return {"linear-cf": (score, dict(dim=dim, ridge_lambda=lam))}

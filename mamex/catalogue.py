@@ -45,12 +45,12 @@ def _odd_words(text, most=2000):
 def _reads_western(text):
     "Could this be a text of Western Europe, accents included?"
     words, letters = _odd_words(text), [c for c in text if c.isalpha()]
-    return bool(words) and sum(not NO_WORD.search(w)
-                               for w in words) >= .95*len(words) and sum(c > "\x7f" for c in letters) <= .6*len(letters)
+    return (bool(words) and sum(not NO_WORD.search(w) for w in words) >= .95*len(words)
+            and sum(c > "\x7f" for c in letters) <= .6*len(letters))
 
 # %% ../nbs/00d_catalogue.ipynb #9058e76e
-LIKELY = ("cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 koi8_r iso8859_2 iso8859_5 cp932 gb18030 big5 cp949 euc_jp "
-          "mac_roman cp850 cp866").split()
+LIKELY = ("cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 koi8_r iso8859_2 iso8859_5 "
+          "cp932 gb18030 big5 cp949 euc_jp mac_roman cp850 cp866").split()
 
 def _readings(b):
     "What the bytes may say: (encoding, text, coherence), the likeliest first, without what is no text."
@@ -78,18 +78,20 @@ def _guess_encoding(b):
     if western:
         as_read = some.decode(western[0], "replace")
         if len(western) == 1 and not (sure and found[0][2] >= .2 and found[0][1] != as_read
-                                      and found[0][0] not in western): return western[0]
+                                      and found[0][0] not in western):
+            return western[0]
         found = [(e, some.decode(e, "replace"), 0) for e in western] + [f for f in found if f[0] not in western]
     elif sure: return found[0][0]
-    if not found: raise UsageError("it is not UTF-8 and in no encoding that is known here: export it as UTF-8, or name "
-                                   "the encoding (--encoding).")
+    if not found:
+        raise UsageError("it is not UTF-8 and in no encoding that is known here: "
+                         "export it as UTF-8, or name the encoding (--encoding).")
     shown = ", ".join(f"{e} ({', '.join(map(repr, _odd_words(s, 2)))})" for e, s, _ in found[:4])
-    raise UsageError(f"it is not UTF-8, and may be {shown}: say which it is, encoding={found[0][0]!r} (--encoding "
-                     f"{found[0][0]}).")
+    raise UsageError(f"it is not UTF-8, and may be {shown}: "
+                     f"say which it is, encoding={found[0][0]!r} (--encoding {found[0][0]}).")
 
 # %% ../nbs/00d_catalogue.ipynb #c09a0bfc
-MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16",
-         b"\xfe\xff": "utf-16"}
+MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32",
+         b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 NO_TABLE = {b"\xd0\xcf\x11\xe0": "a spreadsheet", b"%PDF": "a PDF", b"SQLite": "a database",
             b"7z\xbc\xaf": "an archive", b"BZh": "an archive",
             b"\xfd7zXZ": "an archive", b"\x28\xb5\x2f\xfd": "an archive"}
@@ -101,11 +103,12 @@ def _unpacked(b):
         try: return gzip.decompress(b)
         except (OSError, EOFError): raise UsageError("its gzip archive is cut or damaged: copy it again.") from None
     if b[:4] == b"PK\x03\x04":
-        try: z = zipfile.ZipFile(io.BytesIO(b)); names = [n for n in z.namelist() if not n.endswith("/")
-                                                          and not n.startswith("__MACOSX")]
+        try:
+            z = zipfile.ZipFile(io.BytesIO(b))
+            names = [n for n in z.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
         except zipfile.BadZipFile: names = []
-        if len(names) == 1 and names[0].lower().endswith((".csv", ".tsv", ".txt", ".json",
-                                                          ".jsonl")): return z.read(names[0])
+        if len(names) == 1 and names[0].lower().endswith((".csv", ".tsv", ".txt", ".json", ".jsonl")):
+            return z.read(names[0])
         what = "a spreadsheet or an archive"
     if what: raise UsageError(f"it is {what}, not a CSV file: export it as CSV first.")
     return b
@@ -138,20 +141,21 @@ def decode_csv(b: bytes,
     few = bad <= max(3, good//20)
     if not guess and _mends(good, bad) and few: return s, "encoding utf-8"
     if not guess and (n := _other_line(b)):
-        raise UsageError(f"some of its lines are UTF-8 and others are not, the first in line {n}: write the whole file "
-                         f"in one encoding, or name it (--encoding).")
+        raise UsageError(f"some of its lines are UTF-8 and others are not, the first in line {n}: "
+                         "write the whole file in one encoding, or name it (--encoding).")
     if not guess: guess = _guess_encoding(b)
     try: s = b.decode(guess, "replace").lstrip("\ufeff")
     except LookupError:
         raise UsageError(f"there is no encoding {encoding!r}: name a real one, as utf-8 or cp1252.") from None
     lost, other = s.count("\ufffd"), len(re.findall(r"[^\x00-\x7f\ufffd]", s))
-    if lost > 3 and not _mends(other, 20*lost): raise UsageError(f"{lost} of its signs cannot be read as {guess}: name "
-                                                                 f"its real encoding (--encoding).")
+    if lost > 3 and not _mends(other, 20*lost):
+        raise UsageError(f"{lost} of its signs cannot be read as {guess}: name its real encoding (--encoding).")
     if "\0" in s: raise UsageError("it holds zero bytes, so it is no text: export it as CSV in UTF-8.")
     if encoding: return s, f"encoding {encoding}, as told"
-    return s, f"encoding {guess}" + ("" if guess.startswith("utf")
-                                     else f" (it is not UTF-8; it says {', '.join(map(repr, _odd_words(s, 3)))}: "
-                                     "name the encoding if these words are wrong)")
+    return s, f"encoding {guess}" + (
+        "" if guess.startswith("utf") else
+        f" (it is not UTF-8; it says {', '.join(map(repr, _odd_words(s, 3)))}: "
+        "name the encoding if these words are wrong)")
 
 # %% ../nbs/00d_catalogue.ipynb #355ddb04
 def sniff_delimiter(line: str) -> str:  # the header line
@@ -199,13 +203,14 @@ def _swallowed(text, rows, at, delimiter):
     "(first, last line) of the first row that holds lines like other rows; None: there is none."
     width, lines = len(rows[0]), io.StringIO(text, newline="").readlines()
     ends = [*at[1:], len(lines) + 1]
-    shapes = {_shape(r[0]) for r, a, e in zip(rows[1:], at[1:], ends[1:]) if e == a
-              + 1} or {_shape(r[0]) for r in rows[1:2]}
+    shapes = ({_shape(r[0]) for r, a, e in zip(rows[1:], at[1:], ends[1:]) if e == a + 1}
+              or {_shape(r[0]) for r in rows[1:2]})
     spaced = sum(l.count(delimiter + " ") for l in lines) > sum(l.count(delimiter) for l in lines)/2
     for a, e in zip(at, ends):
         inner = [l.rstrip("\r\n") for l in lines[a:e-1]]
         like = [len(c := l.split(delimiter)) == width > 1 and _shape(c[0]) in shapes
-                and (spaced or delimiter + " " not in l) for l in inner]
+                and (spaced or delimiter + " " not in l)
+                for l in inner]
         if inner and (sum(like) >= .8*len(inner) or len(inner) > 2000 and sum(like) > 5): return a, e - 1
 
 # %% ../nbs/00d_catalogue.ipynb #92e6208d
@@ -221,20 +226,20 @@ def _rows(text, delimiter, quoting, name):
     over = _swallowed(text, rows, at, delimiter) if not still and quoting != "csv" else None
     bare = full(_cut(text, delimiter, False)[0])
     ordinary = not re.search(r'(^|\t)"[^"\t\n]*"(\t|\r?$)', text, re.M) and not odd(bare)
-    if delimiter == "\t" and quoting is None and ordinary and (still or over
-                                                               or re.search(r'(^|\t)"[^"\t\n]*"[^"\t\r\n]', text,
-                                                                            re.M)):
+    if delimiter == "\t" and quoting is None and ordinary and (
+            still or over or re.search(r'(^|\t)"[^"\t\n]*"[^"\t\r\n]', text, re.M)):
         return bare, "quotes are ordinary signs"
     if '\\"' in text and (still or odd(rows)):
         r, _, open_end = _cut(text, delimiter, escape="\\")
         if not open_end and not odd(full(r)): return full(r), "a backslash stands before quotes"
-    if still: raise UsageError(f"{name} has a quote in line {at[-1]} that is never closed: close or double it, or say "
-                               f"that quotes are "
-                               "ordinary signs, quoting='none' (--quoting none).")
-    if over: raise UsageError(f"{name} has a quote in line {over[0]} that is closed only in line {over[1]}, and the "
-                              f"lines between look like rows: "
-                              "close or double it, or say that quotes are ordinary signs, quoting='none' (--quoting "
-                              "none), or that they are right, 'csv'.")
+    if still:
+        raise UsageError(f"{name} has a quote in line {at[-1]} that is never closed: close or double it, "
+                         "or say that quotes are ordinary signs, quoting='none' (--quoting none).")
+    if over:
+        raise UsageError(f"{name} has a quote in line {over[0]} that is closed only in line {over[1]}, "
+                         "and the lines between look like rows: close or double it, "
+                         "or say that quotes are ordinary signs, quoting='none' (--quoting none), "
+                         "or that they are right, 'csv'.")
     return rows, ""
 
 # %% ../nbs/00d_catalogue.ipynb #51a32a50
@@ -266,9 +271,8 @@ def read_table(source,                  # path of a CSV file, JSON lines or parq
     if b[:4] == b"PAR1": return _frame_table(_read(path, _parquet, "a parquet table"), path.name)
     try: text, note = decode_csv(b, encoding)
     except UsageError as e: raise UsageError(f"{path.name}: {e}") from None
-    if re.match(r"\s*<(!doctype|html|table|\?xml|xml)\b", text, re.I): raise UsageError(f"{path.name} is HTML or XML, "
-                                                                                        f"not a CSV file: export it as "
-                                                                                        f"CSV first.")
+    if re.match(r"\s*<(!doctype|html|table|\?xml|xml)\b", text, re.I):
+        raise UsageError(f"{path.name} is HTML or XML, not a CSV file: export it as CSV first.")
     if text.lstrip()[:1] in "{[" and text.strip(): return _json_table(text, path.name, note)
     text, said = _preamble(text)
     delimiter = delimiter or said or sniff_delimiter(text.lstrip("\r\n").partition("\n")[0])
@@ -307,13 +311,13 @@ def _frame_table(frame, name):
     if any(n is not None for n in frame.index.names): frame = frame.reset_index()
     if all(isinstance(c, (int, np.integer)) for c in frame.columns):
         raise UsageError(f"{name} has numbers in place of column names: name them, as df.columns = ['user', 'item'].")
-    if not frame.columns.is_unique: raise UsageError(f"{name} has two columns named "
-                                                     f"{frame.columns[frame.columns.duplicated()][0]!r}: rename one.")
+    if not frame.columns.is_unique:
+        raise UsageError(f"{name} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}: rename one.")
     cells = {str(c): [_cell(v) for v in frame[c]] for c in frame}
     nested = [c for c, v in cells.items() if any(x is None for x in v)]
     t = _text_table(name, {c: v for c, v in cells.items() if c not in nested}, len(frame))
-    t.notes = [f"{len(frame):,} rows read"] + ([f"not read, because they are nested: {', '.join(nested)}"] if nested
-                                               else [])
+    t.notes = [f"{len(frame):,} rows read"] + (
+        [f"not read, because they are nested: {', '.join(nested)}"] if nested else [])
     for c in frame:
         if frame[c].dtype.kind in "fOb" and (bad := _no_id(frame[c])): t.no_ids[str(c)] = bad
     return t
@@ -347,16 +351,16 @@ def _json_table(text, name, note):
             except ValueError: odd.append(len(records)); records.append({})
     odd += [k for k, r in enumerate(records) if not isinstance(r, dict)]
     records = [r if isinstance(r, dict) else {} for r in records]
-    if not any(records): raise UsageError(f"{name} cannot be read as JSON: write one object a row, each in a line of "
-                                          f"its own.")
+    if not any(records):
+        raise UsageError(f"{name} cannot be read as JSON: write one object a row, each in a line of its own.")
     names = dict.fromkeys(k for r in records for k in r)
     cells = {str(c): [_json_cell(r.get(c)) for r in records] for c in names}
     nested = [c for c, v in cells.items() if any(x is None for x in v)]
     t = _text_table(name, {c: v for c, v in cells.items() if c not in nested}, len(records))
     t.problems = _problems("error", "odd row", name, odd, [""]*len(odd), "the line is no JSON object",
                            "Write one object a row, each in a line of its own")
-    t.notes = [f"{len(records):,} rows read as JSON; {note}"] + ([f"not read, because they are nested: "
-                                                                  f"{', '.join(nested)}"] if nested else [])
+    t.notes = [f"{len(records):,} rows read as JSON; {note}"] + (
+        [f"not read, because they are nested: {', '.join(nested)}"] if nested else [])
     return t
 
 # %% ../nbs/00d_catalogue.ipynb #b5000b4a
@@ -381,12 +385,11 @@ def _table_of(name, head, rows, notes) -> Table:
     if len(head) == 1 and rows and min(map(len, rows)) > 1:
         raise UsageError(f"{name} starts with the line {head[0][:60]!r}, which holds no column names: take it away.")
     if _no_header(head, rows):
-        raise UsageError(f"{name} has no header: the first line holds data ({', '.join(map(repr, head[:4]))}), not "
-                         f"column names; add a line of names "
-                         "above it, e.g. user,item,rating,timestamp.")
+        raise UsageError(f"{name} has no header: the first line holds data ({', '.join(map(repr, head[:4]))}), "
+                         "not column names; add a line of names above it, e.g. user,item,rating,timestamp.")
     head = [h or f"column {k}" for k, h in enumerate(head, 1)]
-    if twice := [h for h in head if head.count(h) > 1]: raise UsageError(f"{name} has two columns named {twice[0]!r}: "
-                                                                         f"rename one.")
+    if twice := [h for h in head if head.count(h) > 1]:
+        raise UsageError(f"{name} has two columns named {twice[0]!r}: rename one.")
     odd = [n for n, r in enumerate(rows) if len(r) != len(head)]
     problems = _problems("error", "odd row", name, odd, [""]*len(odd),
                          [f"it has {len(rows[n])} values for {len(head)} columns" for n in odd],
@@ -424,7 +427,8 @@ ROLES = dict(
                  "datalancamento datadelancamento uscita datauscita datadiuscita anno verschijningsdatum jaar"),
     clicks=dict(
         user="""user userid customer customerid client clientid account accountid member memberid buyer buyerid reviewer
-            reviewerid uid visitor visitorid shopper shopperid person personid profileid authorid username useremail email playerid
+            reviewerid uid visitor visitorid shopper shopperid person personid profileid authorid username """
+             """useremail email playerid
             readerid kunde kundenid kundennummer kundennr kundenno nutzer nutzerid benutzer benutzerid besteller
             idclient numeroclient utilisateur idutilisateur cliente idcliente usuario idusuario clienteid utente
             idutente klant klantid klantnummer klantnr gebruiker gebruikerid session sessionid sitzung sitzungid visit
@@ -440,17 +444,17 @@ ROLES = dict(
                "evaluation valoracion calificacion puntuacion avaliacao classificacao valutazione voto punteggio "
                "beoordeling cijfer waardering"))
 NEEDED = dict(products=("item",), clicks=("user", "item"))
-SESSIONS = set("session sessionid sitzung sitzungid visit visitid basket basketid cookie cookieid deviceid orderid "
-               "order bestellnummer".split())
-AMOUNTS = set("quantity qty amount count units menge anzahl stuck stueck quantite cantidad quantidade quantita aantal "
-              "hoeveelheid".split())
+SESSIONS = set("session sessionid sitzung sitzungid visit visitid basket basketid cookie cookieid deviceid "
+               "orderid order bestellnummer".split())
+AMOUNTS = set("quantity qty amount count units menge anzahl stuck stueck quantite cantidad quantidade quantita "
+              "aantal hoeveelheid".split())
 EVENTS = set("event eventtype eventname action actiontype behavior behaviour behaviortype type interaction "
              "interactiontype ereignis aktion evenement evento".split())
 SHOWN = set("click clicks clicked isclick isclicked label target like liked islike isbuy bought purchased ispurchase "
             "converted conversion engaged".split())
-SEEN_BESIDE = AMOUNTS | EVENTS | SHOWN | set("price preis prix precio preco prezzo prijs brand marke marca marque merk "
-                                             "category kategorie categorie categoria genre "
-                                             "genres color colour size url link status unnamed0 index".split())
+SEEN_BESIDE = AMOUNTS | EVENTS | SHOWN | set(
+    "price preis prix precio preco prezzo prijs brand marke marca marque merk "
+    "category kategorie categorie categoria genre genres color colour size url link status unnamed0 index".split())
 
 # %% ../nbs/00d_catalogue.ipynb #bac6dd27
 def _told(columns, table, have):
@@ -461,13 +465,13 @@ def _told(columns, table, have):
         tables = [t] if t else [n for n in ROLES if role in ROLES[n]]
         if not tables or tables[0] not in ROLES or role not in ROLES[tables[0]]:
             roles = sorted({r for n in ROLES.values() for r in n})
-            raise UsageError(f"columns has no role {k!r}: use one of {', '.join(roles)}, or with the table before it, "
-                             f"as clicks.item.")
+            raise UsageError(f"columns has no role {k!r}: use one of {', '.join(roles)}, "
+                             "or with the table before it, as clicks.item.")
         if table not in tables: continue
         if not c: out[role] = None
         elif c in have and (t or k not in out): out[role] = c
-        elif t or len(tables) == 1: raise UsageError(f"{table} have no column {c!r} for the role {role!r}: they have "
-                                                     f"{', '.join(have)}.")
+        elif t or len(tables) == 1:
+            raise UsageError(f"{table} have no column {c!r} for the role {role!r}: they have {', '.join(have)}.")
     return out
 
 # %% ../nbs/00d_catalogue.ipynb #66558839
@@ -499,8 +503,8 @@ def _fitting(role, names, rows):
     def fits(c):
         s = rows[c].astype(str).str.strip()
         some = s[s != ""].head(2000)
-        return len(some) and (s != "").mean() >= (.5 if role == "user"
-                                                  else .01) and FITS.get(role, lambda s: True)(some)
+        return (len(some) and (s != "").mean() >= (.5 if role == "user" else .01)
+                and FITS.get(role, lambda s: True)(some))
     if len(names) < 2 or rows is None or not len(rows): return names[0] if names else None
     # else each row is its own user
     if role == "user" and (again := [c for c in names if rows[c].nunique() < len(rows)]): names = again
@@ -521,17 +525,16 @@ def guess_columns(have: list,      # column names
             roles[role] = c = _fitting(role, fits, rows)
             other = [o for o in fits if o != c]
             notes.append(f"{role} is the column {c!r}" + (f" (not {', '.join(map(repr, other))})" if other else ""))
-            if role == "user" and name_key(c) in SESSIONS: notes.append(f"the {c!r} column plays the users: each of "
-                                                                        f"its values counts as one")
+            if role == "user" and name_key(c) in SESSIONS:
+                notes.append(f"the {c!r} column plays the users: each of its values counts as one")
         elif role in NEEDED[table]: raise UsageError(_unclear(table, role, have))
     return roles, notes
 
 # %% ../nbs/00d_catalogue.ipynb #c779ae50
 def _unclear(table, role, have, perhaps="", column="NAME"):
     return (f"which column of the {table} holds the {role}s is not clear from {', '.join(map(repr, have))}{perhaps}: "
-            f"say so, "
-            f"columns={{'{table}.{role}': {column if column == 'NAME' else repr(column)}}} (in the shell: --columns "
-            f"{table}.{role}={column}).")
+            f"say so, columns={{'{table}.{role}': {column if column == 'NAME' else repr(column)}}} "
+            f"(in the shell: --columns {table}.{role}={column}).")
 
 # %% ../nbs/00d_catalogue.ipynb #284c2f1b
 def pct(x):
@@ -586,11 +589,12 @@ def join_columns(p: Table,       # products
     if best[0] < .5 and not told and (better := _proposal(p, c, names, best)): raise UsageError(better)
     pairs = _pairs(p, c, names)
     close = [x for x in pairs if x[0] >= best[0] - .05 and x[0] > 0 and _differ(p, c, best, x)]
-    if close: raise UsageError(f"the clicks' {best[2]!r} meets the products' {best[1]!r} in {pct(best[0])} of the "
-                               f"clicks, and {close[0][2]!r} meets {close[0][1]!r} in "
-                               f"{pct(close[0][0])}, and they join other rows: say which, columns={{'products.item': "
-                               f"{best[1]!r}, 'clicks.item': {best[2]!r}}} "
-                               f"(--columns products.item={best[1]} clicks.item={best[2]}).")
+    if close:
+        raise UsageError(f"the clicks' {best[2]!r} meets the products' {best[1]!r} in {pct(best[0])} of the clicks, "
+                         f"and {close[0][2]!r} meets {close[0][1]!r} in {pct(close[0][0])}, "
+                         "and they join other rows: say which, "
+                         f"columns={{'products.item': {best[1]!r}, 'clicks.item': {best[2]!r}}} "
+                         f"(--columns products.item={best[1]} clicks.item={best[2]}).")
     return best[1], best[2], _said(p, c, best, pairs)
 
 # %% ../nbs/00d_catalogue.ipynb #8b56b03c
@@ -603,8 +607,8 @@ def _differ(p, c, x, y):
 def _said(p, c, best, pairs):
     share, a, b = best
     where = f"the column {a!r} of both tables" if a == b else f"the column {a!r} of {p.name} and {b!r} of {c.name}"
-    other = [f"{y!r}: {pct(s)}" if x == y else f"{y!r} in {x!r}: {pct(s)}" for s, x,
-             y in sorted(pairs, key=lambda x: -x[0]) if (x, y) != (a, b)][:3]
+    other = [f"{y!r}: {pct(s)}" if x == y else f"{y!r} in {x!r}: {pct(s)}"
+             for s, x, y in sorted(pairs, key=lambda x: -x[0]) if (x, y) != (a, b)][:3]
     return f"item is {where}: {pct(share)} of the clicks meet a product" + (f" ({', '.join(other)})" if other else "")
 
 # %% ../nbs/00d_catalogue.ipynb #f90e690b
@@ -625,15 +629,16 @@ def _proposal(p, c, names, best):
             if not n: return _unclear(table, "item", list(t.rows))
         return None
     share, a, b = max(found, key=lambda x: x[0])
-    if not names[1] and a in names[0]: return _unclear("clicks", "item", list(c.rows),
-                                                       f", though {pct(share)} of {b!r} are among the products' {a!r}",
-                                                       b)
-    if not names[0] and b in names[1]: return _unclear("products", "item", list(p.rows),
-                                                       f", though {pct(share)} of the clicks' {b!r} are among {a!r}", a)
+    if not names[1] and a in names[0]:
+        return _unclear("clicks", "item", list(c.rows),
+                        f", though {pct(share)} of {b!r} are among the products' {a!r}", b)
+    if not names[0] and b in names[1]:
+        return _unclear("products", "item", list(p.rows),
+                        f", though {pct(share)} of the clicks' {b!r} are among {a!r}", a)
     met = "no column is named like an item"
     if best[1]: met = f"{pct(best[0])} of the clicks meet a product by {best[2]!r} in {best[1]!r}"
-    return (f"{met}, but {pct(share)} by {b!r} in {a!r}: say which columns hold the items, columns={{'products.item': "
-            f"{a!r}, 'clicks.item': {b!r}}} "
+    return (f"{met}, but {pct(share)} by {b!r} in {a!r}: "
+            f"say which columns hold the items, columns={{'products.item': {a!r}, 'clicks.item': {b!r}}} "
             f"(in the shell: --columns products.item={a} clicks.item={b}).")
 
 # %% ../nbs/00d_catalogue.ipynb #6caa0772
@@ -690,10 +695,11 @@ def match_pictures(ids: list,          # item ids
         by_stem.setdefault(PurePosixPath(_stem(n)).name, []).append(n)
         by_place.setdefault(_loose(PurePosixPath(_stem(n)).name), []).append(n)
     def end(p): return [n for n in by_end.get(_loose(PurePosixPath(p).name), []) if _ends_alike(_loose(n), _loose(p))]
-    def place(p): return [n for n in by_place.get(_loose(PurePosixPath(_stem(p)).name), [])
-                          if _ends_alike(_loose(_stem(n)), _loose(_stem(p)))]
-    def whole(f, p): return [n for n in f
-                             if _loose(n) == _loose(p)] or f  # the same path in other case before a part of it
+    def place(p):
+        return [n for n in by_place.get(_loose(PurePosixPath(_stem(p)).name), [])
+                if _ends_alike(_loose(_stem(n)), _loose(_stem(p)))]
+    def whole(f, p):  # the same path in other case before a part of it
+        return [n for n in f if _loose(n) == _loose(p)] or f
     own = {i: one_form(i) for i in ids}
     for who, find, one in ((lambda i: says[i], lambda i: by_path.get(says[i], []), False),
                            (lambda i: not says[i], lambda i: by_stem.get(own[i]) or by_path.get(own[i], []), False),
@@ -704,8 +710,8 @@ def match_pictures(ids: list,          # item ids
         found = {i: [n for n in find(i) if n not in taken] for i in ids if i not in out and who(i)}
         wanted = {}
         for i, f in found.items(): wanted.setdefault(f[0] if f else None, set()).add(says[i] or i)
-        new = {i: f[0] for i, f in found.items() if f and (not one or len(f) == 1)
-               and (not one or len(wanted[f[0]]) == 1)}
+        new = {i: f[0] for i, f in found.items()
+               if f and (not one or len(f) == 1) and (not one or len(wanted[f[0]]) == 1)}
         out |= new; taken |= set(new.values())
     return {i: files[out[i]] for i in ids if i in out}
 
@@ -719,12 +725,11 @@ def _as_numbers(s):
     if not len(some) or len(some) < .5*(s != "").sum(): return None
     bare = some.str.replace(rf"(?i)^{MONEY}\s*|\s*{MONEY}$", "", regex=True).str.strip()
     if bare.str.match(r"[+-]?0\d").any(): return None
-    if bare.str.fullmatch(r"[+-]?\d{1,3}((\.\d{3})+,\d+|(\.\d{3}){2,})|[+-]?\d+,(\d{1,2}|\d{4,})|[+-]?\d+").all() and \
-            bare.str.contains(r",|\..*\.").any():
+    if (bare.str.fullmatch(r"[+-]?\d{1,3}((\.\d{3})+,\d+|(\.\d{3}){2,})|[+-]?\d+,(\d{1,2}|\d{4,})|[+-]?\d+").all()
+            and bare.str.contains(r",|\..*\.").any()):
         bare = bare.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)  # 1.299,50
-    # 1,299.50
     elif bare.str.fullmatch(r"[+-]?\d{1,3}((,\d{3})+\.\d+|(,\d{3}){2,})|[+-]?\d+(\.\d+)?").all():
-        bare = bare.str.replace(",", "", regex=False)
+        bare = bare.str.replace(",", "", regex=False)  # 1,299.50
     n = pd.to_numeric(bare, errors="coerce")
     if n.isna().any() or not np.isfinite(n.astype(float)).all() or len(some) < len(s) and n.abs().max() > 2**53:
         return None
@@ -746,8 +751,8 @@ def _further(t, roles):
     out, others = {}, []
     for c in [c for c in t.rows if c not in roles.values()]:
         s = t.rows[c].astype(str).str.strip()
-        if plain_name(c) in KEPT_NAMES or re.fullmatch(r"column \d+|_row|_picture",
-                                                       c) or not (s != "").any(): others.append(c); continue
+        if plain_name(c) in KEPT_NAMES or re.fullmatch(r"column \d+|_row|_picture", c) or not (s != "").any():
+            others.append(c); continue
         out[c] = n if (n := _as_numbers(s)) is not None else s.where(s != "", None)
     numbers, feedback = [c for c in out if out[c].dtype.kind != "O"], feedback_columns(pd.DataFrame(columns=list(out)))
     said = {"kept as text": [c for c in out if c not in numbers + feedback],
@@ -813,8 +818,7 @@ def products_table(t: Table,
     out = out.assign(_row=range(len(out)))[item != ""]
     same = out.duplicated(out.columns.difference(["_row"]))
     t.problems += _problems("note", "repeated product", t.name, out["_row"][same], out["item"][same],
-                            "the same row stands above",
-                            "Nothing to do: it counts once")
+                            "the same row stands above", "Nothing to do: it counts once")
     return _one_each(out[~same], t, duplicates)
 
 # %% ../nbs/00d_catalogue.ipynb #bdc2908b
@@ -845,8 +849,8 @@ def _twins(t, ids, rows, role):
 # %% ../nbs/00d_catalogue.ipynb #e6c9eff0
 def _lost_letters(t, ids=None):
     "Name the rows in which a sign could not be read."
-    rows = np.flatnonzero(np.any([t.rows[c].astype(str).str.contains("\ufffd", regex=False) for c in t.rows],
-                                 axis=0)) if len(t.rows.columns) else []
+    rows = (np.flatnonzero(np.any([t.rows[c].astype(str).str.contains("\ufffd", regex=False) for c in t.rows], axis=0))
+            if len(t.rows.columns) else [])
     names = [next((v for v in t.rows.iloc[r] if "\ufffd" in str(v)), "")[:40] for r in rows]
     t.problems += _problems("warning", "lost letter", t.name, rows, names, "a sign could not be read and became \ufffd",
                             "Write it again, in UTF-8")
@@ -858,8 +862,8 @@ def _unknown_clicks(item, items, t, unknown):
     hint = near_hint(item[lost].unique(), items)
     level = "warning" if hint or lost.mean() > .2 else "note"
     if unknown == "refuse" or lost.all() and len(lost): level = "error"
-    t.problems += _problems(level, "unknown product", t.name, item.index[lost], item[lost], "the products lack this id"
-                            + hint,
+    t.problems += _problems(level, "unknown product", t.name, item.index[lost], item[lost],
+                            "the products lack this id" + hint,
                             {"error": "Add the product", "note": "Nothing to do: the click is left out"}.get(
                                 level, "Write ids alike in both tables" if hint else "Add the product")
                             + "; the click is left out"*(level == "warning"))
@@ -871,20 +875,22 @@ CONDITION = re.compile(r"\s*(.+?)\s*(!=|>=|<=|==|=|>|<)\s*(.*?)\s*", re.S)
 def _condition(t, word):
     "A condition as `event=transaction` or `quantity>0` → bool [rows]; `|` between texts that are meant alike."
     m = CONDITION.fullmatch(word)
-    column = m and next((c for c in t.rows if c == m[1]),
-                        None) or m and next((c for c in t.rows if name_key(c) == name_key(m[1])), None)
-    if not column: raise UsageError(f"where has the condition {word!r}, which names no column of {t.name}: write "
-                                    f"COLUMN=VALUE, !=, <, <=, > or >=, of {', '.join(t.rows)}.")
+    column = (m and next((c for c in t.rows if c == m[1]), None)
+              or m and next((c for c in t.rows if name_key(c) == name_key(m[1])), None))
+    if not column:
+        raise UsageError(f"where has the condition {word!r}, which names no column of {t.name}: "
+                         f"write COLUMN=VALUE, !=, <, <=, > or >=, of {', '.join(t.rows)}.")
     s, op, values = t.rows[column].astype(str).str.strip(), m[2], [v.strip() for v in m[3].split("|")]
     n, v = (_number(pd.Series(x, dtype=object).astype(str)).to_numpy(float) for x in (s, values))
     if op in ("=", "==", "!="):
         number = ~np.isnan(v).any() and ~np.isnan(n[(s != "").to_numpy()]).any()
         hit = np.isin(n, v) if number else s.str.casefold().isin([x.casefold() for x in values]).to_numpy()
         return ~hit if op == "!=" else hit
-    if np.isnan(v).any() or np.isnan(n).all(): n, v = (parse_times(pd.Series(x, dtype=object))[0].to_numpy(float)
-                                                       for x in (s, values[:1]))
-    if np.isnan(v).any(): raise UsageError(f"where has the condition {word!r}, but {m[3]!r} is neither number nor "
-                                           f"date: compare with = or !=.")
+    if np.isnan(v).any() or np.isnan(n).all():
+        n, v = (parse_times(pd.Series(x, dtype=object))[0].to_numpy(float) for x in (s, values[:1]))
+    if np.isnan(v).any():
+        raise UsageError(f"where has the condition {word!r}, but {m[3]!r} is neither number nor date: "
+                         "compare with = or !=.")
     with np.errstate(invalid="ignore"): return {">": n > v[0], ">=": n >= v[0], "<": n < v[0], "<=": n <= v[0]}[op]
 
 # %% ../nbs/00d_catalogue.ipynb #63609c67
@@ -893,13 +899,14 @@ def _chosen(t, roles, min_rating, where):
     keep = np.ones(len(t.rows), bool)
     words = [where] if isinstance(where, str) else list(where or ())
     if min_rating is not None:
-        if "rating" not in roles: raise UsageError(f"min_rating is {min_rating:g}, but {t.name} has no column of "
-                                                   f"ratings: name it, --columns rating=NAME.")
+        if "rating" not in roles:
+            raise UsageError(f"min_rating is {min_rating:g}, but {t.name} has no column of ratings: "
+                             "name it, --columns rating=NAME.")
         words.append(f"{roles['rating']}>={min_rating:g}")
     for w in words:
         keep &= (hit := _condition(t, w))
-        if not hit.any(): raise UsageError(f"where {w!r} leaves no row of {t.name}: "
-                                           f"{_values(t, CONDITION.fullmatch(w)[1])}.")
+        if not hit.any():
+            raise UsageError(f"where {w!r} leaves no row of {t.name}: {_values(t, CONDITION.fullmatch(w)[1])}.")
         t.notes.append(f"where {w}: {hit.sum():,} of {len(hit):,} rows")
     return keep
 
@@ -909,8 +916,8 @@ def _values(t, column):
     return f"{c!r} holds " + ", ".join(t.rows[c].astype(str).value_counts().index[:8])
 
 # %% ../nbs/00d_catalogue.ipynb #24e9dbe7
-def _middle(lo, hi): return next((m for top, m in ((1, 1), (5, 3), (10, 6), (100, 60)) if hi <= top),
-                                 None) if lo >= -hi or hi > 1 else 1
+def _middle(lo, hi):
+    return next((m for top, m in ((1, 1), (5, 3), (10, 6), (100, 60)) if hi <= top), None) if lo >= -hi or hi > 1 else 1
 
 # %% ../nbs/00d_catalogue.ipynb #0b5537bf
 def _about_rating(t, column, s):
@@ -922,15 +929,16 @@ def _about_rating(t, column, s):
     low = int((n < m).sum()) if m is not None else 0
     some = f"; {low:,} of {len(n):,} are below {m}: min_rating={m} (--min-rating {m}) keeps the others" if low else ""
     what = f"every row counts as a like, whatever its {column!r} ({hi:g} … {lo:g}){some}"
-    if lo <= 0 and low: t.problems.append(Problem("warning", t.name, int(n.index[n <= 0][0]) + 1,
-                                                  f"{(n <= 0).sum():,} of {len(n):,} ratings are 0 or less, and "
-                                                  f"{what.partition(':')[0]}",
-                                                 f"Leave them out, if they are no likes: min_rating={m} (--min-rating "
-                                                  f"{m})", f"{n[n <= 0].iloc[0]:g}", "low rating"))
+    if lo <= 0 and low:
+        t.problems.append(Problem("warning", t.name, int(n.index[n <= 0][0]) + 1,
+                                  f"{(n <= 0).sum():,} of {len(n):,} ratings are 0 or less, "
+                                  f"and {what.partition(':')[0]}",
+                                  f"Leave them out, if they are no likes: min_rating={m} (--min-rating {m})",
+                                  f"{n[n <= 0].iloc[0]:g}", "low rating"))
     else: t.notes.append(what)
 
-NO_LIKE = re.compile(r"remov|delet|return|refund|cancel|dislike|skip|unlike|unfollow|report|hide|impression|expos",
-                     re.I)
+NO_LIKE = re.compile(r"remov|delet|return|refund|cancel|dislike|skip|unlike|unfollow|report|hide|"
+                     r"impression|expos", re.I)
 
 # %% ../nbs/00d_catalogue.ipynb #88d28b72
 def _about_amount(t, c, s):
@@ -939,7 +947,7 @@ def _about_amount(t, c, s):
         r = n.index[n <= 0][0]
         t.problems.append(Problem("warning", t.name, int(r) + 1,
                                   f"the {c!r} is {n[r]:g}, and in {(n <= 0).sum():,} of {len(n):,} rows 0 or less; "
-                                  f"such rows count as likes",
+                                  "such rows count as likes",
                                   f"Leave returns out, if they are: where='{c}>0' (--where \"{c}>0\")", "", "no like"))
 
 # %% ../nbs/00d_catalogue.ipynb #9688ec5b
@@ -949,21 +957,22 @@ def _about_values(t, c, s, event):
     no = [v for v in values.index if v in ("0", "false", "no", "n", "f", "-1", "0.0")]
     if event and len(values) > 1:
         kinds = ", ".join(f"{v} {pct(k/len(s))}" for v, k in values.head(6).items())
-        best = next((v for w in ("transaction", "purchase", "buy", "order", "click", "like") for v in values.index
-                     if w in v), values.index[-1])
+        best = next((v for w in ("transaction", "purchase", "buy", "order", "click", "like")
+                     for v in values.index if w in v), values.index[-1])
         against = [v for v in values.index if NO_LIKE.search(v)]
         what = f"every row counts alike, whatever its {c!r} ({kinds})"
         ask = f"where='{c}={best}' (--where \"{c}={best}\") keeps those"
-        if against: t.problems.append(Problem("warning", t.name, int(s.index[s.str.casefold() == against[0]][0]) + 1,
-                                              f"{what}; this one is hardly a like",
-                                              f"Say which count: {ask}", against[0], "no like"))
+        if against:
+            t.problems.append(Problem("warning", t.name, int(s.index[s.str.casefold() == against[0]][0]) + 1,
+                                      f"{what}; this one is hardly a like", f"Say which count: {ask}",
+                                      against[0], "no like"))
         else: t.notes.append(f"{what}: {ask}")
     elif not event and no and len(values) == 2:
         yes = next(v for v in values.index if v not in no)
         r = s.index[s.str.casefold() == no[0]][0]
         t.problems.append(Problem("warning", t.name, int(r) + 1,
-                                  f"the {c!r} is {no[0]}, as in {values[no[0]]:,} of {len(s):,} rows; such rows count "
-                                  f"as likes",
+                                  f"the {c!r} is {no[0]}, as in {values[no[0]]:,} of {len(s):,} rows; "
+                                  "such rows count as likes",
                                   f"Leave them out, if nothing was clicked: where='{c}={yes}' (--where \"{c}={yes}\")",
                                   "", "no like"))
 
@@ -974,16 +983,16 @@ def _about_clicks(t, roles, rows, asked):
     for c in [c for c in rows if c not in roles.values()]:
         s = rows[c].astype(str).str.strip()
         values, key = s[s != ""].value_counts(), name_key(c)
-        unread.append(f"{c} ({', '.join(sorted(values.index))})" if 0 < len(values) <= 4
-                      and values.index.str.len().max() < 20 else c)
+        unread.append(f"{c} ({', '.join(sorted(values.index))})"
+                      if 0 < len(values) <= 4 and values.index.str.len().max() < 20 else c)
         if c in asked or not len(values): continue
         if key in AMOUNTS: _about_amount(t, c, s)
         elif key in EVENTS and len(values) <= 50:
             _about_values(t, c, s, not set(values.index.str.casefold()) <= {"0", "1", "true", "false"})
         elif key in SHOWN: _about_values(t, c, s, False)
     if unread: t.notes.append(f"not read: {', '.join(unread)}")
-    if "rating" in roles and roles["rating"] not in asked: _about_rating(t, roles["rating"],
-                                                                         rows[roles["rating"]].astype(str).str.strip())
+    if "rating" in roles and roles["rating"] not in asked:
+        _about_rating(t, roles["rating"], rows[roles["rating"]].astype(str).str.strip())
 
 # %% ../nbs/00d_catalogue.ipynb #85a13976
 def clicks_table(t: Table,
@@ -1009,16 +1018,17 @@ def clicks_table(t: Table,
     _about_clicks(t, roles, rows, asked | ({roles.get("rating")} if min_rating is not None else set()))
     lost = _unknown_clicks(item, items, t, unknown) & ~half
     out = out[~(half | lost)]
-    again = (out.sort_values("timestamp", kind="stable") if "timestamp" in out
-             else out).duplicated(["user", "item"]).reindex(out.index)
+    again = (out.sort_values("timestamp", kind="stable") if "timestamp" in out else out
+            ).duplicated(["user", "item"]).reindex(out.index)
     t.problems += _problems("note", "repeated click", t.name, again.index[again],
                             (out["user"] + ", " + out["item"])[again],
                             "this user met this product earlier", "Nothing to do: the earliest counts")
     _lost_letters(t)
     first = ~user.duplicated() & ~half
     _twins(t, user[first], pd.Series(user.index[first]), "user")
-    if not len(out): t.problems.append(Problem("error", t.name, None, "no click is left",
-                                               "Give clicks of users on products of the catalogue", kind="no clicks"))
+    if not len(out):
+        t.problems.append(Problem("error", t.name, None, "no click is left",
+                                  "Give clicks of users on products of the catalogue", kind="no clicks"))
     gone = {"left out by conditions": (~keep).sum(), "without user or product": half.sum(),
             "on unknown products": lost.sum(), "repeated": again.sum()}
     kept = len(out) - int(again.sum())
@@ -1035,8 +1045,9 @@ def _times(t, column, dayfirst, rows):
     bad = bad | (seconds < -2208988800)  # 1900: nobody clicked before
     kind, zone, also = note.partition("; UTC")
     t.notes.append(f"the column {column!r} holds {kind}{_from_to(seconds[~bad])}{zone}{also}")
-    remedy = "Write it as 2024-01-31 12:00:00, or leave it empty" if bad.mean() < .5 else \
-        "Write 2024-01-31 12:00:00, or say that no column is the date, columns={'timestamp': ''} (--columns timestamp=)"
+    remedy = ("Write it as 2024-01-31 12:00:00, or leave it empty" if bad.mean() < .5 else
+              "Write 2024-01-31 12:00:00, or say that no column is the date, "
+              "columns={'timestamp': ''} (--columns timestamp=)")
     t.problems += _problems("error", "unreadable time", t.name, s.index[bad], s[bad],
                             "the number is no date, no seconds since 1970 and no day of a spreadsheet"
                             if "numbers that are no dates" in note else "the time cannot be read", remedy)
@@ -1087,32 +1098,36 @@ def _take_pictures(source, items, problems, notes, where_from="products"):
     files, other = picture_files(source)
     named = items["_picture"].tolist() if (items["_picture"] != "").any() else None
     at, where = match_pictures(items["item"].tolist(), files, named), Path(source).name
-    def say(kind, file, what, remedy, i="",
-            row=None): problems.append(Problem("warning", file, row, what, remedy, i, kind))
-    for n in other: say("unread file", f"{where}/{n}", "it is no picture that can be read",
-                        "Convert it to .jpg, .png or .webp, if it is a picture")
+    def say(kind, file, what, remedy, i="", row=None):
+        problems.append(Problem("warning", file, row, what, remedy, i, kind))
+    for n in other:
+        say("unread file", f"{where}/{n}", "it is no picture that can be read",
+            "Convert it to .jpg, .png or .webp, if it is a picture")
     left = sorted(set(files) - set(at.values()))
     bare = [i for i in items["item"] if i not in at]
     hint = {u: near_hint([u], [k]) for u, k, _ in near_ids([PurePosixPath(_stem(n)).name for n in left], bare)}
-    for n in left: say("unmatched picture", f"{where}/{n}", "no product has this name"
-                       + hint.get(PurePosixPath(_stem(n)).name, ""),
-                       "Rename it to the product's id, or name it in a column 'picture'")
+    for n in left:
+        say("unmatched picture", f"{where}/{n}",
+            "no product has this name" + hint.get(PurePosixPath(_stem(n)).name, ""),
+            "Rename it to the product's id, or name it in a column 'picture'")
     good = {}
     for i, n in at.items():
-        if set("/\\") & set(i): say("slash in id", f"{where}/{n}",
-                                    "the product's id holds a slash, so its picture cannot be stored",
-                                    "Replace the slash", i)
-        elif fault := picture_fault(files[n]()): say("unreadable picture", f"{where}/{n}", f"the picture {fault}",
-                                                         "Replace it; until then the product has none", i)
+        if set("/\\") & set(i):
+            say("slash in id", f"{where}/{n}", "the product's id holds a slash, so its picture cannot be stored",
+                "Replace the slash", i)
+        elif fault := picture_fault(files[n]()):
+            say("unreadable picture", f"{where}/{n}", f"the picture {fault}",
+                "Replace it; until then the product has none", i)
         else: good[i] = files[n]
     for r, i, says in zip(items["_row"], items["item"], items["_picture"]):
-        if i not in at and says: say("no picture", where_from, f"the picture {says!r} is not in {where}",
-                                     "Add it, or correct its name", i, int(r) + 1)
-        elif i not in at: say("no picture", where_from, "there is no picture", "Add one, if there is one", i, int(r)
-                              + 1)
+        if i not in at and says:
+            say("no picture", where_from, f"the picture {says!r} is not in {where}",
+                "Add it, or correct its name", i, int(r) + 1)
+        elif i not in at:
+            say("no picture", where_from, "there is no picture", "Add one, if there is one", i, int(r) + 1)
     notes.append(f"pictures: {len(at):,} of {len(items):,} products matched "
-                 + ("by the picture column, then " if named else "") +
-                 f"by file name; {len(good):,} can be read")
+                 + ("by the picture column, then " if named else "")
+                 + f"by file name; {len(good):,} can be read")
     return good
 
 # %% ../nbs/00d_catalogue.ipynb #13c7207d
@@ -1148,11 +1163,10 @@ def _check_choice(**choices):
 def _check_place(to, replace):
     "Refuse a place that holds something, unless it is a dataset folder that may be replaced."
     if not to.name: raise UsageError(f"{to} is no place for a dataset folder: give it a name of its own.")
-    if to.exists() and not replace: raise UsageError(f"{to} is there already: choose another place, or say "
-                                                     f"replace=True (--replace).")
-    if to.exists() and not (to/"interactions.parquet").is_file(): raise UsageError(f"{to} is no dataset folder, so it "
-                                                                                   f"is not replaced: choose another "
-                                                                                   f"place.")
+    if to.exists() and not replace:
+        raise UsageError(f"{to} is there already: choose another place, or say replace=True (--replace).")
+    if to.exists() and not (to/"interactions.parquet").is_file():
+        raise UsageError(f"{to} is no dataset folder, so it is not replaced: choose another place.")
 
 # %% ../nbs/00d_catalogue.ipynb #279f7ec2
 ABOUT_ROLES = dict(timestamp="date", image_url="picture's address", released="release date")
@@ -1177,17 +1191,17 @@ def _roles_of(p, c, columns):
 # %% ../nbs/00d_catalogue.ipynb #d7971f97
 def _encoding_for(source, encoding, table):
     "The encoding that was told for a table, or None; `UsageError` where it was hardly meant for this one."
-    if encoding and "=" in encoding: return dict(e.strip().partition("=")[::2]
-                                                 for e in encoding.split(",")).get(table) or None
+    if encoding and "=" in encoding:
+        return dict(e.strip().partition("=")[::2] for e in encoding.split(",")).get(table) or None
     if not encoding or isinstance(source, pd.DataFrame) or hasattr(source, "to_pandas") or not Path(source).is_file():
         return encoding
     b = Path(source).read_bytes()
     if b.isascii() and b"\0" not in b: return None
     if encoding.lower().replace("_", "-") not in ("utf-8", "utf8", "utf-8-sig") and not _utf8(b)[2] and b"\0" not in b:
-        raise UsageError(f"{Path(source).name} is valid UTF-8, and encoding {encoding!r} was told: say it for the "
-                         f"other table alone, "
-                         f"--encoding {'products' if table == 'clicks' else 'clicks'}={encoding}, or for this one, "
-                         f"--encoding {table}={encoding}.")
+        raise UsageError(f"{Path(source).name} is valid UTF-8, and encoding {encoding!r} was told: "
+                         "say it for the other table alone, "
+                         f"--encoding {'products' if table == 'clicks' else 'clicks'}={encoding}, "
+                         f"or for this one, --encoding {table}={encoding}.")
     return encoding
 
 # %% ../nbs/00d_catalogue.ipynb #b15e822b
@@ -1212,18 +1226,18 @@ def from_tables(products,                  # products, one a row: a file that `r
     _check_choice(unknown=(unknown, ("drop", "refuse")), duplicates=(duplicates, ("refuse", "first", "last")),
                   quoting=(quoting, (None, "csv", "none")))
     _check_place(to, replace)
-    p, c = (read_table(s, delimiter, _encoding_for(s, encoding, n), n, quoting) for s,
-            n in ((products, "products"), (clicks, "clicks")))
+    p, c = (read_table(s, delimiter, _encoding_for(s, encoding, n), n, quoting)
+            for s, n in ((products, "products"), (clicks, "clicks")))
     pr, cr = _roles_of(p, c, columns)
     items = products_table(p, pr, duplicates, dayfirst)
-    if not len(items): p.problems.append(Problem("error", p.name, None, "there is no product",
-                                                 "Add rows below the column names",
-                                                 kind="no products"))
+    if not len(items):
+        p.problems.append(Problem("error", p.name, None, "there is no product", "Add rows below the column names",
+                                  kind="no products"))
     inter = clicks_table(c, cr, items["item"], unknown, dayfirst, min_rating, where)
     notes, problems = [f"{t.name}: {n}" for t in (p, c) for n in t.notes], p.problems + c.problems
     pics = _take_pictures(pictures, items, problems, notes, p.name) if pictures is not None else {}
-    if "picture" in pr and pictures is None: notes.append(f"{p.name}: the pictures in {pr['picture']!r} are not read: "
-                                                          f"give their folder (--pictures)")
+    if "picture" in pr and pictures is None:
+        notes.append(f"{p.name}: the pictures in {pr['picture']!r} are not read: give their folder (--pictures)")
     if any(x.level == "error" for x in problems): raise CatalogueError(problems, notes)
     ds = _dataset(to.name, items, inter, pics, about or {})
     _write_folder(ds, to, replace)

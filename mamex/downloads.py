@@ -36,17 +36,19 @@ class Net:
 
     def session(self) -> requests.Session:
         "A session that waits and tries again when a host is busy or does not answer."
-        retry = Retry(total=self.tries - 1, connect=min(2, self.tries - 1), backoff_factor=self.backoff_s, retry_after_max=self.wait_s,
-                      status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+        retry = Retry(total=self.tries - 1, connect=min(2, self.tries - 1), backoff_factor=self.backoff_s,
+                      retry_after_max=self.wait_s, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
         s = requests.Session()
-        for scheme in ("http://", "https://"): s.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=self.workers))
+        for scheme in ("http://", "https://"):
+            s.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=self.workers))
         s.max_redirects = 5
         s.headers["User-Agent"] = "mamex (research; fetches a dataset once)"
         return s
 
     def get(self, session: requests.Session, url: str, **headers) -> requests.Response:
         "The answer's head; its body is read by whoever asked. Bytes as they are stored: a range counts these."
-        return session.get(mirrored(url), stream=True, timeout=(self.connect_s, self.read_s), headers={"Accept-Encoding": "identity"} | headers)
+        return session.get(mirrored(url), stream=True, timeout=(self.connect_s, self.read_s),
+                           headers={"Accept-Encoding": "identity"} | headers)
 
 # %% ../nbs/00c_downloads.ipynb #e2a6f413
 def mirrored(url: str) -> str:
@@ -56,7 +58,8 @@ def mirrored(url: str) -> str:
 
 # %% ../nbs/00c_downloads.ipynb #5aea00ef
 def download_path(url: str) -> Path:
-    "Where a file lies once it is fetched, and where one that came by other ways may be put: `downloads/HOST/PATH` of the cache."
+    ("Where a file lies once it is fetched, and where one that came by other ways may be put: "
+     "`downloads/HOST/PATH` of the cache.")
     p = urlsplit(url)
     parts = [p.netloc, *PurePosixPath(p.path).parts[1:]]
     if ".." in parts or not p.netloc: raise UsageError(f"{url} is no address of a file: give http(s)://HOST/PATH.")
@@ -79,16 +82,20 @@ def disk_room(folder):  # where is written to
 # %% ../nbs/00c_downloads.ipynb #ccd90a31
 class Cut(Exception): "The line was cut, or the host fell silent: worth another try."
 
+# %% ../nbs/00c_downloads.ipynb #9f2c7d1e
 def plainly(e: Exception) -> str:
     "What a library's nested error means, in a few words."
     while (inner := getattr(e, "reason", None) or (e.args or [None])[0]) and isinstance(inner, Exception): e = inner
-    words = {http.NameResolutionError: "its name is not known here: no network?", http.NewConnectionError: "no connection: no network?",
+    words = {http.NameResolutionError: "its name is not known here: no network?",
+             http.NewConnectionError: "no connection: no network?",
              http.ConnectTimeoutError: "no connection in time", http.ReadTimeoutError: "the host fell silent"}
     if said := next((w for kind, w in words.items() if isinstance(e, kind)), ""): return said
     return " ".join(str(e).split())[:160] or type(e).__name__
 
+# %% ../nbs/00c_downloads.ipynb #7c9ca3c5
 def _mark(part): return part.with_name(part.name + ".json")
 
+# %% ../nbs/00c_downloads.ipynb #26243347
 def resume_headers(part: Path, url: str) -> tuple:  # bytes that are there, headers to ask for the rest
     "What to ask for, given what is there."
     try: mark = json.loads(_mark(part).read_text())
@@ -98,7 +105,9 @@ def resume_headers(part: Path, url: str) -> tuple:  # bytes that are there, head
     return have, {"Range": f"bytes={have}-"} | ({"If-Range": mark["validator"]} if mark.get("validator") else {})
 
 # %% ../nbs/00c_downloads.ipynb #18e8b5b8
-def answered_from(r: requests.Response, have: int) -> int | None:  # the byte that the body begins with; None: start anew
+def answered_from(r: requests.Response,
+                  have: int,
+                 ) -> int | None:  # the byte that the body begins with; None: start anew
     "Whether the host goes on where we stopped, sends all of it, or cannot."
     if r.status_code == 206:
         m = re.match(r"bytes (\d+)-", r.headers.get("Content-Range", ""))
@@ -107,10 +116,12 @@ def answered_from(r: requests.Response, have: int) -> int | None:  # the byte th
     r.raise_for_status()
     return 0
 
+# %% ../nbs/00c_downloads.ipynb #a3cb0e3c
 def remember(r: requests.Response, part: Path, url: str):
     "Write down what the host said, before the first byte of the body."
     strong = r.headers.get("ETag", "")
-    write_atomic(_mark(part), json.dumps(dict(url=url, validator=strong if strong[:1] == '"' else r.headers.get("Last-Modified"))))
+    write_atomic(_mark(part), json.dumps(
+        dict(url=url, validator=strong if strong[:1] == '"' else r.headers.get("Last-Modified"))))
 
 # %% ../nbs/00c_downloads.ipynb #9ea4bdd0
 def stream(session: requests.Session, url: str, part: Path, net: Net, bar):
@@ -126,7 +137,8 @@ def stream(session: requests.Session, url: str, part: Path, net: Net, bar):
             bar.total, bar.n = total, at; bar.refresh()
             with open(part, "ab" if at else "wb") as f:
                 while piece := r.raw.read1(1 << 16, decode_content=False): f.write(piece); bar.update(len(piece))
-            if total is not None and part.stat().st_size < total: raise Cut(f"{part.stat().st_size:,} of {total:,} bytes came")
+            if total is not None and part.stat().st_size < total:
+                raise Cut(f"{part.stat().st_size:,} of {total:,} bytes came")
     except (requests.ConnectionError, requests.Timeout, http.HTTPError) as e: raise Cut(plainly(e)) from e
 
 # %% ../nbs/00c_downloads.ipynb #f5f313d2
@@ -134,6 +146,7 @@ def file_digest(path, kind="sha256") -> str:
     "Hex digest of a file's bytes."
     with open(path, "rb") as f: return hashlib.file_digest(f, kind).hexdigest()
 
+# %% ../nbs/00c_downloads.ipynb #d1cfcbc3
 def whole_archive(path: Path) -> str:  # "" or what is wrong
     "Reads a gzip or zip through to its checksum; nothing to say of other files."
     try:
@@ -158,11 +171,13 @@ class Remote:
     @property
     def path(self): return download_path(self.url)
 
+# %% ../nbs/00c_downloads.ipynb #bb684250
 def pins() -> dict:  # address → {"size", "sha256"}
     "What was fetched before, and was what."
     try: return json.loads((cache_dir()/"downloads"/"pins.json").read_text())
     except (OSError, ValueError): return {}
 
+# %% ../nbs/00c_downloads.ipynb #9abef286
 def pin(url: str, path: Path):
     "Remember a file, at its first time."
     facts = dict(size=path.stat().st_size, sha256=file_digest(path))
@@ -177,13 +192,15 @@ def published_md5(remote: Remote, session: requests.Session, net: Net) -> str:
     except (requests.RequestException, OSError): return ""
     return (re.findall(r"\b[0-9a-f]{32}\b", text.lower()) or [""])[0]
 
+# %% ../nbs/00c_downloads.ipynb #32de4290
 def wrong_with(path: Path, remote: Remote, md5: str = "") -> str:  # "" or what is wrong
     "Everything that can be checked of a file."
     known, size = pins().get(remote.url, {}), path.stat().st_size
     want = dict(size=remote.size or known.get("size"), sha256=remote.sha256 or known.get("sha256"), md5=md5)
     if want["size"] and size != want["size"]: return f"it has {size:,} bytes, not {want['size']:,}"
     for kind in ("sha256", "md5"):
-        if want[kind] and (got := file_digest(path, kind)) != want[kind]: return f"its {kind} is {got[:12]}…, not {want[kind][:12]}…"
+        if want[kind] and (got := file_digest(path, kind)) != want[kind]:
+            return f"its {kind} is {got[:12]}…, not {want[kind][:12]}…"
     return "" if want["sha256"] else whole_archive(path)
 
 # %% ../nbs/00c_downloads.ipynb #cb21a97e
@@ -200,8 +217,8 @@ def download(remote: Remote, net: Net = Net(), progress=True) -> Path:
         fetch_part(session, remote, part, net, bar)
         if wrong := wrong_with(part, remote, published_md5(remote, session, net)):
             part.unlink(); _mark(part).unlink(missing_ok=True)
-            raise UsageError(f"{remote.url} came, but {wrong}; it was thrown away: try again later, or get {path.name} elsewhere "
-                             f"and put it at {path}.")
+            raise UsageError(f"{remote.url} came, but {wrong}; it was thrown away: "
+                             f"try again later, or get {path.name} elsewhere and put it at {path}.")
         os.replace(part, path); _mark(part).unlink(missing_ok=True)
         pin(remote.url, path)
     return path
@@ -213,6 +230,7 @@ def byte_bar(name, show):
     bar.unit, bar.unit_scale, bar.unit_divisor = "B", True, 1024
     return bar
 
+# %% ../nbs/00c_downloads.ipynb #bd8d2a07
 def fetch_part(session, remote: Remote, part: Path, net: Net, bar):
     "`stream` until it is all there; a `UsageError` when patience ends."
     for n in range(net.tries):
@@ -223,9 +241,11 @@ def fetch_part(session, remote: Remote, part: Path, net: Net, bar):
         if n + 1 < net.tries: time.sleep(net.backoff_s * 2**n)
     raise UsageError(absent(remote, why))
 
+# %% ../nbs/00c_downloads.ipynb #0be29698
 def absent(remote: Remote, why: str) -> str:
     "What is missing, where it was looked for, what to do, and what can be done meanwhile."
-    return (f"{remote.path.name} is missing: it is not at {remote.path} and could not be fetched from {mirrored(remote.url)} ({why}); "
+    return (f"{remote.path.name} is missing: it is not at {remote.path} "
+            f"and could not be fetched from {mirrored(remote.url)} ({why}); "
             f"fetch {remote.url} on a machine with a network and put it there, or set MAMEX_MIRROR to a mirror; "
             "meanwhile the dataset toy needs no data.")
 
@@ -235,9 +255,11 @@ def unsafe_member(i: zipfile.ZipInfo) -> str:  # "" or what is wrong
     p = PurePosixPath(i.filename.replace("\\", "/"))
     if p.is_absolute() or re.match(r"[A-Za-z]:", i.filename): return "an absolute path"
     if ".." in p.parts: return "a path that leaves the folder"
-    if (kind := stat.S_IFMT(i.external_attr >> 16)) and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)): return "a link or device"
+    if (kind := stat.S_IFMT(i.external_attr >> 16)) and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        return "a link or device"
     return ""
 
+# %% ../nbs/00c_downloads.ipynb #756e473e
 def unsafe_archive(z: zipfile.ZipFile, limit: int) -> str:  # "" or what is wrong
     "The first thing in a zip that speaks against unpacking it."
     for i in z.infolist():
@@ -250,10 +272,12 @@ def unpack(path: Path,               # a zip archive
            to: Path,                 # a new folder
            limit: int = 2 << 30,     # bytes, unpacked
           ) -> Path:
-    "Unpacks an archive into a folder that appears when all of it is there; `UsageError` for an archive that cannot be trusted."
+    ("Unpacks an archive into a folder that appears when all of it is there; "
+     "`UsageError` for an archive that cannot be trusted.")
     try:
         with zipfile.ZipFile(path) as z:
-            if wrong := unsafe_archive(z, limit): raise UsageError(f"{path} holds {wrong}: it is not the published archive; remove it.")
+            if wrong := unsafe_archive(z, limit):
+                raise UsageError(f"{path} holds {wrong}: it is not the published archive; remove it.")
             with disk_room(to), fresh_folder(to) as tmp: z.extractall(tmp)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
         raise UsageError(f"{path} is no whole zip archive ({e}): remove it and fetch it again.") from e
@@ -276,7 +300,8 @@ def store_picture(b: bytes, folder: Path, item: str) -> str:  # the outcome
     im, wrong = judge_picture(b)
     if wrong: return wrong
     if im.format not in SUFFIX:
-        im.convert("RGBA" if im.has_transparency_data else "RGB").save(out := io.BytesIO(), "PNG"); b, suffix = out.getvalue(), "png"
+        im.convert("RGBA" if im.has_transparency_data else "RGB").save(out := io.BytesIO(), "PNG")
+        b, suffix = out.getvalue(), "png"
     else: suffix = SUFFIX[im.format]
     write_atomic(folder/f"{item}.{suffix}", b)
     return "ok"
@@ -292,6 +317,7 @@ def read_body(r: requests.Response, deadline: float) -> bytes | None:  # None: l
     if len(out) < int(r.headers.get("Content-Length", 0)): raise Cut("broke off")
     return bytes(out)
 
+# %% ../nbs/00c_downloads.ipynb #67417db7
 def fetch_picture(session, url, folder: Path, item: str, net: Net) -> str:  # the outcome
     "One picture, with a second try where the line breaks."
     if not isinstance(url, str) or not re.match(r"https?://[^/]", url): return "no address"
@@ -302,7 +328,8 @@ def fetch_picture(session, url, folder: Path, item: str, net: Net) -> str:  # th
                 if not r.ok: return "gone"
                 b = read_body(r, time.monotonic() + net.picture_s)
             return "too large" if b is None else store_picture(b, folder, item)
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.TooManyRedirects, ValueError): return "no address"
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.TooManyRedirects,
+                ValueError): return "no address"
         except (Cut, requests.RequestException): time.sleep(net.backoff_s * n)
     return "unreachable"
 
@@ -334,7 +361,8 @@ def fetch_pictures(urls: dict,    # item id → address
                    net: Net = Net(),
                    progress=True,
                   ) -> dict:      # item → outcome
-    "Every picture that can be had, many at a time but few from one host; what was had or given up before is not asked for again."
+    ("Every picture that can be had, many at a time but few from one host; "
+     "what was had or given up before is not asked for again.")
     folder.mkdir(parents=True, exist_ok=True)
     out = had_before(urls, folder, log)
     todo, doors = [i for i in urls if i not in out], {}
@@ -342,7 +370,8 @@ def fetch_pictures(urls: dict,    # item id → address
     def one(session, i):
         if bad_name(i): return "no address"
         with doors[host_of(urls[i])]: return fetch_picture(session, urls[i], folder, i, net)
-    with disk_room(folder), net.session() as session, progress_bar(len(todo), "fetch pictures", progress) as bar, open(log, "a+", encoding="utf-8") as note:
+    with (disk_room(folder), net.session() as session, progress_bar(len(todo), "fetch pictures", progress) as bar,
+          open(log, "a+", encoding="utf-8") as note):
         whole_lines(note)
         def done(i, word):
             out[i] = word
@@ -353,11 +382,13 @@ def fetch_pictures(urls: dict,    # item id → address
 # %% ../nbs/00c_downloads.ipynb #bfeff0d4
 def bad_name(item: str) -> bool: return bool(set("/\\\0") & set(item)) or item[:1] in ("", ".") or len(item) > 200
 
+# %% ../nbs/00c_downloads.ipynb #7d2ca396
 def whole_lines(note):
     "An earlier run may have been killed inside a line: begin a new one."
     end = note.seek(0, os.SEEK_END)
     if end: note.write("\n")
 
+# %% ../nbs/00c_downloads.ipynb #f8a00649
 def run_all(f, session, todo, workers, done):
     "`done(i, f(session, i))` for all, in the order in which they end; on an error what waits is dropped."
     with ThreadPoolExecutor(workers) as pool:

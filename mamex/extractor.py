@@ -14,7 +14,8 @@ __all__ = ['ELEMENTS', 'BARE', 'PAIRED', 'TURNS', 'RECIPES', 'CKPT', 'TINY', 'sh
            'warn_unreadable', 'warn_feedback', 'say_long']
 
 # %% ../nbs/03_extractor.ipynb #df527cb9
-import collections, contextlib, difflib, functools, hashlib, html, importlib.metadata, io, itertools, json, logging, re, sys
+import collections, contextlib, difflib, functools, hashlib, html, importlib.metadata, io, itertools, json, logging, \
+    re, sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -44,8 +45,10 @@ class Features:
     mask: np.ndarray # bool [n_items, n_modalities], columns in the order of `vectors`
     encoder: str # what made the vectors
     counts: dict # modality -> {"present", "missing", "unreadable"} in items; also for a modality that no item has
-    fills: dict = field(default_factory=dict) # modality -> float32 [n_items, d], what stands in where it is absent; without: masked
-    context: dict = field(default_factory=dict) # name -> float32 [n_items], what is known beside the modalities (an item's age, ...)
+    # modality -> float32 [n_items, d], what stands in where it is absent; without: masked
+    fills: dict = field(default_factory=dict)
+    # name -> float32 [n_items], what is known beside the modalities (an item's age, ...)
+    context: dict = field(default_factory=dict)
     key: str = '' # identity of the encoder: two keys alike, and equal inputs have equal vectors; '' where nobody knows
 
     @property
@@ -64,7 +67,8 @@ class Features:
         if bad := [m for m in names if m not in self.vectors]:
             raise UsageError(f'modality {bad[0]!r} is not among the features; there are {", ".join(self.vectors)}')
         V, counts = ({m: d[m] for m in names} for d in (self.vectors, self.counts))
-        mask, fills = self.mask[:, [self.modalities.index(m) for m in names]], {m: v for m, v in self.fills.items() if m in names}
+        mask, fills = (self.mask[:, [self.modalities.index(m) for m in names]],
+                       {m: v for m, v in self.fills.items() if m in names})
         return Features(V, mask, self.encoder, counts, fills, self.context, self.key)
 
 # %% ../nbs/03_extractor.ipynb #daca3709
@@ -75,7 +79,8 @@ def check_vectors(features: Features,
     there = features.mask[warm].any(0)
     if not (there.any() or features.fills or features.context):
         names = ' or '.join(map(repr, features.modalities))
-        raise UsageError(f'no warm item has a vector of {names}; there is nothing to learn from: give pictures or texts to items that users have met, or vectors by another encoder')
+        raise UsageError(f'no warm item has a vector of {names}; there is nothing to learn from: '
+                         'give pictures or texts to items that users have met, or vectors by another encoder')
     known = [m for m, t in zip(features.modalities, there) if t]
     for m in [m for m in features.modalities if m not in known and m not in features.fills]:
         n = int(features.mask[:, features.modalities.index(m)].sum())
@@ -598,7 +603,8 @@ class Extractor:
     "Turn the pictures and texts of a dataset into vectors: equation 2 of the paper (arXiv 2508.08042)."
     encoder: str = 'ViT-B-32/openai' # `tiny`, `offline`, or `model/pretrained` of open_clip
     device: str = 'cpu'
-    text_columns: tuple = ('title', 'description') # read as one text; or a dict, modality -> columns: see `text_modalities`
+    # read as one text; or a dict, modality -> columns: see `text_modalities`
+    text_columns: tuple = ('title', 'description')
     cache: Path = None # default: `cache_dir()`
     batch_size: int = 16 # pictures or texts at a time; more than this is slower on a processor, and faster on a GPU
     long_text: str = 'cut' # what the tokenizer cannot take is left out; 'split': read on in windows
@@ -613,7 +619,8 @@ class Extractor:
         self.tools = None # the loaded model; stays away while every shard is found
         versions = [importlib.metadata.version(p) for p in ('open_clip_torch', 'pillow')]
         # batch size and device change the last bits of a vector
-        self.key = sha(identity, *versions, str(self.batch_size), str(self.device)) + '+split' * (self.long_text == 'split')
+        self.key = (sha(identity, *versions, str(self.batch_size), str(self.device))
+                    + '+split' * (self.long_text == 'split'))
 
     @property
     def folder(self) -> Path:
@@ -631,7 +638,8 @@ class Extractor:
         return self.tools[2] if self.tools else load_tokenizer(self.model)
 
 # %% ../nbs/03_extractor.ipynb #62038c99
-def measure_texts(tokenizer, texts) -> tuple: # int32 [n, 3]: tokens, how many are read, with the marks; bool [n]: read whole?
+def measure_texts(tokenizer, texts,
+                 ) -> tuple: # int32 [n, 3]: tokens, how many are read, with the marks; bool [n]: read whole?
     "How long texts are for a tokenizer."
     n = np.array([len(w) for w in word_tokens(tokenizer, texts)], np.int32)
     return np.stack([n, np.full_like(n, r := room(tokenizer)), np.full_like(n, tokenizer.context_length)], 1), n <= r
@@ -668,8 +676,8 @@ def kinds(self:Extractor, kind, keys, read) -> list: # of each input; one read i
     "What becomes of each input."
     if kind != 'text' or self.long_text == 'cut': return [kind] * len(keys)
     if (n := self.lengths(keys, read)) is None:
-        raise UsageError(f"long_text='split' cannot be had with the encoder {self.encoder!r}: its tokenizer is not on this "
-                         "machine, or marks no start and end; use long_text='cut'")
+        raise UsageError(f"long_text='split' cannot be had with the encoder {self.encoder!r}: "
+                         "its tokenizer is not on this machine, or marks no start and end; use long_text='cut'")
     return ['text-split' if a > b else 'text' for a, b, _ in n]
 
 # %% ../nbs/03_extractor.ipynb #abf64b8f
@@ -706,13 +714,15 @@ def inputs(self:Extractor, ds: Dataset) -> dict: # modality -> (items that have 
         return said, [sha(texts[i]) for i in said], lambda i: texts[said[i]]
     named = self.text_columns if isinstance(self.text_columns, dict) else dict(text=self.text_columns)
     if 'image' in named: raise UsageError("a text cannot be the modality 'image'; give it another name in text_columns")
-    return dict(image=(shown, [hashlib.sha256(picture(i)).hexdigest() for i in range(len(shown))], picture)) | {m: written(c) for m, c in named.items()}
+    return dict(image=(shown, [hashlib.sha256(picture(i)).hexdigest() for i in range(len(shown))], picture)) | {
+        m: written(c) for m, c in named.items()}
 
 # %% ../nbs/03_extractor.ipynb #b8d8f93e
 def text_modalities(items, # a dataset, or its table of items
                     info=None, # of `dataset.json`, where it is a table
                    ) -> dict: # modality -> columns
-    "Every text column as a modality of its own, after `text`: all as one text. What users wrote or caused is no content."
+    ("Every text column as a modality of its own, after `text`: all as one text. "
+     "What users wrote or caused is no content.")
     if isinstance(items, Dataset): items, info = items.items, items.info
     skip = {'item', 'image_url', 'released', 'attributes', 'image', 'text', *feedback_columns(items, info)}
     cols = [c for c in items if c not in skip and (pd.api.types.is_string_dtype(items[c]) or items[c].dtype == object)]
@@ -721,7 +731,8 @@ def text_modalities(items, # a dataset, or its table of items
 # %% ../nbs/03_extractor.ipynb #ceef6357
 def nothing_to_extract(ds: Dataset, text_columns) -> str:
     "One sentence on a dataset that an encoder can make nothing of, with what could be done."
-    flat = list(dict.fromkeys(c for cs in text_columns.values() for c in cs) if isinstance(text_columns, dict) else text_columns)
+    flat = list(dict.fromkeys(c for cs in text_columns.values() for c in cs)
+                if isinstance(text_columns, dict) else text_columns)
     more = [c for c in text_modalities(ds)['text'] if c not in flat and has_text(ds.items, [c])]
     remedy = {"encoder='attributes' (-p encoder attributes) reads its column 'attributes'": 'attributes' in ds.items,
               f"text_columns can name {', '.join(more)}": more,
@@ -745,9 +756,10 @@ def warn_feedback(ds: Dataset, text_columns):
     "One warning for the columns of users that somebody wants to be read."
     named = {c for cs in (text_columns.values() if isinstance(text_columns, dict) else [text_columns]) for c in cs}
     if bad := [c for c in feedback_columns(ds.items, ds.info) if c in named]:
-        warnings.warn(f"text_columns of {ds.name!r} name {', '.join(map(repr, bad))}, which users write or cause after an item "
-                      'has come out: a new item has none, and results with it say nothing about new items; leave it out, '
-                      'or name it under "content" in dataset.json', stacklevel=3)
+        warnings.warn(f"text_columns of {ds.name!r} name {', '.join(map(repr, bad))}, "
+                      'which users write or cause after an item has come out: '
+                      'a new item has none, and results with it say nothing about new items; '
+                      'leave it out, or name it under "content" in dataset.json', stacklevel=3)
 
 # %% ../nbs/03_extractor.ipynb #80b1d4b4
 def say_long(name, # of the dataset

@@ -44,9 +44,15 @@ def never_tested(splits: list[Split]) -> np.ndarray:  # int64, sorted
 # %% ../nbs/15c_ladder.ipynb #c16499f4
 def only_items(features: Features, items: np.ndarray) -> Features:  # items: int64 rows
     "The same features for some items."
-    return Features({m: v[items] for m, v in features.vectors.items()}, features.mask[items], features.encoder, features.counts)
+    return Features({m: v[items] for m, v in features.vectors.items()}, features.mask[items],
+                    features.encoder, features.counts)
 
-def inner_split(ds: Dataset, items: np.ndarray, seed: int, cold: float = .2) -> Split:  # items: as `never_tested`; their positions are the numbers of the split
+# %% ../nbs/15c_ladder.ipynb #cc06971d
+def inner_split(ds: Dataset,
+                items: np.ndarray,  # items: as `never_tested`; their positions are the numbers of the split
+                seed: int,
+                cold: float = .2,
+               ) -> Split:
     "A cold split of some items by chance: a tenth for validation, a tenth to measure."
     pairs = ds.interactions[["user", "item"]].to_numpy(np.int64)
     pairs = pairs[np.isin(pairs[:, 1], items)]
@@ -54,7 +60,8 @@ def inner_split(ds: Dataset, items: np.ndarray, seed: int, cold: float = .2) -> 
     p = np.random.default_rng([seed, 5]).choice(len(items), int(cold * len(items)), replace=False)
     test, val = np.sort(p[:len(p)//2]), np.sort(p[len(p)//2:])
     in_val, in_test = np.isin(pairs[:, 1], val), np.isin(pairs[:, 1], test)
-    return check_split(Split(ds.n_users, len(items), pairs[~(in_val | in_test)], pairs[in_val], pairs[in_test], val, test,
+    return check_split(Split(ds.n_users, len(items), pairs[~(in_val | in_test)], pairs[in_val], pairs[in_test],
+                             val, test,
                              f"inner, {cold:.0%} of {len(items)} items that no reported split tests, seed {seed}"))
 
 # %% ../nbs/15c_ladder.ipynb #2ae7fb38
@@ -69,6 +76,7 @@ def views_of(ds: Dataset, encoder: str, device: str = "cpu",
     if encoder == "auto": print(f"encoder: {name} ({why})")
     return {k: extract(ds, name, device, c, long_text) for k, c in columns.items()}
 
+# %% ../nbs/15c_ladder.ipynb #273eae6a
 def extract_columns(ds: Dataset) -> tuple:
     "All text columns of a dataset that are content; the paper's two where it has none."
     return text_modalities(ds)["text"] or VIEWS["two"]
@@ -94,17 +102,29 @@ RUNGS = [
 
 # %% ../nbs/15c_ladder.ipynb #e04497ab
 AROUND = [Rung(f"best, {what}", view, "best", s) for what, view, s in [
-    ("the picture and one text", "rich", {}), ("linear experts", "each", dict(reach=0.)), ("β = .5", "each", dict(reach=.5)), ("β = 2", "each", dict(reach=2.)),
-    ("a = .15", "each", dict(damp=.15)), ("a = .3", "each", dict(damp=.3)), ("a = .5", "each", dict(damp=.5)), ("τ = 4", "each", dict(denoise=4.)), ("τ = 16", "each", dict(denoise=16.)),
-    ("d = 128", "each", dict(dim=128)), ("d = 512", "each", dict(dim=512)), ("512 experts", "each", dict(n_experts=512)), ("λ = .3", "each", dict(ridge=.3)), ("λ = 3", "each", dict(ridge=3.))]]
+    ("the picture and one text", "rich", {}), ("linear experts", "each", dict(reach=0.)),
+    ("β = .5", "each", dict(reach=.5)), ("β = 2", "each", dict(reach=2.)),
+    ("a = .15", "each", dict(damp=.15)), ("a = .3", "each", dict(damp=.3)), ("a = .5", "each", dict(damp=.5)),
+    ("τ = 4", "each", dict(denoise=4.)), ("τ = 16", "each", dict(denoise=16.)),
+    ("d = 128", "each", dict(dim=128)), ("d = 512", "each", dict(dim=512)),
+    ("512 experts", "each", dict(n_experts=512)),
+    ("λ = .3", "each", dict(ridge=.3)), ("λ = 3", "each", dict(ridge=3.))]]
 
 def config_of(rung: Rung, way: dict, **changes):  # way: recipe of the trained rungs
     "The settings of a rung."
     return preset(rung.preset, **((way if rung.trained else {}) | rung.settings | changes))
 
 # %% ../nbs/15c_ladder.ipynb #55c32476
-def climb(rungs: list[Rung], views: dict, splits: list[Split], way: dict, items=None, device: str = "cpu", checkpoints=None) -> dict:  # items: int64, those that the splits number; None: all
-    "name → one (per-user test metrics in the own pool, training seconds) a split. Trained rungs take the split's place as their seed."
+def climb(rungs: list[Rung],
+          views: dict,
+          splits: list[Split],
+          way: dict,
+          items=None,  # items: int64, those that the splits number; None: all
+          device: str = "cpu",
+          checkpoints=None,
+         ) -> dict:
+    ("name → one (per-user test metrics in the own pool, training seconds) a split. "
+     "Trained rungs take the split's place as their seed.")
     out = {r.name: [] for r in rungs}
     for n, split in enumerate(splits):
         seen = views if items is None else {k: only_items(v, items) for k, v in views.items()}
@@ -114,7 +134,9 @@ def climb(rungs: list[Rung], views: dict, splits: list[Split], way: dict, items=
     return out
 
 # %% ../nbs/15c_ladder.ipynb #539e7dc5
-def over_splits(a: list, b: list, level: float = .95) -> dict:  # a, b: per-user values (Series over users), one a split; returns {"diff", "ci95", "splits", "each"}
+def over_splits(a: list, b: list,    # a, b: per-user values (Series over users), one a split;
+                level: float = .95,
+               ) -> dict:            # returns {"diff", "ci95", "splits", "each"}
     "Mean of a − b with its interval over users and, from two splits on, over splits."
     d, q = pd.concat([x - y for x, y in zip(a, b, strict=True)], axis=1), (1 + level) / 2
     each, users = d.mean(), d.mean(axis=1)
@@ -124,32 +146,45 @@ def over_splits(a: list, b: list, level: float = .95) -> dict:  # a, b: per-user
     return dict(diff=mean, ci95=[mean - half, mean + half], splits=len(a), each=[float(x) for x in each])
 
 # %% ../nbs/15c_ladder.ipynb #6b5bf158
-def summary_over_splits(frames: list[pd.DataFrame]) -> dict:  # per-user metrics, one a split; returns metric → {"mean", "sd", "ci95"}
+def summary_over_splits(
+        frames: list[pd.DataFrame],  # per-user metrics, one a split;
+    ) -> dict:                       # returns metric → {"mean", "sd", "ci95"}
     "Mean over splits, sd between splits, 95 % interval over users alone."
     out = {}
     for m in frames[0].columns:
         v, users = [f[m].mean() for f in frames], pd.concat([f[m] for f in frames], axis=1).mean(axis=1)
         lo, hi = bootstrap_ci(users.to_numpy())
         shift = float(np.mean(v)) - float(users.mean())  # a user whom more splits ask counts once there, each time here
-        out[m] = dict(mean=float(np.mean(v)), sd=float(np.std(v, ddof=1)) if len(v) > 1 else None, ci95=[lo + shift, hi + shift])
+        out[m] = dict(mean=float(np.mean(v)), sd=float(np.std(v, ddof=1)) if len(v) > 1 else None,
+                      ci95=[lo + shift, hi + shift])
     return out
 
 # %% ../nbs/15c_ladder.ipynb #734ba121
-def steps(found: dict, rungs: list[Rung], against: str | None = None, metric: str = "ndcg@10") -> list[dict]:  # against: a rung; None: the one before
+def steps(found: dict,
+          rungs: list[Rung],
+          against: str | None = None,  # against: a rung; None: the one before
+          metric: str = "ndcg@10",
+         ) -> list[dict]:
     "One row a rung: its mean, what it gains, seconds of training."
     rows, before = [], None
     for r in rungs:
         frames = [f[metric] for f, _ in found[r.name]]
         rival = against or before
         gain = over_splits(frames, [f[metric] for f, _ in found[rival]]) if rival and rival != r.name else None
-        rows.append(dict(rung=r.name, view=r.view, mean=float(np.mean([f.mean() for f in frames])), gain=gain, train_s=float(np.median([s for _, s in found[r.name]]))))
+        rows.append(dict(rung=r.name, view=r.view, mean=float(np.mean([f.mean() for f in frames])),
+                         gain=gain, train_s=float(np.median([s for _, s in found[r.name]]))))
         before = r.name
     return rows
 
+# %% ../nbs/15c_ladder.ipynb #cff6b9c5
 def steps_table(rows: list[dict]) -> pd.DataFrame:
     "The ladder as a table."
     gain = lambda g: "" if g is None else f"{g['diff']:+.4f} [{g['ci95'][0]:+.4f}, {g['ci95'][1]:+.4f}]"
-    return pd.DataFrame([{"rung": r["rung"], "vectors": r["view"], "NDCG@10": short(r["mean"]), "gain": gain(r["gain"]), "train s": f"{r['train_s']:.1f}"} for r in rows]).set_index("rung")
+    return pd.DataFrame([{"rung": r["rung"],
+                          "vectors": r["view"],
+                          "NDCG@10": short(r["mean"]),
+                          "gain": gain(r["gain"]),
+                          "train s": f"{r['train_s']:.1f}"} for r in rows]).set_index("rung")
 
 # %% ../nbs/15c_ladder.ipynb #cb70a996
 def plot_steps(rows: list[dict]):
@@ -158,7 +193,9 @@ def plot_steps(rows: list[dict]):
     for y, r in enumerate(rows):
         ax.barh(y, r["mean"], color="C0" if r["gain"] is None or r["gain"]["ci95"][0] <= 0 else "C1")
         if g := r["gain"]: ax.plot([r["mean"] + x - g["diff"] for x in g["ci95"]], [y, y], color=".2", lw=1.4)
-    ax.set(yticks=range(len(rows)), yticklabels=[r["rung"] for r in rows], ylim=(len(rows) - .5, -.5), xlabel="NDCG@10 on inner splits, own pool"); fig.tight_layout()
+    ax.set(yticks=range(len(rows)), yticklabels=[r["rung"] for r in rows], ylim=(len(rows) - .5, -.5),
+           xlabel="NDCG@10 on inner splits, own pool")
+    fig.tight_layout()
     return fig
 
 # %% ../nbs/15c_ladder.ipynb #53e6a42c
@@ -168,6 +205,7 @@ def peer_settings(name: str, dataset: str, root: Path | None = None) -> dict:
     found = json.loads(p.read_text())["search"].get(name, {}) if p.is_file() else {}
     return (found.get("best") or {}).get("settings") or {}
 
+# %% ../nbs/15c_ladder.ipynb #02bca215
 def trained_configs(names: list[str], dataset: str, way: dict) -> dict[str, list]:  # name → settings to choose among
     "What the peers may be; the first is their defaults."
     out = {}
@@ -182,26 +220,43 @@ def closed_lines(views: dict, split: Split,
                  lengths=None,  # view → `text_lengths`
                 ) -> dict:      # name → score function
     "Floors and linear-cf on all modalities of view `each`, and again on the paper's two."
-    def lines(view): return floors(views[view], split, pool="own", lengths=(lengths or {}).get(view)) | extra_floors(views[view], split, pool="own")
+    def lines(view):
+        return (floors(views[view], split, pool="own", lengths=(lengths or {}).get(view))
+                | extra_floors(views[view], split, pool="own"))
     out = {n: s for n, (s, _) in lines("each").items()}
     return out | {f"{n}, two": s for n, (s, _) in lines("two").items() if n != "random"}
 
+# %% ../nbs/15c_ladder.ipynb #162d0253
 def lengths_of(ds: Dataset) -> dict:  # view → `text_lengths`
     "How long the texts of each view are."
     return {k: text_lengths(ds.items, extract_columns(ds) if c is None else c, ds.info) for k, c in VIEWS.items()}
 
-def settle(tries: list, features: Features, split: Split, **kw) -> tuple:  # settings to choose among; returns the choice and its run
+# %% ../nbs/15c_ladder.ipynb #c5212716
+def settle(tries: list,  # settings to choose among;
+           features: Features, split: Split, **kw,
+          ) -> tuple:    # returns the choice and its run
     "The settings whose best epoch ranks the validation items best."
     runs = [fit(features, split, c, 0, progress=False, **kw) for c in tries]
     score = [max(r["val_own/ndcg@10"] for r in run.history) for run in runs]
     return tries[int(np.argmax(score))], runs[int(np.argmax(score))]
 
 # %% ../nbs/15c_ladder.ipynb #c0a40bba
-def face_off(ds: Dataset, views: dict, splits: list[Split], way: dict, peers: list[str], device: str = "cpu", checkpoints=None, say=lambda s: None) -> tuple[dict, dict, dict]:
+def face_off(ds: Dataset,
+             views: dict,
+             splits: list[Split],
+             way: dict,
+             peers: list[str],
+             device: str = "cpu",
+             checkpoints=None,
+             say=lambda s: None,
+            ) -> tuple[dict, dict, dict]:
     "part → {model → per-user metrics, one a split}; model → training seconds, one a split; peer → the settings chosen."
     measured, seconds, chosen, kw = {p: {} for p in PARTS}, {}, {}, dict(device=device, checkpoints=checkpoints)
     tries, lengths = trained_configs(peers, ds.name, way), lengths_of(ds)
-    mamex = {"mamex/released": ("two", preset("released", **way)), "mamex/released, each": ("each", preset("released", **(way | dict(select_pool="own")))), "mamex/best, two": ("two", preset("best")), "mamex/best": ("each", preset("best"))}
+    mamex = {"mamex/released": ("two", preset("released", **way)),
+             "mamex/released, each": ("each", preset("released", **(way | dict(select_pool="own")))),
+             "mamex/best, two": ("two", preset("best")),
+             "mamex/best": ("each", preset("best"))}
     for n, split in enumerate(splits):
         lines, runs = closed_lines(views, split, lengths), {}
         for name in peers:
@@ -210,18 +265,25 @@ def face_off(ds: Dataset, views: dict, splits: list[Split], way: dict, peers: li
             say(f"split {n}: {name}, {runs[name].seconds:.0f} s")
         for name, (view, c) in mamex.items(): runs[name] = fit(views[view], split, c, n, progress=False, **kw)
         for name, score in (lines | {k: r.model.scorer() for k, r in runs.items()}).items():
-            for part, (half, pool) in PARTS.items(): measured[part].setdefault(name, []).append(evaluate(score, split, half, pool))
+            for part, (half, pool) in PARTS.items():
+                measured[part].setdefault(name, []).append(evaluate(score, split, half, pool))
         for k, r in runs.items(): seconds.setdefault(k, []).append(r.seconds)
     return measured, seconds, chosen
 
 # %% ../nbs/15c_ladder.ipynb #5eac8058
 TWO = ", two"  # ends the names of models on the paper's two modalities
 
-def sees_two(name: str) -> bool: return name.endswith(TWO) or name in ("mamex/released", "random")  # on the inputs of the paper
-def sees_each(name: str) -> bool: return not name.endswith(TWO) and name != "mamex/released"        # on what `best` sees
+# on the inputs of the paper
+def sees_two(name: str) -> bool: return name.endswith(TWO) or name in ("mamex/released", "random")
+# on what `best` sees
+def sees_each(name: str) -> bool: return not name.endswith(TWO) and name != "mamex/released"
 
 # %% ../nbs/15c_ladder.ipynb #e9864ef3
-def against(measured: dict, model: str = "mamex/best", part: str = "test", metric: str = "ndcg@10") -> dict:  # other model → `over_splits`
+def against(measured: dict,
+            model: str = "mamex/best",
+            part: str = "test",
+            metric: str = "ndcg@10",
+           ) -> dict:  # other model → `over_splits`
     "`model` minus each other, paired by user and split; a model on the paper's two modalities meets those on the same."
     mine = [f[metric] for f in measured[part][model]]
     rivals = [n for n in measured[part] if n != model and (not model.endswith(TWO) or sees_two(n))]
@@ -230,17 +292,26 @@ def against(measured: dict, model: str = "mamex/best", part: str = "test", metri
 # %% ../nbs/15c_ladder.ipynb #08481c4f
 def signed(d: dict) -> str: return f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"  # d: of `over_splits`
 
-def against_table(vs: dict, measured: dict, part: str = "test", model: str = "mamex/best", metric: str = "ndcg@10") -> pd.DataFrame:
+# %% ../nbs/15c_ladder.ipynb #e76b0071
+def against_table(vs: dict, measured: dict,
+                  part: str = "test",
+                  model: str = "mamex/best",
+                  metric: str = "ndcg@10",
+                 ) -> pd.DataFrame:
     "One row a model, the best first: its mean over the splits, and what `model` has over it."
     mean = lambda n: float(np.mean([f[metric].mean() for f in measured[part][n]]))
-    rows = [{"model": n, metric: mean(n), f"{model} minus it": "" if n == model else signed(vs[n])} for n in measured[part]]
+    rows = [{"model": n, metric: mean(n), f"{model} minus it": "" if n == model else signed(vs[n])}
+            for n in measured[part]]
     t = pd.DataFrame(rows).sort_values(metric, ascending=False, kind="stable").set_index("model")
     return t.assign(**{metric: t[metric].map(short)})
 
+# %% ../nbs/15c_ladder.ipynb #b804f4f7
 def wins(vs: dict, model: str = "mamex/best", where: str = "in the joint pool") -> str:
     "Whom `model` beats, to whom it loses and who cannot be told apart, in a sentence."
     sign = {n: clear(d) for n, d in vs.items()}
-    parts = [f"{verb} {', '.join(f'`{n}`' for n in sign if sign[n] == s)}" for s, verb in ((1, "ranks better than"), (-1, "ranks worse than"), (0, "cannot be told apart from")) if s in sign.values()]
+    parts = [f"{verb} {', '.join(f'`{n}`' for n in sign if sign[n] == s)}"
+             for s, verb in ((1, "ranks better than"), (-1, "ranks worse than"), (0, "cannot be told apart from"))
+             if s in sign.values()]
     return f"On test NDCG@10 {where}, `{model}` {'; '.join(parts)}."
 
 # %% ../nbs/15c_ladder.ipynb #6fb93682
@@ -254,7 +325,9 @@ def plot_against(vs: dict, model: str = "mamex/best"):
         ax.plot(d["ci95"], [y, y], color=col, lw=2); ax.plot(d["diff"], y, "o", color=col, ms=4)
         ax.plot(d["each"], [y] * len(d["each"]), "|", color=".5", ms=5)
     ax.axvline(0, color=".4", lw=.8, ls="--")
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5), xlabel=f"test NDCG@10 of {model} minus that of the other, joint pool"); fig.tight_layout()
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5),
+           xlabel=f"test NDCG@10 of {model} minus that of the other, joint pool")
+    fig.tight_layout()
     return fig
 
 # %% ../nbs/15c_ladder.ipynb #ae961b2d
@@ -263,16 +336,20 @@ def copies(report: dict) -> bool:
     if views := report["card"].get("views"): return views["two"]["fingerprint"] == views["each"]["fingerprint"]
     return report["test"]["mamex/best, two"] == report["test"]["mamex/best"]
 
+# %% ../nbs/15c_ladder.ipynb #a97810a1
 def split_by_split(compare: dict, level: float = .95) -> dict:  # compare: what `best` has over each other
     "What `best` has over others on the paper's two modalities, with intervals over splits alone."
     out, mine = {}, np.array(compare["mamex/best, two"]["each"])
     for n, d in compare.items():
         if not sees_two(n) or n == "mamex/best, two": continue
         each = np.array(d["each"]) - mine
-        half = stats.t.ppf((1 + level) / 2, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else np.inf
-        out[n] = dict(diff=float(each.mean()), ci95=[float(each.mean() - half), float(each.mean() + half)], splits=len(each), each=each.tolist())
+        half = (stats.t.ppf((1 + level) / 2, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each))
+                if len(each) > 1 else np.inf)
+        out[n] = dict(diff=float(each.mean()), ci95=[float(each.mean() - half), float(each.mean() + half)],
+                      splits=len(each), each=each.tolist())
     return out
 
+# %% ../nbs/15c_ladder.ipynb #ac07d293
 def compared(report: dict,
              view: str,             # "two" or "each"
              pool: str = "joint",   # or "own"
@@ -284,6 +361,7 @@ def compared(report: dict,
     same = (lambda n: not n.endswith(TWO)) if copies(report) else sees_each
     return "mamex/best", {n: d for n, d in vs.items() if same(n)}
 
+# %% ../nbs/15c_ladder.ipynb #4db7ecc1
 def views_told(report: dict) -> list: return ["each"] if copies(report) else ["two", "each"]
 
 # %% ../nbs/15c_ladder.ipynb #7df3da74
@@ -292,11 +370,17 @@ def equal_table(report: dict, view: str, pool: str = "joint", metric: str = "ndc
     model, vs = compared(report, view, pool)
     res = report["test" if pool == "joint" else "test_own"]
     names = sorted((n for n in res if n == model or n in vs), key=lambda n: -res[n][metric]["mean"])
-    return pd.DataFrame([{"model": n, metric: short(res[n][metric]["mean"]), f"{model} minus it": "" if n == model else signed(vs[n])} for n in names]).set_index("model")
+    return pd.DataFrame([{"model": n,
+                          metric: short(res[n][metric]["mean"]),
+                          f"{model} minus it": "" if n == model else signed(vs[n])} for n in names]).set_index("model")
 
 # %% ../nbs/15c_ladder.ipynb #9f35db4a
-BEST_CAPTIONS = dict(ladder="NDCG@10 of the inner splits' test halves, own pool. Orange: the rung gains something for sure; the whisker is the interval of its gain.",
-    against="`best` minus each other model that sees every column. Dots: mean over the splits, with its interval over users and splits; ticks: each split. Orange: the interval leaves out zero.")
+BEST_CAPTIONS = dict(
+    ladder="NDCG@10 of the inner splits' test halves, own pool. "
+           "Orange: the rung gains something for sure; the whisker is the interval of its gain.",
+    against="`best` minus each other model that sees every column. "
+            "Dots: mean over the splits, with its interval over users and splits; ticks: each split. "
+            "Orange: the interval leaves out zero.")
 SEEN_AS = dict(image="the picture", text="title and description as one text")
 
 def seen_of(card: dict, view: str) -> list:  # "two" or "each"
@@ -304,23 +388,34 @@ def seen_of(card: dict, view: str) -> list:  # "two" or "each"
     if views := card.get("views"): return views[view]["modalities"]
     return [m for m in card["features"]["widths"] if view == "each" or m in SEEN_AS]
 
+# %% ../nbs/15c_ladder.ipynb #96d3f816
 def inputs_told(report: dict) -> str:
     "What the models see, in sentences."
     card = report["card"]
     every = f"Vectors: {', '.join(seen_of(card, 'each'))}."
-    if copies(report): return f"{every} There is no more and no less than that for any model: rows marked `two` would be copies and are left out."
+    if copies(report):
+        return (f"{every} There is no more and no less than that for any model: "
+                "rows marked `two` would be copies and are left out.")
     two = " and ".join(SEEN_AS.get(m, m) for m in seen_of(card, "two"))
-    return f"{every} Models marked `two`, and `mamex/released`, see {two}, and are compared with each other; the others see every column."
+    return (f"{every} Models marked `two`, and `mamex/released`, see {two}, "
+            "and are compared with each other; the others see every column.")
 
+# %% ../nbs/15c_ladder.ipynb #69bc8360
 def best_note(report: dict) -> str:
     "How the numbers of a page came about."
     card = report["card"]
     s, way = card["search"], ", ".join(f"{k}={v:g}" for k, v in card["recipe"].items())
-    return (f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`. The ladder saw {s['items']:,} of {card['dataset']['items']:,} items, those that are test items in none of the reported splits, "
-            f"in {s['splits']} inner cold splits. The comparison is over {len(card['cold_seeds'])} cold splits (seeds {', '.join(map(str, card['cold_seeds']))}), one training a split; intervals cover users and splits"
-            + ("" if "compare_two" in report or copies(report) else ", and splits alone where models marked `two` are compared") + f". {inputs_told(report)} "
+    return (f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`. "
+            f"The ladder saw {s['items']:,} of {card['dataset']['items']:,} items, "
+            "those that are test items in none of the reported splits, "
+            f"in {s['splits']} inner cold splits. The comparison is over {len(card['cold_seeds'])} cold splits "
+            f"(seeds {', '.join(map(str, card['cold_seeds']))}), one training a split; "
+            "intervals cover users and splits"
+            + ("" if "compare_two" in report or copies(report) else
+               ", and splits alone where models marked `two` are compared") + f". {inputs_told(report)} "
             f"All but `mamex/released` select on validation items among themselves. Trained models: {way}.")
 
+# %% ../nbs/15c_ladder.ipynb #5b52fc73
 def more_columns(report: dict, pool: str = "joint") -> list[str]:
     "What the further columns bring to `best`, which is no merit of the model."
     if copies(report): return []
@@ -329,19 +424,29 @@ def more_columns(report: dict, pool: str = "joint") -> list[str]:
 
 HEADS = dict(two="on the paper's two modalities", each="on every column")
 
+# %% ../nbs/15c_ladder.ipynb #bc541dd4
 def best_page(report: dict) -> str:
     "`best.md` from `best.json`."
     card, views = report["card"], views_told(report)
     head = lambda v, pool: f"## Test, {pool} pool" + (f", {HEADS[v]}" if len(views) > 1 else "")
     told = lambda pool, where: [wins(vs, m, where) for v in views for m, vs in [compared(report, v, pool)]]
-    tables = lambda pool: [x for v in views for x in (head(v, pool), markdown_table(equal_table(report, v, pool)))] + more_columns(report, pool)
+    tables = lambda pool: (
+        [x for v in views for x in (head(v, pool), markdown_table(equal_table(report, v, pool)))]
+        + more_columns(report, pool))
     shown = {"test": {n: s for n, s in report["test"].items() if not (copies(report) and n.endswith(TWO))}}
-    return "\n\n".join([f"# From released to best: {card['dataset']['name']}", best_note(report), *told("joint", "in the joint pool"), *told("own", "in own pools"),
-        "## The ladder", markdown_table(steps_table(report["ladder"])), "![ladder](best_ladder.png)", BEST_CAPTIONS["ladder"],
-        "## Around best", "Each setting moved by itself; gains are against `best`.", markdown_table(steps_table(report["around"])),
+    return "\n\n".join([
+        f"# From released to best: {card['dataset']['name']}", best_note(report),
+        *told("joint", "in the joint pool"), *told("own", "in own pools"),
+        "## The ladder", markdown_table(steps_table(report["ladder"])),
+        "![ladder](best_ladder.png)", BEST_CAPTIONS["ladder"],
+        "## Around best", "Each setting moved by itself; gains are against `best`.",
+        markdown_table(steps_table(report["around"])),
         *tables("joint"), "![against](best_against.png)", BEST_CAPTIONS["against"], *tables("own"),
-        "## All metrics", "Mean over splits ± sd between splits [95 % interval over users alone], joint pool.", markdown_table(results_table(shown)),
-        "## Seconds of training", markdown_table(pd.DataFrame([{"model": n, "median s": f"{np.median(s):.1f}"} for n, s in report["seconds"].items() if n in shown["test"]]).set_index("model")),
+        "## All metrics", "Mean over splits ± sd between splits [95 % interval over users alone], joint pool.",
+        markdown_table(results_table(shown)),
+        "## Seconds of training",
+        markdown_table(pd.DataFrame([{"model": n, "median s": f"{np.median(s):.1f}"}
+                                     for n, s in report["seconds"].items() if n in shown["test"]]).set_index("model")),
         "## Run card", markdown_table(card_table(card))])
 
 # %% ../nbs/15c_ladder.ipynb #49549690
@@ -354,11 +459,19 @@ def headline_row(name: str, r: dict, view: str, pool: str) -> dict:
         n = max(names, key=lambda n: res[n]["ndcg@10"]["mean"], default=None)
         return "–" if n is None else f"`{n}` {short(res[n]['ndcg@10']['mean'])}: {signed(vs[n])}"
     old = "mamex/released" if "mamex/released" in vs else "mamex/released, each"
-    return {"dataset": name, "inputs": ", ".join(seen_of(r["card"], view)), "cold splits": len(r["card"]["cold_seeds"]), "epochs of `released`": r["card"]["recipe"]["epochs"],
-            "`best`": cell(res[mine]["ndcg@10"]), "`released`": cell(res[old]["ndcg@10"]), "`best` minus `released`": signed(vs[old]),
-            "strongest floor; `best` minus it": over([n for n in vs if n.startswith(FLOORS)]), "strongest peer; `best` minus it": over([n for n in vs if n.removesuffix(TWO) in PEERS])}
+    return {"dataset": name,
+            "inputs": ", ".join(seen_of(r["card"], view)),
+            "cold splits": len(r["card"]["cold_seeds"]),
+            "epochs of `released`": r["card"]["recipe"]["epochs"],
+            "`best`": cell(res[mine]["ndcg@10"]),
+            "`released`": cell(res[old]["ndcg@10"]),
+            "`best` minus `released`": signed(vs[old]),
+            "strongest floor; `best` minus it": over([n for n in vs if n.startswith(FLOORS)]),
+            "strongest peer; `best` minus it": over([n for n in vs if n.removesuffix(TWO) in PEERS])}
 
+# %% ../nbs/15c_ladder.ipynb #8ef3d15d
 def headline(reports: dict, pool: str = "joint") -> pd.DataFrame:  # reports: dataset → best.json
     "Test NDCG@10 on equal inputs: a row a dataset on the paper's two modalities, then a row a dataset on every column."
-    rows = [headline_row(name, r, view, pool) for view in ("two", "each") for name, r in reports.items() if view in views_told(r)]
+    rows = [headline_row(name, r, view, pool)
+            for view in ("two", "each") for name, r in reports.items() if view in views_told(r)]
     return pd.DataFrame(rows).set_index("dataset")

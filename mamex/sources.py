@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd, requests
 from filelock import FileLock, Timeout
-from .datasets import Dataset, UsageError, _core, atomic, cache_dir, dataset_roots, load_dataset, progress_bar, write_atomic
+from .datasets import (Dataset, UsageError, _core, atomic, cache_dir, dataset_roots, load_dataset, progress_bar,
+                            write_atomic)
 from .values import sane
 from .downloads import Net, Remote, disk_room, download, download_path, fetch_pictures, pins, plainly, unpack
 
@@ -26,7 +27,8 @@ def lines(path: Path):  # text lines
     "The lines of a gzip, one by one; a `UsageError` if it ends early."
     try:
         with gzip.open(path, "rt", encoding="utf-8-sig", errors="replace") as f: yield from f
-    except (EOFError, OSError, zlib.error) as e: raise UsageError(f"{path} is cut short or no gzip ({e}): remove it and fetch it again.") from e
+    except (EOFError, OSError, zlib.error) as e:
+        raise UsageError(f"{path} is cut short or no gzip ({e}): remove it and fetch it again.") from e
 
 # %% ../nbs/01_sources.ipynb #027ee584
 def is_id(v) -> bool:
@@ -45,7 +47,8 @@ def parse_review(line: str) -> tuple | None:  # user, item, rating, time (s sinc
     return (user, item, rating, when) if is_id(user) and is_id(item) and math.isfinite(rating) and sane(when) else None
 
 # %% ../nbs/01_sources.ipynb #3411b72a
-def read_reviews(path: Path) -> tuple[pd.DataFrame, int]:  # user, item, rating, timestamp by user and time; lines that were none
+def read_reviews(path: Path,
+                ) -> tuple[pd.DataFrame, int]:  # user, item, rating, timestamp by user and time; lines that were none
     "All reviews of a file of the Amazon product data of 2014."
     rows = [parse_review(l) for l in lines(path) if l.strip()]
     t = pd.DataFrame([r for r in rows if r], columns=["user", "item", "rating", "timestamp"])
@@ -91,20 +94,23 @@ def said(v) -> str | None:
 def strange(v) -> bool:
     "Not what a text field holds, in type or in signs: nothing, a text, or texts."
     parts = v if isinstance(v, (list, tuple)) else [v]
-    return any(p is not None and (not isinstance(p, str) or whole(p).count("\ufffd") > p.count("\ufffd") or "\0" in p) for p in parts)
+    return any(p is not None and (not isinstance(p, str) or whole(p).count("\ufffd") > p.count("\ufffd") or "\0" in p)
+               for p in parts)
 
 # %% ../nbs/01_sources.ipynb #d3d8f64d
 def paths_of(categories) -> str | None:
     "`[['Sports', 'Golf'], ['Gifts']]` as `Sports > Golf | Gifts`."
     if not isinstance(categories, (list, tuple)): return None
-    one = [" > ".join(s for x in c if (s := said(x))) if isinstance(c, (list, tuple)) else said(c) or "" for c in categories]
+    one = [" > ".join(s for x in c if (s := said(x))) if isinstance(c, (list, tuple)) else said(c) or ""
+           for c in categories]
     return " | ".join(p for p in one if p) or None
 
 # %% ../nbs/01_sources.ipynb #1000e49b
 def read_metadata(path: Path,
                   wanted,  # item ids
                  ) -> tuple[pd.DataFrame, dict]:  # one row a wanted item, by id; counts of what was wrong
-    "Title, description, brand, categories and picture address of the wanted items; the first record of an item counts. Odd fields are left out, and their lines counted."
+    ("Title, description, brand, categories and picture address of the wanted items; "
+     "the first record of an item counts. Odd fields are left out, and their lines counted.")
     wanted, found, wrong = set(wanted), {}, Counter(unreadable=0, repeated=0)
     for line in lines(path):
         if not wanted & set(_asin.findall(line)): continue
@@ -113,7 +119,8 @@ def read_metadata(path: Path,
         elif r["asin"] in found: wrong["repeated"] += 1
         elif r["asin"] in wanted:
             title, description, brand, url = (said(r.get(k)) for k in ("title", "description", "brand", "imUrl"))
-            if any(strange(r.get(k)) for k in ("title", "description", "brand", "imUrl")) or not isinstance(r.get("categories"), (list, tuple, type(None))): wrong["odd"] += 1
+            if (any(strange(r.get(k)) for k in ("title", "description", "brand", "imUrl"))
+                    or not isinstance(r.get("categories"), (list, tuple, type(None)))): wrong["odd"] += 1
             found[r["asin"]] = [title, description, brand, paths_of(r.get("categories")), url]
     rows = [[i, *found.get(i, [None]*5)] for i in sorted(wanted)]
     t = pd.DataFrame(rows, columns=["item", "title", "description", "brand", "categories", "image_url"]).astype(object)
@@ -122,13 +129,16 @@ def read_metadata(path: Path,
 # %% ../nbs/01_sources.ipynb #89b108c2
 def matched(t: pd.DataFrame,  # user, item, rating, timestamp, as texts
             m: pd.DataFrame,  # item, title, genres
-           ) -> tuple:        # the ratings that are ratings, with numbers; one row an item, of those that were lost without title
+            # the ratings that are ratings, with numbers; one row an item, of those that were lost without title
+           ) -> tuple:
     "Ratings and films without odd lines; `attrs` of the ratings counts what was lost."
     n = {c: pd.to_numeric(t[c], errors="coerce") for c in ("rating", "timestamp")}
     ok = t["user"].map(is_id) & t["item"].map(is_id) & np.isfinite(n["rating"]) & sane(n["timestamp"])
     films = m[m["item"].map(is_id) & ~m["item"].duplicated()]
     gone = pd.DataFrame({"item": sorted(set(t["item"][ok]) - set(films["item"]))})
-    lost = {k: int(v) for k, v in dict(ratings_unreadable=(~ok).sum() + t.attrs.get("bad", 0), films_unreadable=len(m) - len(films) + m.attrs.get("bad", 0), films_absent=len(gone)).items() if v}
+    lost = {k: int(v) for k, v in dict(ratings_unreadable=(~ok).sum() + t.attrs.get("bad", 0),
+                                       films_unreadable=len(m) - len(films) + m.attrs.get("bad", 0),
+                                       films_absent=len(gone)).items() if v}
     t = t.assign(**n)[ok].astype(dict(rating="float32", timestamp="int64")).reset_index(drop=True)
     t.attrs = dict(lost=lost)
     films = pd.concat([films, gone], ignore_index=True) if len(gone) else films.reset_index(drop=True)
@@ -146,11 +156,13 @@ def film_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:  
     t, m = matched(t.rename(columns=dict(userId="user", movieId="item")), m.rename(columns=dict(movieId="item")))
     m["genres"] = m["genres"].where(m["genres"] != "(no genres listed)", None)
     m["tags"] = m["item"].map(tags.groupby("movieId")["tag"].agg(lambda s: "|".join(dict.fromkeys(s))))
-    return t, m.assign(released=release_year(m["title"])), links.drop_duplicates("movieId").set_index("movieId")["tmdbId"].fillna("")
+    return (t, m.assign(released=release_year(m["title"])),
+            links.drop_duplicates("movieId").set_index("movieId")["tmdbId"].fillna(""))
 
 # %% ../nbs/01_sources.ipynb #4300a0bf
 def table(path: Path, **kw) -> pd.DataFrame:
-    "A table of an unpacked archive; a line with too many fields is left out and counted in `attrs`; a `UsageError` where the file is missing or broken."
+    ("A table of an unpacked archive; a line with too many fields is left out and counted in `attrs`; "
+     "a `UsageError` where the file is missing or broken.")
     bad = []
     try:
         t = pd.read_csv(path, engine="python", encoding_errors="replace", on_bad_lines=bad.append, **kw)
@@ -158,13 +170,17 @@ def table(path: Path, **kw) -> pd.DataFrame:
         return t
     except FileNotFoundError: why = "is missing"
     except (ValueError, csv.Error, UnicodeError) as e: why = f"cannot be read ({e})"
-    raise UsageError(f"{path.name} of the archive {why}: it is not the published one; remove the archive and fetch it again.")
+    raise UsageError(f"{path.name} of the archive {why}: it is not the published one; "
+                     "remove the archive and fetch it again.")
 
 # %% ../nbs/01_sources.ipynb #da3af7c1
-def million_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:  # as `film_tables`; nothing is known of TMDB
+def million_tables(folder: Path,
+                  ) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:  # as `film_tables`; nothing is known of TMDB
     "The tables of `ml-1m`, unpacked."
-    read = lambda n, names: table(folder/f"{n}.dat", sep="::", names=names, encoding="latin-1", dtype=str, keep_default_na=False)
-    t, m = matched(read("ratings", ["user", "item", "rating", "timestamp"]), read("movies", ["item", "title", "genres"]))
+    read = lambda n, names: table(folder/f"{n}.dat", sep="::", names=names, encoding="latin-1", dtype=str,
+                                  keep_default_na=False)
+    t, m = matched(read("ratings", ["user", "item", "rating", "timestamp"]),
+                   read("movies", ["item", "title", "genres"]))
     return t, m.assign(released=release_year(m["title"])), pd.Series("", index=m["item"])
 
 # %% ../nbs/01_sources.ipynb #a38fe2cb
@@ -178,8 +194,9 @@ def tmdb(path: str, params: dict, session, net: Net) -> dict:
     key, long = (k := os.environ["TMDB_API_KEY"].strip()), len(k) > 40
     q = urllib.parse.urlencode(params | ({} if long else dict(api_key=key)))
     with net.get(session, f"{TMDB}/{path}?{q}", **(dict(Authorization=f"Bearer {key}") if long else {})) as r:
-        if r.status_code == 401: raise UsageError("the film database does not accept the key in TMDB_API_KEY: correct it, or unset it "
-                                                  "to go without posters and plots.")
+        if r.status_code == 401:
+            raise UsageError("the film database does not accept the key in TMDB_API_KEY: "
+                             "correct it, or unset it to go without posters and plots.")
         if r.status_code != 404: r.raise_for_status()
         answer = r.json() if r.ok else {}
     write_atomic(kept, json.dumps(answer))
@@ -237,7 +254,9 @@ class Source:
 def read_amazon(files: dict, staging: Path, net: Net, progress=True) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
     "Interactions and items of one category of the Amazon product data of 2014."
     t, bad = read_reviews(files["reviews"])
-    if not len(t): raise UsageError(f"{files['reviews']} holds no review: it is not the published file; remove it and fetch it again.")
+    if not len(t):
+        raise UsageError(f"{files['reviews']} holds no review: it is not the published file; "
+                         "remove it and fetch it again.")
     items, wrong = read_metadata(files["meta"], t["item"])
     return t, items, dict(reviews_unreadable=bad) | {f"metadata_{k}": v for k, v in wrong.items()}
 
@@ -250,7 +269,8 @@ def read_films(tables, files: dict, staging: Path, net: Net, progress=True) -> t
     try: t, items, ids = tables(next(p for p in (*raw.iterdir(), raw) if p.is_dir()))
     finally: shutil.rmtree(raw)
     lost = t.attrs.pop("lost")
-    return t, with_tmdb(items, ids, net, progress), lost | dict(tmdb="with" if "image_url" in items or os.environ.get("TMDB_API_KEY") else "without")
+    return (t, with_tmdb(items, ids, net, progress),
+            lost | dict(tmdb="with" if "image_url" in items or os.environ.get("TMDB_API_KEY") else "without"))
 
 # %% ../nbs/01_sources.ipynb #49407b3d
 AMAZON = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
@@ -258,18 +278,24 @@ GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 
 def amazon(category: str, users: int, items: int, interactions: int) -> Source:
     "One category of the paper's."
-    files = dict(reviews=Remote(f"{AMAZON}/reviews_{category}_5.json.gz"), meta=Remote(f"{AMAZON}/meta_{category}.json.gz"))
-    return Source(f"Amazon {category.replace('_', ' ')}, 5-core, 2014", "Amazon product data: for research, cite the paper",
-                  "McAuley, Targett, Shi and van den Hengel, Image-based recommendations on styles and substitutes, SIGIR 2015",
-                  files, read_amazon, dict(users=users, items=items, interactions=interactions), "seconds since 1970, the day of the review")
+    files = dict(reviews=Remote(f"{AMAZON}/reviews_{category}_5.json.gz"),
+                 meta=Remote(f"{AMAZON}/meta_{category}.json.gz"))
+    return Source(f"Amazon {category.replace('_', ' ')}, 5-core, 2014",
+                  "Amazon product data: for research, cite the paper",
+                  "McAuley, Targett, Shi and van den Hengel, "
+                  "Image-based recommendations on styles and substitutes, SIGIR 2015",
+                  files, read_amazon, dict(users=users, items=items, interactions=interactions),
+                  "seconds since 1970, the day of the review")
 
 # %% ../nbs/01_sources.ipynb #712bcb28
-def films(archive: str, title: str, tables, licence: str, users: int, items: int, interactions: int, feedback=()) -> Source:
+def films(archive: str, title: str, tables, licence: str, users: int, items: int, interactions: int,
+          feedback=()) -> Source:
     "One of the sets of GroupLens."
     remote = Remote(f"{GROUPLENS}/{archive}.zip", md5_url=f"{GROUPLENS}/{archive}.zip.md5")
-    return Source(title, f"{licence}; posters and plots: TMDB, not commercial, with attribution (this product uses the TMDB API but is not "
-                  "endorsed or certified by TMDB)",
-                  "Harper and Konstan, The MovieLens datasets: history and context, ACM TiiS 5(4), 2015", dict(zip=remote),
+    return Source(title, f"{licence}; posters and plots: TMDB, not commercial, with attribution "
+                  "(this product uses the TMDB API but is not endorsed or certified by TMDB)",
+                  "Harper and Konstan, The MovieLens datasets: history and context, ACM TiiS 5(4), 2015",
+                  dict(zip=remote),
                   lambda *a: read_films(tables, *a), dict(users=users, items=items, interactions=interactions),
                   "seconds since 1970, when the rating was entered", "year of the film, from its title", feedback)
 
@@ -278,18 +304,22 @@ SOURCES = dict(
     clothing=amazon("Clothing_Shoes_and_Jewelry", 39_387, 23_033, 278_677),
     sport=amazon("Sports_and_Outdoors", 35_598, 18_357, 296_337),
     movielens=films("ml-latest-small", "MovieLens, latest small", film_tables,
-                    "GroupLens: research, not commercial; passed on only under the same terms", 610, 9_742, 100_836, feedback=("tags",)),
+                    "GroupLens: research, not commercial; passed on only under the same terms",
+                    610, 9_742, 100_836, feedback=("tags",)),
     **{"movielens-1m": films("ml-1m", "MovieLens 1M", million_tables,
                              "GroupLens: research, not commercial, not to be passed on", 6_040, 3_883, 1_000_209)})
 
 # %% ../nbs/01_sources.ipynb #477d68d0
 def check_counts(name: str, t: pd.DataFrame, n_items: int) -> dict:  # the counts that came
     "Warns where users, items or interactions differ from the known ones, or where a 5-core is none."
-    s, got = SOURCES[name], dict(users=t["user"].nunique(), items=n_items, interactions=len(t.drop_duplicates(["user", "item"])))
+    s, got = SOURCES[name], dict(users=t["user"].nunique(), items=n_items,
+                                 interactions=len(t.drop_duplicates(["user", "item"])))
     if off := [f"{got[k]:,} {k} instead of {v:,}" for k, v in s.counts.items() if got[k] != v]:
-        warnings.warn(f"{name} is not the set that the literature uses: {', '.join(off)}; numbers made from it are not comparable.", stacklevel=3)
+        warnings.warn(f"{name} is not the set that the literature uses: {', '.join(off)}; "
+                      "numbers made from it are not comparable.", stacklevel=3)
     if s.read is read_amazon and not (core := _core(*(pd.factorize(t[c])[0] for c in ("user", "item")), 5)).all():
-        warnings.warn(f"{name} is no 5-core: {(~core).sum():,} interactions are of users or items with fewer than five.", stacklevel=3)
+        warnings.warn(f"{name} is no 5-core: {(~core).sum():,} interactions are of users or items "
+                      "with fewer than five.", stacklevel=3)
     return got
 
 # %% ../nbs/01_sources.ipynb #e064c967
@@ -298,10 +328,12 @@ def finish_folder(name: str, staging: Path, t: pd.DataFrame, items: pd.DataFrame
     s = SOURCES[name]
     for n, x in dict(interactions=t, items=items).items():
         with atomic(staging/f"{n}.parquet") as tmp: x.to_parquet(tmp, index=False)
-    counts = check_counts(name, t, len(items)) | {f"items_with_{c}": int(items[c].notna().sum()) for c in ("title", "description") if c in items}
+    counts = check_counts(name, t, len(items)) | {
+        f"items_with_{c}": int(items[c].notna().sum()) for c in ("title", "description") if c in items}
     files = {r.url: pins()[r.url] for r in s.files.values()}  # size and SHA-256
-    info = dict(name=name, title=s.title, licence=s.licence, citation=s.citation, counts=counts | dict(images=pictures.get("ok", 0)),
-                pictures=pictures, notes=notes, files=files, timestamp=s.timestamp, released=s.released, feedback=list(s.feedback))
+    info = dict(name=name, title=s.title, licence=s.licence, citation=s.citation,
+                counts=counts | dict(images=pictures.get("ok", 0)), pictures=pictures, notes=notes, files=files,
+                timestamp=s.timestamp, released=s.released, feedback=list(s.feedback))
     write_atomic(staging/"dataset.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
 
 # %% ../nbs/01_sources.ipynb #a6ce1148
@@ -310,8 +342,10 @@ def fetch(name: str,          # a key of `SOURCES`
           progress=True,
           again=False,        # ask once more for the pictures that could not be had
          ) -> Path:           # the dataset folder
-    "Everything from the published files to a dataset folder under the cache's `datasets/`; resumes; `UsageError` where it cannot."
-    if name not in SOURCES: raise UsageError(f"there is no source {name!r}: choose one of {', '.join(SOURCES)}, or give a dataset folder.")
+    ("Everything from the published files to a dataset folder under the cache's `datasets/`; resumes; "
+     "`UsageError` where it cannot.")
+    if name not in SOURCES:
+        raise UsageError(f"there is no source {name!r}: choose one of {', '.join(SOURCES)}, or give a dataset folder.")
     final = cache_dir()/"datasets"/name
     final.parent.mkdir(parents=True, exist_ok=True)
     with disk_room(final.parent), one_at_a_time(final.with_name(f".{name}.lock")):
@@ -333,8 +367,9 @@ def pictures_of(items: pd.DataFrame, staging: Path, net: Net, progress) -> dict:
     if "image_url" not in items: return {}
     urls = dict(zip(items["item"], items["image_url"]))
     counts = Counter(fetch_pictures(urls, staging/"images", staging/"pictures.jsonl", net, progress).values())
-    if counts["unreachable"]: warnings.warn(f"{counts['unreachable']:,} of {len(urls):,} pictures could not be reached and count as missing; "
-                                            "ask for them once more with: python -m mamex.sources --again NAME", stacklevel=3)
+    if counts["unreachable"]:
+        warnings.warn(f"{counts['unreachable']:,} of {len(urls):,} pictures could not be reached and count as missing; "
+                      "ask for them once more with: python -m mamex.sources --again NAME", stacklevel=3)
     return dict(sorted(counts.items(), key=lambda c: (-c[1], c[0])))
 
 # %% ../nbs/01_sources.ipynb #6e452705
@@ -355,11 +390,13 @@ def load_or_fetch(name_or_folder, net: Net = Net(), progress=True) -> Dataset:
     name, places = str(name_or_folder), [r/str(name_or_folder) for r in dataset_roots()]
     if name != "toy" and not any(p.is_dir() for p in (Path(name).expanduser(), *places)):
         if name not in SOURCES and (near := difflib.get_close_matches(name, SOURCES, 1)):
-            raise UsageError(f"there is no dataset {name!r}; did you mean {near[0]!r}, which is fetched when it is asked for?")
+            raise UsageError(f"there is no dataset {name!r}; "
+                             f"did you mean {near[0]!r}, which is fetched when it is asked for?")
         if name in SOURCES:
             try: fetch(name, net, progress)
             except UsageError as e:
-                raise UsageError(f"the dataset {name} is in none of {', '.join(map(str, places))}, and cannot be fetched: {e}") from None
+                raise UsageError(f"the dataset {name} is in none of {', '.join(map(str, places))}, "
+                                 f"and cannot be fetched: {e}") from None
     return load_dataset(name_or_folder)
 
 # %% ../nbs/01_sources.ipynb #3e282e24

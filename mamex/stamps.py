@@ -35,7 +35,8 @@ class _Bare(ast.NodeTransformer):
     def __init__(self, package): self.package = package
     def visit(self, node):
         if isinstance(getattr(node, "body", None), list):
-            node.body = [n for n in node.body if not says_nothing(n)] or [ast.Pass()] * (not isinstance(node, ast.Module))
+            node.body = ([n for n in node.body if not says_nothing(n)]
+                         or [ast.Pass()] * (not isinstance(node, ast.Module)))
         if isinstance(node, (ast.Import, ast.ImportFrom)) and is_ours(node, self.package):
             return ast.ImportFrom("ours", [ast.alias(a.name.rpartition(".")[2], a.asname) for a in node.names], 0)
         return self.generic_visit(node)
@@ -55,7 +56,8 @@ def module_file(name: str,   # full, "mamex.reports.words"
     first, *rest = name.split(".")
     if first != root.name: return None
     at = root.joinpath(*rest)
-    return next((p for p in (at.with_suffix(".py") if rest else at/"__init__.py", at/"__init__.py") if p.is_file()), None)
+    return next((p for p in (at.with_suffix(".py") if rest else at/"__init__.py", at/"__init__.py") if p.is_file()),
+                None)
 
 # %% ../nbs/00f_stamps.ipynb #46d15d3f
 def named_modules(source: str,
@@ -69,9 +71,11 @@ def named_modules(source: str,
     for n in ast.walk(tree):
         if isinstance(n, ast.Import): out |= {a.name for a in n.names}
         elif isinstance(n, ast.ImportFrom):
-            base = ".".join((*here[:len(here) - n.level + 1], n.module or "") if n.level else (n.module or "",)).strip(".")
+            base = ".".join((*here[:len(here) - n.level + 1], n.module or "") if n.level
+                            else (n.module or "",)).strip(".")
             out |= {base, *(f"{base}.{a.name}" for a in n.names)}
-        elif isinstance(n, ast.Constant) and isinstance(n.value, str) and n.value.startswith(f"{root.name}."): out.add(n.value)
+        elif isinstance(n, ast.Constant) and isinstance(n.value, str) and n.value.startswith(f"{root.name}."):
+            out.add(n.value)
     return {n for n in out if n.split(".")[0] == root.name and module_file(n, root)}
 
 # %% ../nbs/00f_stamps.ipynb #8a5304df
@@ -83,7 +87,8 @@ def reached(sources: list[str],
     todo, seen = {m for s in sources for m in named_modules(s, root)}, {}
     while todo:
         name = todo.pop()
-        for n in (".".join(name.split(".")[:k + 1]) for k in range(name.count(".") + 1)):  # mamex, mamex.reports, mamex.reports.words
+        # mamex, mamex.reports, mamex.reports.words
+        for n in (".".join(name.split(".")[:k + 1]) for k in range(name.count(".") + 1)):
             f = module_file(n, root)
             if f in seen or f is None or f.name in besides: continue
             seen[f] = n
@@ -93,7 +98,8 @@ def reached(sources: list[str],
 
 # %% ../nbs/00f_stamps.ipynb #669216f1
 @functools.lru_cache(None)
-def _bare_file(path, changed, package): return bare_code(path.read_text(encoding="utf-8"), package)  # changed: ns, so that an edited file is read again
+def _bare_file(path, changed, package):  # changed: ns, so that an edited file is read again
+    return bare_code(path.read_text(encoding="utf-8"), package)
 
 def stamp_of(sources: list[str],
              root: Path,   # folder of the package

@@ -35,26 +35,34 @@ def release_note(ds: Dataset,
     "How `released` was read, and for how many items it says nothing; `UsageError` where too many dates cannot be read."
     t, bad, note = release_times(ds.items)
     written, later = int(bad.sum() + np.isfinite(t).sum()), t > time.time()
-    name = lambda at: f"the first {str(ds.items['released'].iloc[k := int(np.flatnonzero(at)[0])])!r} of item {str(ds.item_ids[k])!r}"
+    name = lambda at: (f"the first {str(ds.items['released'].iloc[k := int(np.flatnonzero(at)[0])])!r} "
+                       f"of item {str(ds.item_ids[k])!r}")
     if bad.sum() > most * written:
-        raise UsageError(f"{bad.sum():,} of the {written:,} dates in 'released' of {ds.name} cannot be read ({name(bad)}): write them as 2024-01-31, or the year alone, "
+        raise UsageError(f"{bad.sum():,} of the {written:,} dates in 'released' of {ds.name} cannot be read "
+                         f"({name(bad)}): write them as 2024-01-31, or the year alone, "
                          "or split by the first interaction (by='first', -p by first)")
     parts = [note] + [f"{n:,} of {ds.n_items:,} items without a date" for n in [ds.n_items - written] if n]
     parts += [f"{bad.sum():,} dates unreadable and left out, {name(bad)}"] if bad.any() else []
     return "; ".join(parts + ([f"{later.sum():,} dates in the future, {name(later)}"] if later.any() else []))
 
+# %% ../nbs/12_temporal.ipynb #60dde7a8
 def launches(
         ds: Dataset,
-        by: str = "auto",  # "released", "first" (interaction), "index" (the order of the table), or the first of these that is known
+        # "released", "first" (interaction), "index" (the order of the table), or the first of these that is known
+        by: str = "auto",
     ) -> tuple[np.ndarray, str]:  # float64 [n_items], s since 1970, NaN: unknown; and by what
     "When each item was launched; `UsageError` if the dataset does not say."
-    have = {"released": "released" in ds.items and bool(ds.items["released"].notna().any()), "first": "timestamp" in ds.interactions, "index": ds.name == "toy"}
+    have = {"released": "released" in ds.items and bool(ds.items["released"].notna().any()),
+            "first": "timestamp" in ds.interactions,
+            "index": ds.name == "toy"}
     if by not in ("auto", *have): raise UsageError(f"by is {by!r}; it is one of 'auto', {', '.join(map(repr, have))}")
     if by == "auto": by = next((k for k, there in have.items() if there), None)
     if by is None or not (have[by] or by == "index"):
-        raise UsageError(f"{ds.name} has no {'time' if by is None else by}: add a column `released` to items.parquet or `timestamp` to interactions.parquet")
+        raise UsageError(f"{ds.name} has no {'time' if by is None else by}: "
+                         "add a column `released` to items.parquet or `timestamp` to interactions.parquet")
     if by == "index": return np.arange(ds.n_items, dtype=float), by
-    if by == "first": return ds.interactions.groupby("item").timestamp.min().reindex(range(ds.n_items)).to_numpy(float), by
+    if by == "first":
+        return ds.interactions.groupby("item").timestamp.min().reindex(range(ds.n_items)).to_numpy(float), by
     release_note(ds)  # refuses what cannot be read
     return release_times(ds.items)[0], by
 
@@ -71,7 +79,8 @@ def cuts(
         held += c
         if held >= share * count.sum(): edges.append(t); held = 0
         if len(edges) == n + 2: break
-    if len(edges) < n + 2 or edges[-1] <= times[0]: raise UsageError(f"{n} windows of {share:.0%} leave no item to train on; take fewer or smaller ones")
+    if len(edges) < n + 2 or edges[-1] <= times[0]:
+        raise UsageError(f"{n} windows of {share:.0%} leave no item to train on; take fewer or smaller ones")
     return [tuple(map(float, edges[k+2:k-1 if k else None:-1])) for k in range(n)][::-1]
 
 # %% ../nbs/12_temporal.ipynb #2fd6a2b5
@@ -111,13 +120,17 @@ def window(
     known = np.isin(pairs[:, 0], pairs[part == 0, 0])
     at = [np.flatnonzero((part == k) & known) for k in range(3)]
     later = lambda lo, hi: np.flatnonzero((born[items] >= lo) & (born[items] < hi))
-    split = check_split(Split(ds.n_users, len(items), *(pairs[a] for a in at), later(val, test), later(test, end), f"by time ({by}{': ' + release_note(ds) if by == 'released' and by in ds.items else ''})"))
+    split = check_split(Split(
+        ds.n_users, len(items), *(pairs[a] for a in at), later(val, test), later(test, end),
+        f"by time ({by}{': ' + release_note(ds) if by == 'released' and by in ds.items else ''})"))
     return Window(take(features, items), split, born[items], t[np.concatenate(at)], items, cut)
 
+# %% ../nbs/12_temporal.ipynb #db71034f
 def take(features: Features, rows: np.ndarray) -> Features:
     "The features of some items."
     pick = lambda d: {k: v[rows] for k, v in d.items()}
-    return replace(features, vectors=pick(features.vectors), mask=features.mask[rows], fills=pick(features.fills), context=pick(features.context))
+    return replace(features, vectors=pick(features.vectors), mask=features.mask[rows],
+                   fills=pick(features.fills), context=pick(features.context))
 
 # %% ../nbs/12_temporal.ipynb #ec8baba2
 def poisoned(
@@ -127,16 +140,21 @@ def poisoned(
         by: str,
         seed: int = 0,
     ) -> Dataset:
-    "The dataset with other users in every interaction after the cut: of newer items and, where interactions bear a time, of any item."
+    ("The dataset with other users in every interaction after the cut: of newer items and, "
+     "where interactions bear a time, of any item.")
     x, rng = ds.interactions.copy(), np.random.default_rng(seed)
     after = born[x["item"]] >= cut
     if by == "first": after |= x["timestamp"].to_numpy(float) >= cut
     u = np.where(after, rng.permutation(ds.n_users)[x["user"]], x["user"])
-    x = x.assign(user=u).iloc[np.argsort(after, kind="stable")].drop_duplicates(["user", "item"])  # of two, what stood before the cut stays
+    # of two, what stood before the cut stays
+    x = x.assign(user=u).iloc[np.argsort(after, kind="stable")].drop_duplicates(["user", "item"])
     return replace(ds, interactions=x.sort_index())
 
 # %% ../nbs/12_temporal.ipynb #6e127765
-def ranks_within(items: np.ndarray, when: np.ndarray, seed: int = 0) -> np.ndarray:  # int64 [n], float [n], s; returns int64 [n]
+def ranks_within(
+        items: np.ndarray, when: np.ndarray,  # int64 [n], float [n], s;
+        seed: int = 0,
+    ) -> np.ndarray:                          # returns int64 [n]
     "The how-manyeth interaction of its item each is, from 0; at the same or an unknown time in seeded order."
     order = np.lexsort((np.random.default_rng(seed).permutation(len(items)), np.nan_to_num(when), items))
     first = np.r_[0, np.flatnonzero(np.diff(items[order])) + 1] if len(items) else np.empty(0, int)
@@ -159,7 +177,11 @@ def fold_in(
     return np.linalg.solve(gram, (met @ p)[..., None])[..., 0]
 
 # %% ../nbs/12_temporal.ipynb #0a1f1b1f
-def pairs_matrix(pairs: np.ndarray, n_items: int, n_users: int) -> sparse.csr_array:  # pairs int64 [n, 2], (user, item); returns [n_items, n_users]
+def pairs_matrix(
+        pairs: np.ndarray,  # pairs int64 [n, 2], (user, item);
+        n_items: int,
+        n_users: int,
+    ) -> sparse.csr_array:  # returns [n_items, n_users]
     "Who met which item."
     return sparse.csr_array((np.ones(len(pairs)), (pairs[:, 1], pairs[:, 0])), shape=(n_items, n_users))
 
@@ -199,6 +221,7 @@ def vectors(self: Collaborative,
         if len(rows): out[rows] = fold_in(met[rows], p, **self.how) * self.scale
     return out
 
+# %% ../nbs/12_temporal.ipynb #35cfeba2
 @patch
 def scorer(self: Collaborative, pairs: np.ndarray):  # returns a score function
     "The pure collaborative model after these interactions: p_u · q_i."
@@ -218,16 +241,21 @@ class Life:
                  honest: bool = True,          # False: training items by users who know them (the trap above)
                  tuned: bool = True,           # whether `train_timed` calibrates the gate in the end
                 ):
-        if bad := set(context) - set(CONTEXT): raise UsageError(f"context {min(bad)!r} is not known; choose from {', '.join(CONTEXT)}")
-        self.win, self.cf, self.names, self.newborn, self.behaviour, self.honest, self.tuned = win, cf, tuple(context), newborn, behaviour, honest, tuned
+        if bad := set(context) - set(CONTEXT):
+            raise UsageError(f"context {min(bad)!r} is not known; choose from {', '.join(CONTEXT)}")
+        self.win, self.cf, self.names, self.newborn, self.behaviour, self.honest, self.tuned = (
+            win, cf, tuple(context), newborn, behaviour, honest, tuned)
         self.order = {k: ranks_within(getattr(win.split, k)[:, 1], win.times(k)) for k in ("train", "val", "test")}
         self.total = np.bincount(win.split.train[:, 1], minlength=win.split.n_items)
-        self.fingerprint = sha(repr((self.names, newborn, behaviour, honest, cf.how)), cf.p, cf.fold, win.born, win.when)
+        self.fingerprint = sha(repr((self.names, newborn, behaviour, honest, cf.how)),
+                               cf.p, cf.fold, win.born, win.when)
 
     def features(self) -> Features:
         "The window's features with what the model will see: behaviour, of nobody yet, and the context."
         f, n = self.win.features, self.win.split.n_items
-        if self.behaviour: f = replace(f, vectors=f.vectors | {BEHAVIOUR: np.zeros((n, self.cf.p.shape[1]), np.float32)}, mask=np.c_[f.mask, np.zeros(n, bool)])
+        if self.behaviour:
+            f = replace(f, vectors=f.vectors | {BEHAVIOUR: np.zeros((n, self.cf.p.shape[1]), np.float32)},
+                        mask=np.c_[f.mask, np.zeros(n, bool)])
         return replace(f, context=dict(zip(self.names, self.context(np.zeros(n), np.zeros(n)).T)))
 
 # %% ../nbs/12_temporal.ipynb #8aab6017
@@ -240,8 +268,10 @@ def context(self: Life,
     t0, t1 = self.win.born.min(), self.win.cut[0]
     cols = dict(count=np.log1p(n) / np.log(100), age=np.log1p(age / YEAR) / np.log(20),
                 period=(self.win.born + age - t0) / max(1., t1 - t0))
-    return np.stack([cols[k] for k in self.names], 1).astype(np.float32) if self.names else np.zeros((len(n), 0), np.float32)
+    return (np.stack([cols[k] for k in self.names], 1).astype(np.float32) if self.names else
+            np.zeros((len(n), 0), np.float32))
 
+# %% ../nbs/12_temporal.ipynb #d660c22d
 @patch
 def show(self: Life, model, pairs: np.ndarray, when: np.ndarray):  # int64 [n, 2], float [n], s: the interactions so far
     "Set the model's items to the moment after these interactions."
@@ -264,17 +294,22 @@ def draw(self: Life, rng: np.random.Generator, model) -> np.ndarray:  # bool [n_
     self.show(model, self.win.split.train[past], self.win.times("train")[past])
     return ~past
 
+# %% ../nbs/12_temporal.ipynb #2a5ea113
 @patch
 def so_far(self: Life, n: int, part: str = "test") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "After `n` interactions of every new item: which of `part` have happened (bool), all pairs so far, and when they were."
+    ("After `n` interactions of every new item: which of `part` have happened (bool), all pairs so far, "
+     "and when they were.")
     past, s = self.order[part] < n, self.win.split
-    return past, np.concatenate([s.train, getattr(s, part)[past]]), np.concatenate([self.win.times("train"), self.win.times(part)[past]])
+    return (past, np.concatenate([s.train, getattr(s, part)[past]]),
+            np.concatenate([self.win.times("train"), self.win.times(part)[past]]))
 
+# %% ../nbs/12_temporal.ipynb #da15a5fa
 @patch
 def after(self: Life, model, n: int, part: str = "test"):
     "The day of the ranking: training is known whole, and the first `n` interactions of every new item."
     self.show(model, *self.so_far(n, part)[1:])
 
+# %% ../nbs/12_temporal.ipynb #08526b36
 @patch
 def now(self: Life, model): self.after(model, 0)
 
@@ -285,11 +320,14 @@ def start(self: Life, model):
     "Users at A p_u, experts of behaviour at A; called once, before training."
     if not self.behaviour: return
     (d, r), norm = (model.users.shape[1], self.cf.p.shape[1]), model.users.norm(dim=1).mean()
-    if r > d: raise UsageError(f"the collaborative vectors are {r} wide and the model's {d}; take a smaller dim for Collaborative")
+    if r > d:
+        raise UsageError(f"the collaborative vectors are {r} wide and the model's {d}; "
+                         "take a smaller dim for Collaborative")
     A = torch.linalg.qr(torch.randn(d, r))[0].to(model.users.device)
     p = torch.as_tensor(self.cf.p, dtype=torch.float32).to(A.device)
     model.users.copy_(p / p.norm(dim=1).median() * norm @ A.T)
-    model.adapters[BEHAVIOUR].weight.copy_(A.expand_as(model.adapters[BEHAVIOUR].weight)); model.adapters[BEHAVIOUR].bias.zero_()
+    model.adapters[BEHAVIOUR].weight.copy_(A.expand_as(model.adapters[BEHAVIOUR].weight))
+    model.adapters[BEHAVIOUR].bias.zero_()
 
 # %% ../nbs/12_temporal.ipynb #ce3770f1
 STEPS = (0, 1, 2, 4, 8, 16, 32)
@@ -311,15 +349,22 @@ def after_n(
     return pd.DataFrame(user_metrics(s, truth), index=pd.Index(users, name="user"))
 
 # %% ../nbs/12_temporal.ipynb #4754c4c0
-def popularity_scorer(win: Window, pairs: np.ndarray, k: int = 10):  # pairs int64 [n, 2], the interactions so far; returns a score function
-    "Interactions of the new item so far; ties by what the k most similar items of the last slice before the cut earned in training."
+def popularity_scorer(
+        win: Window,
+        pairs: np.ndarray,  # pairs int64 [n, 2], the interactions so far;
+        k: int = 10,
+    ):                      # returns a score function
+    ("Interactions of the new item so far; ties by what the k most similar items of the last slice before the cut "
+     "earned in training.")
     s, (val, test, _) = win.split, win.cut
     last = s.warm_items[win.born[s.warm_items] >= val - (test - val)]
-    if len(last) < k: last = s.warm_items[np.argsort(-win.born[s.warm_items], kind="stable")[:max(k, len(s.warm_items) // 10)]]
+    if len(last) < k:
+        last = s.warm_items[np.argsort(-win.born[s.warm_items], kind="stable")[:max(k, len(s.warm_items) // 10)]]
     x = item_matrix(win.features, s, win.features.modalities)
     near = np.argsort(-(x @ x[last].T), axis=1, kind="stable")[:, :k]
     earned = np.log1p(np.bincount(s.train[:, 1], minlength=s.n_items))[last][near].mean(1)
-    score = np.where(np.isin(np.arange(s.n_items), s.cold_items), np.bincount(pairs[:, 1], minlength=s.n_items), 0) * 1e3 + earned
+    score = np.where(np.isin(np.arange(s.n_items), s.cold_items),
+                     np.bincount(pairs[:, 1], minlength=s.n_items), 0) * 1e3 + earned
     return lambda u, i: np.broadcast_to(score[i], (len(u), len(i)))
 
 # %% ../nbs/12_temporal.ipynb #4d27ec69
@@ -333,6 +378,7 @@ def tune_collaborative(win: Window, grid: tuple = CF_GRID, n: int = 8, dim: int 
     val = {g: after_n(c.scorer(pairs), win, past, "val")["ndcg@20"].mean() for g, c in fits.items()}
     return fits[max(val, key=val.get)]
 
+# %% ../nbs/12_temporal.ipynb #b420aeb8
 def own_ridge(win: Window):  # returns a score function
     "Ridge on all modalities; λ by validation in its own pool: the test slice does not exist yet."
     r = Ridge(win.features, win.split, win.features.modalities)
@@ -348,13 +394,15 @@ MODELS = {  # name → (of `Life`, None: none; settings)
     "mamex/time": (dict(context=("age", "period"), behaviour=False), dict(context="both")),
     "mamex/behaviour+time": (dict(context=CONTEXT), dict(context="both", fusion_target="none"))}
 
-def _less(life={}, **settings): return dict(context=CONTEXT) | life, dict(context="both", fusion_target="none") | settings
+def _less(life={}, **settings):
+    return dict(context=CONTEXT) | life, dict(context="both", fusion_target="none") | settings
 
 ABLATED = {  # of mamex/behaviour+time, one thing at a time
     "without count": _less(dict(context=("age", "period"))), "without age": _less(dict(context=("count", "period"))),
     "without period": _less(dict(context=("count", "age"))), "only the gate sees time": _less(context="gate"),
     "only the routers see time": _less(context="routers"), "modalities balanced": _less(fusion_target="uniform"),
-    "never newborn in training": _less(dict(newborn=0.)), "users who know the item": _less(dict(honest=False)), "gate as trained": _less(dict(tuned=False))}
+    "never newborn in training": _less(dict(newborn=0.)), "users who know the item": _less(dict(honest=False)),
+    "gate as trained": _less(dict(tuned=False))}
 
 # %% ../nbs/12_temporal.ipynb #1c4cbd8a
 TRUST = tuple((a, b) for a in (-4., -2., 0., 2.) for b in (0., .5, 1., 2.))
@@ -380,6 +428,7 @@ def timely(settings: dict) -> dict:  # of `Config`
     "Settings under which a model never sees an item before its time."
     return settings | dict(negatives="warm", regularise_on="warm", select_pool="own")
 
+# %% ../nbs/12_temporal.ipynb #57fac2bc
 def train_timed(win: Window, cf: Collaborative, models: dict, base: Config, seeds: list[int], device: str = "cpu",
                 checkpoints=None) -> dict:  # name → [(run, life or None), one a seed]
     "Every model with every seed."
@@ -387,7 +436,8 @@ def train_timed(win: Window, cf: Collaborative, models: dict, base: Config, seed
     for name, (life, settings) in models.items():
         l = Life(win, cf, **life) if life else None
         f = l.features() if l else win.features
-        out[name] = [(fit(f, win.split, replace(base, **settings), s, device, checkpoints, False, life=l), l) for s in seeds]
+        out[name] = [(fit(f, win.split, replace(base, **settings), s, device, checkpoints, False, life=l), l)
+                     for s in seeds]
         if l and l.behaviour and l.tuned: [calibrate(l, r.model) for r, _ in out[name]]
     return out
 
@@ -401,7 +451,9 @@ def replay(
     ) -> dict:                # n → {model → per-user frames, one a seed}; n without questions left is left out
     "Every model after n interactions of each new item of the test slice."
     clock, s, out = Life(win, cf), win.split, {}
-    still = {"random": random_scorer(s), "profile/all": profile_scorer(win.features, s, win.features.modalities), "ridge/all": own_ridge(win)}
+    still = {"random": random_scorer(s),
+             "profile/all": profile_scorer(win.features, s, win.features.modalities),
+             "ridge/all": own_ridge(win)}
     for n in steps:
         past, pairs, _ = clock.so_far(n)
         if past.all(): break
@@ -426,18 +478,24 @@ def against(replays: list[dict], n: int, a: str, b: str, metric: str = "ndcg@20"
 
 # %% ../nbs/12_temporal.ipynb #5f66f6ef
 def warmup_rows(replays: list[dict], least: int = 30) -> list[dict]:  # least: users without whom n is left out
-    "Per n and model: users, mean, sd between seeds, interval over users alone, and differences to the static and the collaborative model."
+    ("Per n and model: users, mean, sd between seeds, interval over users alone, "
+     "and differences to the static and the collaborative model.")
     rows = []
     for n in sorted({n for r in replays for n in r}):
         users = len(pooled(replays, n, PAST)[0])
         if users < least: continue
         for m in next(r for r in replays if n in r)[n]:
             x = summarise(pooled(replays, n, m))["ndcg@20"]
-            rows.append(dict(n=n, model=m, users=users, **x) | {f"vs {b}": against(replays, n, m, b) for b in (CONTENT, PAST) if m != b})
+            rows.append(dict(n=n, model=m, users=users, **x)
+                        | {f"vs {b}": against(replays, n, m, b) for b in (CONTENT, PAST) if m != b})
     return rows
 
 # %% ../nbs/12_temporal.ipynb #cd07bcc6
-def alpha_rows(trained: dict, win: Window, steps: tuple = STEPS) -> list[dict]:  # of the test items that have met n users
+def alpha_rows(
+        trained: dict,
+        win: Window,
+        steps: tuple = STEPS,
+    ) -> list[dict]:  # of the test items that have met n users
     "Weight of each modality after n interactions: mean and quartiles over items and seeds."
     rows, total = [], np.bincount(win.split.test[:, 1], minlength=win.split.n_items)
     for model, runs in trained.items():
@@ -445,10 +503,12 @@ def alpha_rows(trained: dict, win: Window, steps: tuple = STEPS) -> list[dict]: 
             at = win.split.test_items[total[win.split.test_items] >= n]
             if len(at) < 10: continue
             a = np.concatenate([weights_after(r, life, n)[at] for r, life in runs])
-            rows += [dict(model=model, n=n, modality=m, mean=float(a[:, k].mean()), q25=float(np.quantile(a[:, k], .25)), q75=float(np.quantile(a[:, k], .75)))
+            rows += [dict(model=model, n=n, modality=m, mean=float(a[:, k].mean()),
+                          q25=float(np.quantile(a[:, k], .25)), q75=float(np.quantile(a[:, k], .75)))
                      for k, m in enumerate(runs[0][0].model.modalities)]
     return rows
 
+# %% ../nbs/12_temporal.ipynb #35fc48c1
 @torch.no_grad()
 def weights_after(run: Run, life: Life | None, n: int) -> np.ndarray:  # float32 [n_items, M]
     "α of every item after n interactions of each new one."
@@ -458,13 +518,20 @@ def weights_after(run: Run, life: Life | None, n: int) -> np.ndarray:  # float32
     return a
 
 # %% ../nbs/12_temporal.ipynb #3a6579e0
-def followed(run: Run, life: Life, win: Window, n_items: int = 3) -> list[dict]:  # rows: item (a letter), launched, n, one column a modality
-    "The items of the test slice that met most users, from their first day on. Letters stand for them: a report names no item."
+def followed(
+        run: Run,
+        life: Life,
+        win: Window,
+        n_items: int = 3,
+    ) -> list[dict]:  # rows: item (a letter), launched, n, one column a modality
+    ("The items of the test slice that met most users, from their first day on. "
+     "Letters stand for them: a report names no item.")
     total = np.bincount(win.split.test[:, 1], minlength=win.split.n_items)
     top = win.split.test_items[np.argsort(-total[win.split.test_items], kind="stable")[:n_items]]
     steps = sorted({0, *np.unique(np.geomspace(1, max(1, total[top].min()), 12).astype(int))})
     a = {n: weights_after(run, life, int(n)) for n in steps}
-    return [dict(item="ABCDEFGH"[k], users=int(total[i]), n=int(n)) | dict(zip(run.model.modalities, map(float, a[n][i]))) for k, i in enumerate(top) for n in steps]
+    return [dict(item="ABCDEFGH"[k], users=int(total[i]), n=int(n))
+            | dict(zip(run.model.modalities, map(float, a[n][i]))) for k, i in enumerate(top) for n in steps]
 
 # %% ../nbs/12_temporal.ipynb #5cfe46a0
 def chance_window(ds: Dataset, features: Features, born: np.ndarray, share: float, seed: int = 0) -> Window:
@@ -472,13 +539,17 @@ def chance_window(ds: Dataset, features: Features, born: np.ndarray, share: floa
     items = np.flatnonzero(np.isfinite(born)); new = np.full(ds.n_items, -1); new[items] = np.arange(len(items))
     x = ds.interactions[np.isfinite(born[ds.interactions["item"]])]
     t = x["timestamp"].to_numpy(float) if "timestamp" in x else np.full(len(x), np.nan)
-    part = replace(ds, item_ids=ds.item_ids[items], interactions=pd.DataFrame(dict(user=x["user"].to_numpy(), item=new[x["item"]])), items=ds.items.iloc[items])
+    part = replace(ds, item_ids=ds.item_ids[items],
+                   interactions=pd.DataFrame(dict(user=x["user"].to_numpy(), item=new[x["item"]])),
+                   items=ds.items.iloc[items])
     s = cold_split(part, 2 * share, seed)
     where = [np.flatnonzero(np.isin(part.interactions["item"], i)) for i in (s.warm_items, s.val_items, s.test_items)]
-    return Window(take(features, items), s, born[items], t[np.concatenate(where)], items, (np.nanmax(born), np.nanmax(born), np.inf))
+    return Window(take(features, items), s, born[items], t[np.concatenate(where)], items,
+                  (np.nanmax(born), np.nanmax(born), np.inf))
 
 # %% ../nbs/12_temporal.ipynb #94d5eb51
-LINES = {CONTENT: "C0", "mamex/behaviour": "C1", "mamex/time": "C4", "mamex/behaviour+time": "C3", PAST: "C2", "ridge/all": ".4", "popularity": ".7"}
+LINES = {CONTENT: "C0", "mamex/behaviour": "C1", "mamex/time": "C4", "mamex/behaviour+time": "C3",
+         PAST: "C2", "ridge/all": ".4", "popularity": ".7"}
 
 def plot_warmup(rows: list[dict]):
     "NDCG@20 against the interactions that every new item has had."
@@ -487,10 +558,14 @@ def plot_warmup(rows: list[dict]):
     for m, colour in LINES.items():
         g = d[d.model == m].sort_values("n"); x = [at[n] for n in g.n]
         if not x: continue
-        ax.plot(x, g["mean"], marker="o", ms=3, color=colour, label=m, ls="-" if m.startswith("mamex") or m == PAST else "--")
-        if m.startswith("mamex") or m == PAST: ax.fill_between(x, *np.array(g.ci95.tolist()).T, color=colour, alpha=.12, lw=0)
+        ax.plot(x, g["mean"], marker="o", ms=3, color=colour, label=m,
+                ls="-" if m.startswith("mamex") or m == PAST else "--")
+        if m.startswith("mamex") or m == PAST:
+            ax.fill_between(x, *np.array(g.ci95.tolist()).T, color=colour, alpha=.12, lw=0)
     users = d.groupby("n").users.first()
-    ax.set(xticks=range(len(ns)), xticklabels=[f"{n}\n({users[n]:,})" for n in ns], xlabel="n, interactions of every new item so far (users who are still to meet one)", ylabel="NDCG@20 of the rest")
+    ax.set(xticks=range(len(ns)), xticklabels=[f"{n}\n({users[n]:,})" for n in ns],
+           xlabel="n, interactions of every new item so far (users who are still to meet one)",
+           ylabel="NDCG@20 of the rest")
     fig.tight_layout(); fig.legend(loc="upper center", bbox_to_anchor=(.5, 0), ncols=4)
     return fig
 
@@ -502,9 +577,11 @@ def plot_alpha_n(rows: list[dict], models: tuple = ("mamex/behaviour", "mamex/be
     for ax, m in zip(axs[0], models):
         g = d[d.model == m]; ns = sorted(g.n.unique())
         for k, (name, h) in enumerate(g.groupby("modality", sort=False)):
-            ax.plot(range(len(ns)), h["mean"], "o-", ms=3, color=f"C{k}", label=name); ax.fill_between(range(len(ns)), h.q25, h.q75, color=f"C{k}", alpha=.15, lw=0)
+            ax.plot(range(len(ns)), h["mean"], "o-", ms=3, color=f"C{k}", label=name)
+            ax.fill_between(range(len(ns)), h.q25, h.q75, color=f"C{k}", alpha=.15, lw=0)
         ax.set(xticks=range(len(ns)), xticklabels=ns, xlabel="n, interactions so far", title=m, ylim=(0, 1))
-    axs[0, 0].set_ylabel("α"); fig.tight_layout(); fig.legend(*axs[0, 0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(.5, 0), ncols=4)
+    axs[0, 0].set_ylabel("α"); fig.tight_layout()
+    fig.legend(*axs[0, 0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(.5, 0), ncols=4)
     return fig
 
 # %% ../nbs/12_temporal.ipynb #cc49e027
@@ -515,8 +592,11 @@ def plot_followed(rows: list[dict]):
     for ax, (item, g) in zip(axs[0], d.groupby("item")):
         x = range(len(g))
         ax.stackplot(x, *(g[m] for m in names), labels=names, colors=[f"C{k}" for k in range(len(names))], alpha=.8)
-        ax.set(xticks=list(x)[::2], xticklabels=g.n.tolist()[::2], xlabel="interactions so far", title=f"item {item}, {g.users.iloc[0]} users in the end", ylim=(0, 1), xlim=(0, len(g) - 1)); ax.grid(False)
-    axs[0, 0].set_ylabel("α, stacked"); fig.tight_layout(); fig.legend(*axs[0, 0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(.5, 0), ncols=4)
+        ax.set(xticks=list(x)[::2], xticklabels=g.n.tolist()[::2], xlabel="interactions so far",
+               title=f"item {item}, {g.users.iloc[0]} users in the end", ylim=(0, 1), xlim=(0, len(g) - 1))
+        ax.grid(False)
+    axs[0, 0].set_ylabel("α, stacked"); fig.tight_layout()
+    fig.legend(*axs[0, 0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(.5, 0), ncols=4)
     return fig
 
 # %% ../nbs/12_temporal.ipynb #f4fdfd75
@@ -526,30 +606,42 @@ def plot_windows(rows: list[dict]):  # rows: window, model, mean, ci95
     models = list(dict.fromkeys(d.model)); shift = np.linspace(-.3, .3, len(models))
     for k, m in enumerate(models):
         g = d[d.model == m]; lo, hi = np.array(g.ci95.tolist()).T
-        ax.errorbar(g.window + shift[k], g["mean"], yerr=[g["mean"] - lo, hi - g["mean"]], fmt="o", ms=4, lw=1, color=LINES.get(m, "k"), label=m, mfc="w" if not m.startswith("mamex") else None)
-    ax.set(xticks=sorted(d.window.unique()), xticklabels=[f"window {k + 1}" for k in sorted(d.window.unique())], ylabel="test NDCG@20 on the first day")
+        ax.errorbar(g.window + shift[k], g["mean"], yerr=[g["mean"] - lo, hi - g["mean"]], fmt="o", ms=4, lw=1,
+                    color=LINES.get(m, "k"), label=m, mfc="w" if not m.startswith("mamex") else None)
+    ax.set(xticks=sorted(d.window.unique()), xticklabels=[f"window {k + 1}" for k in sorted(d.window.unique())],
+           ylabel="test NDCG@20 on the first day")
     fig.tight_layout(); fig.legend(loc="upper center", bbox_to_anchor=(.5, 0), ncols=4)
     return fig
 
+# %% ../nbs/12_temporal.ipynb #0211f60c
 def window_rows(replays: list[dict]) -> list[dict]:
     "Per window and model: what the first day gives."
-    return [dict(window=k, model=m, users=len(f[0])) | {x: summarise(f)[x] for x in ("ndcg@20", "recall@20")} | summarise(f)["ndcg@20"] for k, r in enumerate(replays) for m, f in r[0].items()]
+    return [dict(window=k, model=m, users=len(f[0]))
+            | {x: summarise(f)[x] for x in ("ndcg@20", "recall@20")} | summarise(f)["ndcg@20"]
+            for k, r in enumerate(replays) for m, f in r[0].items()]
 
 # %% ../nbs/12_temporal.ipynb #d44426b4
-def ranking_rows(by_time: dict, by_chance: dict) -> list[dict]:  # model → per-user frames, one a seed, of the two splits
+def ranking_rows(
+        by_time: dict, by_chance: dict,  # model → per-user frames, one a seed, of the two splits
+    ) -> list[dict]:
     "NDCG@20 and rank of every model under both splits."
-    rows = [dict(model=m, **{f"{k}": float(np.mean([f["ndcg@20"].mean() for f in d[m]])) for k, d in (("time", by_time), ("chance", by_chance))}) for m in by_time if m in by_chance]
+    rows = [dict(model=m, **{f"{k}": float(np.mean([f["ndcg@20"].mean() for f in d[m]]))
+                             for k, d in (("time", by_time), ("chance", by_chance))})
+            for m in by_time if m in by_chance]
     order = {k: sorted(rows, key=lambda r: -r[k]) for k in ("time", "chance")}
     return [r | {f"rank by {k}": order[k].index(r) + 1 for k in order} for r in rows]
 
+# %% ../nbs/12_temporal.ipynb #71a81887
 def plot_rankings(rows: list[dict]):
     "Left: rank under the split by chance; right: under the split by time."
     fig, ax = plt.subplots(figsize=(5.6, 3))
     for r in rows:
         a, b = r["rank by chance"], r["rank by time"]
         ax.plot([0, 1], [a, b], "o-", color=LINES.get(r["model"], ".85"))
-        ax.text(-.04, a, f"{r['model']}  {r['chance']:.3f}", ha="right", va="center", fontsize=8); ax.text(1.04, b, f"{r['time']:.3f}  {r['model']}", va="center", fontsize=8)
-    ax.set(xlim=(-1, 2), xticks=[0, 1], xticklabels=["by chance", "by time"], yticks=[]); ax.invert_yaxis(); ax.grid(False); ax.spines[["left", "bottom"]].set_visible(False)
+        ax.text(-.04, a, f"{r['model']}  {r['chance']:.3f}", ha="right", va="center", fontsize=8)
+        ax.text(1.04, b, f"{r['time']:.3f}  {r['model']}", va="center", fontsize=8)
+    ax.set(xlim=(-1, 2), xticks=[0, 1], xticklabels=["by chance", "by time"], yticks=[])
+    ax.invert_yaxis(); ax.grid(False); ax.spines[["left", "bottom"]].set_visible(False)
     fig.tight_layout()
     return fig
 
@@ -562,19 +654,33 @@ def first_n(rows: list[dict], test) -> int | None:  # test: row → bool
         last = r["n"]
     return last
 
+# %% ../nbs/12_temporal.ipynb #1bcba376
 def says_time(rows: list[dict], model: str = "mamex/behaviour") -> list[str]:
     "What the warm-up shows of a model against the static and the collaborative one."
     by = [r for r in rows if r["model"] == model]; past = [r for r in rows if r["model"] == PAST]
-    d0 = next(r for r in by if r["n"] == 0)[f"vs {CONTENT}"]; gap = f"({d0['diff']:+.4f} [{d0['ci95'][0]:+.4f}, {d0['ci95'][1]:+.4f}] NDCG@20)"
-    out = [f"On the first day `{model}` is {'better than' if d0['ci95'][0] > 0 else 'worse than' if d0['ci95'][1] < 0 else 'not told apart from'} the static model {gap}."]
+    d0 = next(r for r in by if r["n"] == 0)[f"vs {CONTENT}"]
+    gap = f"({d0['diff']:+.4f} [{d0['ci95'][0]:+.4f}, {d0['ci95'][1]:+.4f}] NDCG@20)"
+    out = [f"On the first day `{model}` is "
+           f"{'better than' if d0['ci95'][0] > 0 else 'worse than' if d0['ci95'][1] < 0 else 'not told apart from'} "
+           f"the static model {gap}."]
     low, end = [r["n"] for r in by if r[f"vs {PAST}"]["ci95"][1] < 0], by[-1][f"vs {PAST}"]
-    out.append((f"It is shown to be worse than the collaborative model at n = {', '.join(map(str, low))}" if low else "It is nowhere shown to be worse than the collaborative model")
-               + f"; at n = {by[-1]['n']} the difference is {end['diff']:+.4f} [{end['ci95'][0]:+.4f}, {end['ci95'][1]:+.4f}].")
+    out.append((f"It is shown to be worse than the collaborative model at n = {', '.join(map(str, low))}" if low else
+                "It is nowhere shown to be worse than the collaborative model")
+               + f"; at n = {by[-1]['n']} the difference is {end['diff']:+.4f} "
+                 f"[{end['ci95'][0]:+.4f}, {end['ci95'][1]:+.4f}].")
     n = first_n(past, lambda r: r[f"vs {CONTENT}"]["ci95"][0] > 0)
-    return out + [f"The collaborative model overtakes the static one {f'from n = {n} on' if n is not None else 'nowhere that these data can show'} (interval leaves out zero)."]
+    return out + ["The collaborative model overtakes the static one "
+                  f"{f'from n = {n} on' if n is not None else 'nowhere that these data can show'} "
+                  "(interval leaves out zero)."]
 
 # %% ../nbs/12_temporal.ipynb #858fe59e
-def behind(win: Window, cf: Collaborative, runs: list, n: int, metric: str = "ndcg@20") -> dict:  # runs: (run, life), one a seed; metric → mean of each
+def behind(
+        win: Window,
+        cf: Collaborative,
+        runs: list,  # runs: (run, life), one a seed;
+        n: int,
+        metric: str = "ndcg@20",
+    ) -> dict:       # metric → mean of each
     "After n interactions: the model as it is, with α = 1 on behaviour, and the collaborative model."
     past, pairs, _ = Life(win, cf).so_far(n)
     def score(run, life, whole):
@@ -586,20 +692,31 @@ def behind(win: Window, cf: Collaborative, runs: list, n: int, metric: str = "nd
     return dict(n=n, collaborative=float(after_n(cf.scorer(pairs), win, past)[metric].mean()),
                 **{k: float(np.mean([score(r, life, k == "alone") for r, life in runs])) for k in ("model", "alone")})
 
+# %% ../nbs/12_temporal.ipynb #3471885b
 def says_why(x: dict) -> str:  # x: of `behind`
     "Gate or users?"
     gap, gate = x["collaborative"] - x["model"], x["alone"] - x["model"]
-    return (f"Last window, n = {x['n']}: as trained {x['model']:.4f}, with the whole weight on behaviour {x['alone']:.4f}, collaborative {x['collaborative']:.4f}. "
-            + ("There is no gap to explain." if gap <= 0 else f"Of the gap, {max(0, gate) / gap:.0%} is the gate's; the rest is the users', who start at their collaborative vectors and learn to read content as well."))
+    return (f"Last window, n = {x['n']}: as trained {x['model']:.4f}, "
+            f"with the whole weight on behaviour {x['alone']:.4f}, collaborative {x['collaborative']:.4f}. "
+            + ("There is no gap to explain." if gap <= 0 else
+               f"Of the gap, {max(0, gate) / gap:.0%} is the gate's; the rest is the users', "
+               "who start at their collaborative vectors and learn to read content as well."))
 
 # %% ../nbs/12_temporal.ipynb #8cb8c5f5
 TIME_CAPTIONS = dict(
-    warmup="How well the remaining users of new items are ranked after each new item has met n users. Behaviour should start where the static model is and end where the collaborative one is. Bands: 95 % interval over users alone.",
-    alpha="The weight of each modality in new items as they are met by more users. Bands: the middle half of the items. At n = 0 behaviour weighs exactly nothing.",
-    followed="Three new items from their first day on: how the weight moves from what they look and read like to who met them.",
-    windows="Each window's new items on their first day, before anyone has met them. Bars: 95 % interval over users alone.",
-    rankings="Who is ahead under the split by chance and under the split by time; crossing lines are verdicts that change with the split. Numbers: test NDCG@20, own pool.",
-    ablation="What each change costs `mamex/behaviour+time` on the first day (n = 0). Orange: the interval leaves out zero.")
+    warmup="How well the remaining users of new items are ranked after each new item has met n users. "
+           "Behaviour should start where the static model is and end where the collaborative one is. "
+           "Bands: 95 % interval over users alone.",
+    alpha="The weight of each modality in new items as they are met by more users. "
+          "Bands: the middle half of the items. At n = 0 behaviour weighs exactly nothing.",
+    followed="Three new items from their first day on: "
+             "how the weight moves from what they look and read like to who met them.",
+    windows="Each window's new items on their first day, before anyone has met them. "
+            "Bars: 95 % interval over users alone.",
+    rankings="Who is ahead under the split by chance and under the split by time; "
+             "crossing lines are verdicts that change with the split. Numbers: test NDCG@20, own pool.",
+    ablation="What each change costs `mamex/behaviour+time` on the first day (n = 0). "
+             "Orange: the interval leaves out zero.")
 
 # %% ../nbs/12_temporal.ipynb #5535961c
 def temporal_page(report: dict) -> str:
@@ -608,19 +725,36 @@ def temporal_page(report: dict) -> str:
     from mamex.studies import effect_sentences
     card, rows = report["card"], report["warmup"]
     cellof = lambda r: f"{r['mean']:.4f} [{r['ci95'][0]:.4f}, {r['ci95'][1]:.4f}]"
-    wide = lambda rows, col: pd.DataFrame(rows).assign(x=[cellof(r) for r in rows]).pivot(index="model", columns=col, values="x").reindex(list(dict.fromkeys(r["model"] for r in rows))).fillna("")
+    wide = lambda rows, col: (
+        pd.DataFrame(rows).assign(x=[cellof(r) for r in rows]).pivot(index="model", columns=col, values="x")
+        .reindex(list(dict.fromkeys(r["model"] for r in rows))).fillna(""))
     diff = lambda d: f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
     fig = lambda k: f"![{k}](temporal_coldstart_{k}.png)\n\n{TIME_CAPTIONS[k]}"
     first = pd.DataFrame(report["cuts"]).rename_axis("window")
-    versus = pd.DataFrame([{"model": r["model"], "n": r["n"], "minus the static model": diff(r[f"vs {CONTENT}"]) if f"vs {CONTENT}" in r else "", "minus the collaborative model": diff(r[f"vs {PAST}"]) if f"vs {PAST}" in r else ""}
+    versus = pd.DataFrame([{"model": r["model"],
+                            "n": r["n"],
+                            "minus the static model": diff(r[f"vs {CONTENT}"]) if f"vs {CONTENT}" in r else "",
+                            "minus the collaborative model": diff(r[f"vs {PAST}"]) if f"vs {PAST}" in r else ""}
                            for r in rows if r["model"].startswith("mamex/") and r["model"] != CONTENT])
     ranks = pd.DataFrame(report["rankings"]).set_index("model").round(4)
     page = [f"# Time: {card['dataset']['name']}",
-            f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`, seeds {', '.join(map(str, card['seeds']))}; items launched by {report['by']}"
-            + (", interactions in the order of their time" if report["ordered"] else ", interactions bear no time: seeded random order") + f". {report['unknown']} items of unknown launch are left out. "
-            "Mean over users and seeds [95 % interval over users alone]; differences are paired by user and seed, their intervals cover both. Only users whom training knows are asked.",
-            *(f"- {s}" for s in report["sentences"]), "## Windows", markdown_table(first), markdown_table(wide(report["windows"], "window")), fig("windows"),
-            "## Warm-up", markdown_table(wide(rows, "n")), fig("warmup"), markdown_table(versus.set_index("model")), "## What the gate does", fig("alpha"), fig("followed")]
+            f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`, "
+            f"seeds {', '.join(map(str, card['seeds']))}; items launched by {report['by']}"
+            + (", interactions in the order of their time" if report["ordered"] else
+               ", interactions bear no time: seeded random order")
+            + f". {report['unknown']} items of unknown launch are left out. "
+            "Mean over users and seeds [95 % interval over users alone]; "
+            "differences are paired by user and seed, their intervals cover both. "
+            "Only users whom training knows are asked.",
+            *(f"- {s}" for s in report["sentences"]),
+            "## Windows", markdown_table(first), markdown_table(wide(report["windows"], "window")), fig("windows"),
+            "## Warm-up", markdown_table(wide(rows, "n")), fig("warmup"), markdown_table(versus.set_index("model")),
+            "## What the gate does", fig("alpha"), fig("followed")]
     if report["ablation"]:
-        page += ["## One thing at a time", *(f"{d} (n = {n}): " + " ".join(effect_sentences(e)) for n, d, e in ((0, "On the first day", report["ablation"]["0"]), (8, "After eight users", report["ablation"].get("8", {}))) if e), fig("ablation")]
-    return "\n\n".join([*page, "## By chance and by time", f"Kendall's τ of the two rankings: {report['tau']:+.2f}.", markdown_table(ranks), fig("rankings"), "## Run card", markdown_table(card_table(card))])
+        page += ["## One thing at a time",
+                 *(f"{d} (n = {n}): " + " ".join(effect_sentences(e))
+                   for n, d, e in ((0, "On the first day", report["ablation"]["0"]),
+                                   (8, "After eight users", report["ablation"].get("8", {}))) if e),
+                 fig("ablation")]
+    return "\n\n".join([*page, "## By chance and by time", f"Kendall's τ of the two rankings: {report['tau']:+.2f}.",
+                        markdown_table(ranks), fig("rankings"), "## Run card", markdown_table(card_table(card))])

@@ -30,13 +30,15 @@ class PairSampler:
     def __init__(self, split: Split,
                  negatives="all",  # candidates: "all" items (released), "warm" ones, or int64 item indices
                 ):
-        self.candidates = {"all": np.arange(split.n_items), "warm": split.warm_items}[negatives] if isinstance(negatives, str) else negatives
+        self.candidates = ({"all": np.arange(split.n_items), "warm": split.warm_items}[negatives]
+                           if isinstance(negatives, str) else negatives)
         self.n_items, self.met = split.n_items, np.sort(split.train[:, 0] * split.n_items + split.train[:, 1])
         # who has met every candidate has no negative, and so no pairs
         met = np.bincount(split.train[np.isin(split.train[:, 1], self.candidates), 0], minlength=split.n_users)
         self.rows = np.flatnonzero(met[split.train[:, 0]] < len(self.candidates))
         self.pairs = split.train[self.rows]
-        if len(self.pairs) == 0: raise UsageError("no user has an item left to be a negative; use negatives='all' or more items")
+        if len(self.pairs) == 0:
+            raise UsageError("no user has an item left to be a negative; use negatives='all' or more items")
 
     def epoch(self,
               rng: np.random.Generator,
@@ -53,13 +55,15 @@ class PairSampler:
         return np.stack([u, i, j])
 
 # %% ../nbs/09_trainer.ipynb #967c9a70
-FEEDS = ("base.py", "values.py", "datasets.py", "extractor.py", "splits.py", "stamps.py")  # what they make has fingerprints of its own
+# what they make has fingerprints of its own
+FEEDS = ("base.py", "values.py", "datasets.py", "extractor.py", "splits.py", "stamps.py")
 
 def run_key(features: Features, split: Split, config: Config, seed: int, life=None) -> str:  # 16 hex digits
     "A name for a run: a hash of features, split, settings, seed and of the code that trains, remarks aside."
     roots = ("mamex.trainer", *getattr(config, "code", ()))  # and where a peer's model stands
     code = stamp_of([f"import {m}" for m in roots], Path(mamex.__file__).parent, FEEDS)
-    facts = [features.fingerprint, split.fingerprint(), type(config).__name__, asdict(config), seed, code, torch.__version__] + ([life.fingerprint] if life else [])
+    facts = [features.fingerprint, split.fingerprint(), type(config).__name__, asdict(config), seed, code,
+             torch.__version__] + ([life.fingerprint] if life else [])
     return digest(json.dumps(facts, sort_keys=True))[:16]
 
 # %% ../nbs/09_trainer.ipynb #6e8dac23
@@ -91,11 +95,13 @@ class Diverged(UsageError): "A loss became NaN or infinite; the last good state 
 # %% ../nbs/09_trainer.ipynb #3999d55d
 class Trainer:
     "All state of a run: model, optimiser, both random generators, history, best weights so far."
-    def __init__(self, features: Features, split: Split, config: Config = Config(), seed: int = 0, device: str = "cpu", life=None):
+    def __init__(self, features: Features, split: Split, config: Config = Config(), seed: int = 0,
+                 device: str = "cpu", life=None):
         self.split, self.config, self.seed, self.device, self.life = split, config, seed, torch.device(device), life
         torch.manual_seed(seed)
         self.model = config.build(features, split, seed).to(self.device)
-        if life and not isinstance(self.model, MAMEX): raise UsageError(f"{type(config).__name__} cannot live through time; `life` is for MAMEX")
+        if life and not isinstance(self.model, MAMEX):
+            raise UsageError(f"{type(config).__name__} cannot live through time; `life` is for MAMEX")
         if life: life.start(self.model)
         self.opt = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
         listens = "performance" in [getattr(config, f"{k}_target", "none") for k in ("adapter", "fusion")]
@@ -105,10 +111,12 @@ class Trainer:
         self.history, self.best, self.best_epoch, self.next_epoch, self.seconds = [], None, None, 0, 0.
 
     def step(self, batch: np.ndarray) -> dict[str, float]:  # batch: int64 [3, b]
-        drop = draw_drop(self.model.mask, self.config.modality_dropout) if getattr(self.config, "modality_dropout", 0) else None
+        drop = (draw_drop(self.model.mask, self.config.modality_dropout)
+                if getattr(self.config, "modality_dropout", 0) else None)
         parts, _ = self.model.losses(*torch.as_tensor(batch, device=self.device), self.warm, drop)
         total = self.model.total(parts)
-        parts = dict(zip([*parts, "total"], torch.stack([*parts.values(), total]).tolist()))  # one wait for the device, not six
+        # one wait for the device, not six
+        parts = dict(zip([*parts, "total"], torch.stack([*parts.values(), total]).tolist()))
         if not math.isfinite(parts["total"]): raise Diverged(self.diagnose(parts))
         self.opt.zero_grad(set_to_none=True)
         total.backward()
@@ -185,12 +193,14 @@ def diagnostics(self: MAMEX) -> dict[str, float]:
 # %% ../nbs/09_trainer.ipynb #3ff1161b
 @patch
 def validate(self: Trainer, epoch: int, losses: dict[str, float]) -> dict[str, float]:
-    "One row of the history: losses, validation metrics, the model's own diagnostics; keeps the weights if they are the best."
+    ("One row of the history: losses, validation metrics, the model's own diagnostics; "
+     "keeps the weights if they are the best.")
     self.model.eval()
     if self.life: self.life.now(self.model)
     score = self.model.scorer()
     joint, own = (evaluate(score, self.split, "val", pool).mean() for pool in ("joint", "own"))
-    row = dict(epoch=epoch) | losses | {f"val/{m}": v for m, v in joint.items()} | {f"val_own/{m}": v for m, v in own.items()}
+    row = (dict(epoch=epoch) | losses | {f"val/{m}": v for m, v in joint.items()}
+           | {f"val_own/{m}": v for m, v in own.items()})
     row |= self.model.diagnostics()
     key = selected_by(self.config)
     if self.best is None or row[key] > max(r[key] for r in self.history):
@@ -222,7 +232,8 @@ def load_state(self: Trainer, path: Path) -> bool:  # True: the run was finished
     self.opt.load_state_dict(opt)
     (torch.cuda if self.device.type == "cuda" else torch).set_rng_state(t["rng"])
     self.rng.bit_generator.state = meta["rng"]
-    self.history, self.best_epoch, self.next_epoch, self.seconds = (meta[k] for k in ("history", "best_epoch", "next_epoch", "seconds"))
+    self.history, self.best_epoch, self.next_epoch, self.seconds = (
+        meta[k] for k in ("history", "best_epoch", "next_epoch", "seconds"))
     return meta["done"]
 
 # %% ../nbs/09_trainer.ipynb #a39fdcfc
@@ -278,20 +289,26 @@ def advance(self: Trainer, path: Path | None, bar, callback) -> bool:  # True: f
     row = self.validate(self.next_epoch - 1, pd.DataFrame(rows).mean().to_dict())
     self.seconds += time.perf_counter() - start
     done = self.next_epoch >= c.epochs or row["epoch"] - self.best_epoch > c.patience
-    bar.set_description(f"seed {self.seed}: {selected_by(c)} {row[selected_by(c)]:.4f}, best at epoch {self.best_epoch}")
+    bar.set_description(f"seed {self.seed}: {selected_by(c)} {row[selected_by(c)]:.4f}, "
+                        f"best at epoch {self.best_epoch}")
     if path: write_atomic(path, self.state_bytes(path.stem, done))
     if callback: callback(row)
     return done
 
 # %% ../nbs/09_trainer.ipynb #62aa96d2
-def modality_collapse(row: dict, floor: float = .05) -> list[str]:  # floor: mean α under which a modality counts as ignored
+def modality_collapse(row: dict,
+                      floor: float = .05,
+                     ) -> list[str]:  # floor: mean α under which a modality counts as ignored
     "Modalities that the gate gives next to nothing, for (nearly) every item."
     names = [k.removeprefix("alpha/") for k in row if k.startswith("alpha/")]
-    return [f"modality collapse: {m} gets a weight of {row[f'alpha/{m}']:.3f} ± {row[f'alpha_sd/{m}']:.3f}; raise lambda_fusion"
+    return [f"modality collapse: {m} gets a weight of {row[f'alpha/{m}']:.3f} ± {row[f'alpha_sd/{m}']:.3f}; "
+            "raise lambda_fusion"
             for m in names if len(names) > 1 and row[f"alpha/{m}"] < floor and row[f"alpha_sd/{m}"] < floor]
 
 # %% ../nbs/09_trainer.ipynb #7f1e12bc
-def expert_collapse(row: dict, floor: float = .02) -> list[str]:  # floor: share of the routing weight under which an expert counts as idle
+def expert_collapse(row: dict,
+                    floor: float = .02,
+                   ) -> list[str]:  # floor: share of the routing weight under which an expert counts as idle
     "Modalities whose routing weight goes through one or two of more experts."
     use = {}
     for k, v in row.items():
@@ -306,16 +323,18 @@ def stagnation(history: list[dict], config: Config) -> list[str]:
     out, row = [], history[-1]
     if "bpr" not in row: return out  # a peer that ranks by another loss
     if min(r["bpr"] for r in history) > .95 * math.log(2):
-        out.append(f"stagnant loss: BPR is {row['bpr']:.3f} after {row['epoch'] + 1} epochs and that of a coin is {math.log(2):.3f}; "
-                   "train longer, raise lr or lower the lambdas")
+        out.append(f"stagnant loss: BPR is {row['bpr']:.3f} after {row['epoch'] + 1} epochs "
+                   f"and that of a coin is {math.log(2):.3f}; train longer, raise lr or lower the lambdas")
     aux = {k: getattr(config, f"lambda_{k}") * row[k] for k in ("align", "adapter", "fusion", "reg") if k in row
            and getattr(config, f"{k}_target", "") != "none"}
     if sum(aux.values()) > row["bpr"]:
         worst = max(aux, key=aux.get)
-        out.append(f"dominated loss: the regularisers make up {sum(aux.values()) / row['total']:.0%} of the total, most of it {worst}; lower lambda_{worst}")
+        out.append(f"dominated loss: the regularisers make up {sum(aux.values()) / row['total']:.0%} of the total, "
+                   f"most of it {worst}; lower lambda_{worst}")
     return out
 
 # %% ../nbs/09_trainer.ipynb #0bf2f585
 def watch(history: list[dict], config: Config = Config()) -> list[str]:  # one sentence a finding; empty: healthy
-    "The failure signatures that the end of a run shows: modality collapse, expert collapse, stagnant or dominated loss."
+    ("The failure signatures that the end of a run shows: "
+     "modality collapse, expert collapse, stagnant or dominated loss.")
     return modality_collapse(history[-1]) + expert_collapse(history[-1]) + stagnation(history, config)
