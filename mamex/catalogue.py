@@ -224,11 +224,10 @@ def _rows(text, delimiter, quoting, name):
     keep = [k for k, r in enumerate(rows) if any(v.strip() for v in r)]
     rows, at = [rows[k] for k in keep], [at[k] for k in keep]
     over = _swallowed(text, rows, at, delimiter) if not still and quoting != "csv" else None
-    bare = full(_cut(text, delimiter, False)[0])
-    ordinary = not re.search(r'(^|\t)"[^"\t\n]*"(\t|\r?$)', text, re.M) and not odd(bare)
-    if delimiter == "\t" and quoting is None and ordinary and (
-            still or over or re.search(r'(^|\t)"[^"\t\n]*"[^"\t\r\n]', text, re.M)):
-        return bare, "quotes are ordinary signs"
+    if delimiter == "\t" and quoting is None and not re.search(r'(^|\t)"[^"\t\n]*"(\t|\r?$)', text, re.M):
+        bare = full(_cut(text, delimiter, False)[0])
+        if not odd(bare) and (still or over or re.search(r'(^|\t)"[^"\t\n]*"[^"\t\r\n]', text, re.M)):
+            return bare, "quotes are ordinary signs"
     if '\\"' in text and (still or odd(rows)):
         r, _, open_end = _cut(text, delimiter, escape="\\")
         if not open_end and not odd(full(r)): return full(r), "a backslash stands before quotes"
@@ -584,10 +583,10 @@ def join_columns(p: Table,       # products
         told = _told(columns, table, list(t.rows))
         names.append([told["item"]] if told.get("item")
                      else [n for n in candidates(list(t.rows), table, "item") if n not in told.values()])
-    best = max(all(names) and _pairs(p, c, names) or [(0., "", "")], key=lambda x: x[0])
+    pairs = _pairs(p, c, names) if all(names) else []
+    best = max(pairs, key=lambda x: x[0], default=(0., "", ""))
     told = all({"item", f"{t}.item"} & set(columns or {}) for t in ("products", "clicks"))
     if best[0] < .5 and not told and (better := _proposal(p, c, names, best)): raise UsageError(better)
-    pairs = _pairs(p, c, names)
     close = [x for x in pairs if x[0] >= best[0] - .05 and x[0] > 0 and _differ(p, c, best, x)]
     if close:
         raise UsageError(f"the clicks' {best[2]!r} meets the products' {best[1]!r} in {pct(best[0])} of the clicks, "
