@@ -100,3 +100,14 @@ def test_what_is_no_python_counts_as_it_stands(text):
     "A cell with a magic command, or a broken one, has a stamp as well, and two of them have two."
     broken = f"%%magic\n{text}"
     assert bare_code(broken) == broken and stamp_of([broken], PACKAGE) != stamp_of([broken + "x"], PACKAGE)
+
+
+def test_stamps_from_many_threads():
+    "Two workers of a search ask for run keys at the same time; a pause of the garbage collection lets another thread in."
+    import gc, time
+    from concurrent.futures import ThreadPoolExecutor
+    source, was, pause = "\n".join(f"x = [{'(' * 20}{n}{')' * 20} for _ in y]" for n in range(40)), gc.get_threshold(), lambda *_: time.sleep(0)
+    gc.set_threshold(50); gc.callbacks.append(pause)
+    try:
+        with ThreadPoolExecutor(8) as pool: assert len(set(pool.map(lambda _: bare_code(source), range(60)))) == 1
+    finally: gc.set_threshold(*was); gc.callbacks.remove(pause)
