@@ -13,5 +13,5 @@ setup(
     long_description=open("README.md", encoding="utf-8").read(), long_description_content_type="text/markdown",
     install_requires=split("requirements"),
     extras_require={"dev": split("dev_requirements"), "offline": split("offline_requirements")},
-    entry_points={"nbdev": [f"{s['lib_name']}={s['lib_path']}._modidx:d"], "console_scripts": split("console_scripts")},
+    entry_points={"console_scripts": split("console_scripts")},
 )

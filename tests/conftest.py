@@ -22,7 +22,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS", "same"))
 
 def needs(*names: str):
     "Marks a test that reads real datasets: it is skipped where one of them is absent."
-    from mamex.datasets import known_datasets
+    from mamex.datasets.folders import known_datasets
     gone = sorted(set(names) - set(known_datasets()))
     return pytest.mark.skipif(bool(gone), reason=f"needs {', '.join(gone)} under MAMEX_DATA")
 

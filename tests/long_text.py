@@ -5,11 +5,11 @@
 import sys, warnings
 import numpy as np
 from scipy import stats
-from mamex.baselines import tune_ridge
-from mamex.choose import extract
-from mamex.datasets import load_dataset
-from mamex.metrics import evaluate
-from mamex.splits import cold_split
+from mamex.rivals.floors import tune_ridge
+from mamex.extractor import extract
+from mamex.datasets.folders import load_dataset
+from mamex.protocol.metrics import evaluate
+from mamex.protocol.splits import cold_split
 
 
 def measure(ds, features, seed):

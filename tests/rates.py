@@ -9,9 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 import torch
 from PIL import Image
-from mamex.datasets import k_core
-from mamex.extractor import Extractor, decode_picture, item_texts, load_encoder
-from mamex.sources import load_or_fetch
+from mamex.datasets.core import k_core
+from mamex.vectors.choose import load_encoder
+from mamex.vectors.texts import item_texts
+from mamex.vectors.towers import decode_picture
+from mamex.extractor import Extractor
+from mamex.datasets.fetch.sources import load_or_fetch
 
 
 def batches(x, n=16): return [x[a:a+n] for a in range(0, len(x), n)]

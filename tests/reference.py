@@ -3,7 +3,8 @@
     python tests/reference.py movielens offline      # seconds of an epoch, and the ratios
 """
 import sys
-from mamex.benchmark import material, race, race_sentences
+from mamex.studies.clocks import material
+from mamex.studies.speed import race, race_sentences
 
 
 if __name__ == "__main__":

@@ -3,13 +3,20 @@ from dataclasses import replace
 import json
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
-from mamex.baselines import floors, presence_scorer, text_lengths, factorise, factors, interactions, LinearCF, oracle_popularity, random_scorer, tune_linear_cf
-from mamex.datasets import UsageError, load_dataset, toy as make_toy
-from mamex.extractor import Extractor, Features
-from mamex.metrics import evaluate
-from mamex.model import Config, preset
-from mamex.peers import EXTRA, PEERS, SPACES, environments, peer_config, suggest
-from mamex.splits import Split, cold_split
+from mamex.rivals.floors import (floors, presence_scorer, text_lengths, factorise, factors, interactions, LinearCF,
+                                 oracle_popularity, random_scorer, tune_linear_cf)
+from mamex.base import UsageError
+from mamex.datasets.folders import load_dataset
+from mamex.datasets.toy import toy as make_toy
+from mamex.vectors.features import Features
+from mamex.extractor import Extractor
+from mamex.protocol.metrics import evaluate
+from mamex.model import Config
+from mamex.trainer import preset
+from mamex.rivals.aligned import environments
+from mamex.rivals.interface import EXTRA, PEERS
+from mamex.rivals.peers import SPACES, peer_config, suggest
+from mamex.protocol.splits import Split, cold_split
 from mamex.trainer import Trainer, fit, run_key, watch
 
 ALL = [*PEERS, *EXTRA]

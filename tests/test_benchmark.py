@@ -2,12 +2,15 @@
 from dataclasses import replace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from mamex.benchmark import (AUTHORS, STEP, AuthorsWay, Ours, Reference, copy_weights, exponents, few_users, in_child, material, rank_one_by_one, sizes,
-                             step_flops, synthetic_features, synthetic_split)
-from mamex.datasets import UsageError, load_dataset
-from mamex.metrics import evaluate, user_metrics
-from mamex.model import MAMEX, Config, preset
-from mamex.splits import cold_split
+from mamex.studies.authors import AuthorsWay, Ours, Reference, copy_weights, few_users, rank_one_by_one
+from mamex.studies.clocks import (AUTHORS, STEP, exponents, in_child, material, sizes, step_flops, synthetic_features,
+                                  synthetic_split)
+from mamex.base import UsageError
+from mamex.datasets.folders import load_dataset
+from mamex.protocol.metrics import evaluate, user_metrics
+from mamex.model import MAMEX, Config
+from mamex.trainer import preset
+from mamex.protocol.splits import cold_split
 from mamex.trainer import Trainer, fit
 
 

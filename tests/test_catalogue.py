@@ -8,12 +8,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
-import mamex.catalogue as C
-from mamex import checks
-from mamex.catalogue import CatalogueError, from_tables, guess_columns, parse_times, read_table
-from mamex.checks import check_folder, say_problems
-from mamex.datasets import UsageError, judge_picture, load_dataset, save_dataset, toy
-from mamex.extractor import clean_text
+from mamex.datasets.tables import importer
+from mamex.datasets.checks import problems as problems_module
+
+from mamex.datasets.dates import parse_times
+from mamex.datasets.tables.columns import guess_columns
+from mamex.datasets.tables.importer import CatalogueError, from_tables
+from mamex.datasets.tables.rows import read_table
+from mamex.datasets.checks.folder import check_folder
+from mamex.datasets.checks.problems import say_problems
+from mamex.base import UsageError
+from mamex.datasets.folders import load_dataset, save_dataset
+from mamex.datasets.pictures import judge_picture
+from mamex.datasets.toy import toy
+from mamex.vectors.texts import clean_text
 from test_datasets import authors, mmrec
 
 QUICK = dict(deadline=None, suppress_health_check=list(HealthCheck))
@@ -117,7 +125,7 @@ def test_all_problems_at_once_and_not_the_first(tmp_path):
 
 
 def test_problems_are_cut_by_kind_and_counted():
-    ps = [checks.Problem("warning", "f", r, "w", "R", kind="k") for r in range(1, 8)] + [checks.Problem("error", "f", 1, "e", "R", kind="z")]
+    ps = [problems_module.Problem("warning", "f", r, "w", "R", kind="k") for r in range(1, 8)] + [problems_module.Problem("error", "f", 1, "e", "R", kind="z")]
     assert say_problems(ps, 2).splitlines() == ["error: f row 1: e. R.", "warning: f: w, 7 times (rows 1, 2, …). R.", "1 error, 7 warnings."]
     assert len(say_problems(ps, None).splitlines()) == 9
 
@@ -283,7 +291,7 @@ def test_a_failure_while_writing_leaves_nothing_and_keeps_the_old(tmp_path, monk
     old = {f.name: f.read_bytes() for f in (tmp_path/"o").iterdir()}
     with pytest.raises(UsageError, match="there already"): from_tables(*a, to=tmp_path/"o")
     def fail(*_): raise OSError("disk full")
-    monkeypatch.setattr(C, "load_dataset", fail)
+    monkeypatch.setattr(importer, "load_dataset", fail)
     with pytest.raises(OSError): from_tables(*a, to=tmp_path/"o", replace=True)
     assert {f.name: f.read_bytes() for f in (tmp_path/"o").iterdir()} == old and len(list(tmp_path.iterdir())) == 3
     monkeypatch.undo()

@@ -2,11 +2,13 @@
 import http.server, os, socket, threading, time
 from dataclasses import replace
 import numpy as np, pandas as pd, pytest
-from mamex import choose as C
+from mamex import extractor
+from mamex.vectors import choose
 from mamex.base import UsageError
-from mamex.datasets import toy
-from mamex.extractor import import_open_clip, recipe_folder
-from mamex.offline import has_offline
+from mamex.datasets.toy import toy
+from mamex.vectors.choose import recipe_folder
+from mamex.vectors.clip import import_open_clip
+from mamex.vectors.offline import has_offline
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +23,12 @@ def shop(ds): return replace(ds, name="shop")
 def machine(monkeypatch):
     "A machine with these three things, or without."
     def f(**there):
-        for name in ("default_is_here", "hub_answers", "has_offline"): monkeypatch.setattr(C, name, lambda x=there.get(name, False): x)
+        for name in ("default_is_here", "hub_answers", "has_offline"): monkeypatch.setattr(choose, name, lambda x=there.get(name, False): x)
     return f
 
 
 @pytest.fixture(autouse=True)
-def asked_anew(): C.answers.cache_clear(); yield; C.answers.cache_clear()
+def asked_anew(): choose.answers.cache_clear(); yield; choose.answers.cache_clear()
 
 
 @pytest.fixture
@@ -48,103 +50,103 @@ def serve():
 
 
 @pytest.mark.parametrize("there, name", [
-    (dict(default_is_here=True, hub_answers=False, has_offline=True), C.DEFAULT), (dict(hub_answers=True, has_offline=True), C.DEFAULT),
+    (dict(default_is_here=True, hub_answers=False, has_offline=True), choose.DEFAULT), (dict(hub_answers=True, has_offline=True), choose.DEFAULT),
     (dict(has_offline=True), "offline")])
 def test_what_auto_means(shop, machine, there, name):
     machine(**there)
-    got, why = C.choose_encoder(shop)
+    got, why = choose.choose_encoder(shop)
     assert got == name and why
-    assert C.choose_encoder(replace(shop, images=None))[0] == name  # texts alone
-    assert C.choose_encoder(replace(shop, items=shop.items[["item"]]))[0] == name  # pictures alone
-    assert C.choose_encoder(shop, "tiny") == ("tiny", "as asked for")
+    assert choose.choose_encoder(replace(shop, images=None))[0] == name  # texts alone
+    assert choose.choose_encoder(replace(shop, items=shop.items[["item"]]))[0] == name  # pictures alone
+    assert choose.choose_encoder(shop, "tiny") == ("tiny", "as asked for")
 
 
 def test_nothing_to_be_had_names_the_remedies(shop, machine):
     machine()
-    with pytest.raises(UsageError, match=r"no encoder for 'shop' can be had.*\[offline\].*ViT-B-32//path.*image_feat.npy"): C.choose_encoder(shop)
+    with pytest.raises(UsageError, match=r"no encoder for 'shop' can be had.*\[offline\].*ViT-B-32//path.*image_feat.npy"): choose.choose_encoder(shop)
 
 
 def test_what_a_dataset_holds_comes_first(ds, shop, machine):
     machine()
     v = np.eye(60, dtype="float32")
-    assert C.choose_encoder(replace(ds, features=dict(text=v)))[0] == "ready"
-    assert C.choose_encoder(ds) == ("tiny", "toy's own")
+    assert choose.choose_encoder(replace(ds, features=dict(text=v)))[0] == "ready"
+    assert choose.choose_encoder(ds) == ("tiny", "toy's own")
     bare = replace(shop, images=None, items=shop.items[["item"]].assign(attributes="1 2", title=None, description=" <br> "))
-    assert C.choose_encoder(bare) == ("attributes", "neither pictures nor texts")
-    with pytest.raises(UsageError): C.choose_encoder(replace(bare, items=bare.items.assign(title="A cup")))  # a text wants an encoder
+    assert choose.choose_encoder(bare) == ("attributes", "neither pictures nor texts")
+    with pytest.raises(UsageError): choose.choose_encoder(replace(bare, items=bare.items.assign(title="A cup")))  # a text wants an encoder
     with pytest.raises(UsageError, match="nothing to extract: text_columns can name brand$"):
-        C.choose_encoder(replace(bare, items=bare.items.drop(columns="attributes").assign(brand="X")))
-    with pytest.raises(UsageError, match="add pictures or texts"): C.choose_encoder(replace(bare, items=bare.items.drop(columns="attributes")))
+        choose.choose_encoder(replace(bare, items=bare.items.drop(columns="attributes").assign(brand="X")))
+    with pytest.raises(UsageError, match="add pictures or texts"): choose.choose_encoder(replace(bare, items=bare.items.drop(columns="attributes")))
 
 
 def test_a_folder_of_that_name_is_not_toy(ds, machine):
     "Only the set made by code has random vectors chosen for it."
     machine(has_offline=True)
-    assert C.choose_encoder(replace(ds, truth=None))[0] == "offline"
+    assert choose.choose_encoder(replace(ds, truth=None))[0] == "offline"
 
 
 def test_no_picture_and_no_text_names_the_encoder_that_would_do(shop):
     bare = replace(shop, images=None, items=shop.items[["item"]].assign(attributes=[f"{i % 3} {i % 2}" for i in range(60)]))
-    with pytest.raises(UsageError, match="encoder='attributes' .-p encoder attributes."): C.extract(bare, "tiny")
-    assert C.extract(bare, say=lambda s: None).modalities == ["attributes"]
-    with pytest.raises(UsageError, match="brings no ready vectors"): C.extract(bare, "ready")
+    with pytest.raises(UsageError, match="encoder='attributes' .-p encoder attributes."): extractor.extract(bare, "tiny")
+    assert extractor.extract(bare, say=lambda s: None).modalities == ["attributes"]
+    with pytest.raises(UsageError, match="brings no ready vectors"): extractor.extract(bare, "ready")
 
 
 def test_every_name_of_the_table(ds, tmp_path, capsys):
     v = np.ones((60, 3), "float32")
-    assert C.extract(replace(ds, features=dict(text=v)), "ready").key == "ready"
-    assert C.extract(replace(ds, items=ds.items.assign(attributes=[f"{i % 3} {i % 2}" for i in range(60)])), "attributes").key == "attributes"
-    F = C.extract(ds, "tiny", cache=tmp_path, progress=False)
-    G = C.extract(ds, f"local-dir:{recipe_folder('tiny', tmp_path)}", cache=tmp_path, progress=False)
+    assert extractor.extract(replace(ds, features=dict(text=v)), "ready").key == "ready"
+    assert extractor.extract(replace(ds, items=ds.items.assign(attributes=[f"{i % 3} {i % 2}" for i in range(60)])), "attributes").key == "attributes"
+    F = extractor.extract(ds, "tiny", cache=tmp_path, progress=False)
+    G = extractor.extract(ds, f"local-dir:{recipe_folder('tiny', tmp_path)}", cache=tmp_path, progress=False)
     assert (F.vectors["text"] == G.vectors["text"]).all() and F.key != G.key != ""
-    if has_offline(): assert C.extract(replace(ds, images=None), "offline", text_columns=("title",), progress=False).vectors["text"].shape == (60, 384)
+    if has_offline(): assert extractor.extract(replace(ds, images=None), "offline", text_columns=("title",), progress=False).vectors["text"].shape == (60, 384)
     for bad in ("ViT-B-32//nowhere/x.safetensors", "tinny"):
-        with pytest.raises(UsageError): C.extract(ds, bad)
+        with pytest.raises(UsageError): extractor.extract(ds, bad)
     assert capsys.readouterr().out == ""  # nothing was chosen
-    assert C.extract(ds, cache=tmp_path, progress=False).fingerprint == F.fingerprint
+    assert extractor.extract(ds, cache=tmp_path, progress=False).fingerprint == F.fingerprint
     assert capsys.readouterr().out == "encoder: tiny (toy's own)\n"
 
 
 def test_the_reports_door_is_this_one():
-    from mamex import benchmark, ladder, regenerate, reports
-    assert reports.extract is benchmark.extract is ladder.extract is C.extract and regenerate.choose_encoder is C.choose_encoder
+    from mamex.studies import best, clocks, regenerate
+    assert best.extract is clocks.extract is extractor.extract and regenerate.choose_encoder is choose.choose_encoder
 
 
 @pytest.mark.parametrize("columns, said", [(("titel",), "'titel'.*did you mean 'title'"), (dict(text=("title",), brand=("brand",)), "'brand'.*they have item, title, description"),
                                            ("titles", "did you mean 'title'")])
 def test_a_column_that_is_not_there(ds, columns, said):
-    with pytest.raises(UsageError, match=said): C.extract(ds, "tiny", text_columns=columns)
+    with pytest.raises(UsageError, match=said): extractor.extract(ds, "tiny", text_columns=columns)
 
 
 def test_columns_by_every_name(ds, tmp_path):
-    texts = lambda c: C.extract(ds, "tiny", text_columns=c, cache=tmp_path, progress=False).modalities
+    texts = lambda c: extractor.extract(ds, "tiny", text_columns=c, cache=tmp_path, progress=False).modalities
     assert texts(["title"]) == texts("title") == texts(np.array(["title"])) == ["image", "text"]
     assert texts("each") == ["image", "text", "title", "description"] and texts(dict(said=["title"])) == ["image", "said"]
 
 
 # the hub
 
-def test_the_address_is_open_clips(): assert import_open_clip().get_pretrained_cfg(*C.DEFAULT.split("/"))["hf_hub"].strip("/") == C.DEFAULT_AT
+def test_the_address_is_open_clips(): assert import_open_clip().get_pretrained_cfg(*choose.DEFAULT.split("/"))["hf_hub"].strip("/") == choose.DEFAULT_AT
 
 
 def test_the_files_are_open_clips():
     from open_clip.pretrained import HF_WEIGHTS_NAME, _get_safe_alternatives
-    assert C.WEIGHTS == (*_get_safe_alternatives(HF_WEIGHTS_NAME), HF_WEIGHTS_NAME)
+    assert choose.WEIGHTS == (*_get_safe_alternatives(HF_WEIGHTS_NAME), HF_WEIGHTS_NAME)
 
 
 @pytest.mark.parametrize("status, headers, want", [
     (200, dict(x_repo_commit="abc"), True), (302, dict(x_repo_commit="abc", location="https://cdn/"), True), (307, dict(X_Repo_Commit="abc"), True),
     (200, {}, False), (302, dict(location="https://hotel/login"), False), (404, dict(x_repo_commit="abc"), False), (401, {}, False), (503, {}, False)])
-def test_what_counts_as_an_answer(serve, status, headers, want): assert C.answers(serve(status, **headers)) is want
+def test_what_counts_as_an_answer(serve, status, headers, want): assert choose.answers(serve(status, **headers)) is want
 
 
 def test_a_black_hole_takes_no_longer_than_is_allowed():
     "It takes the call and never speaks."
     with socket.create_server(("127.0.0.1", 0)) as hole:
         start = time.monotonic()
-        assert not C.answers(f"http://127.0.0.1:{hole.getsockname()[1]}", .5)
+        assert not choose.answers(f"http://127.0.0.1:{hole.getsockname()[1]}", .5)
         assert time.monotonic() - start < 2
-        start = time.monotonic(); assert not C.answers(f"http://127.0.0.1:{hole.getsockname()[1]}", .5)  # not asked twice
+        start = time.monotonic(); assert not choose.answers(f"http://127.0.0.1:{hole.getsockname()[1]}", .5)  # not asked twice
         assert time.monotonic() - start < .1
 
 
@@ -153,29 +155,29 @@ def test_a_name_server_that_never_answers_takes_no_longer_either(monkeypatch):
     gate = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: (gate.wait(20), iter(()))[1])
     start = time.monotonic()
-    try: assert not C.answers("http://hub.invalid", .5)
+    try: assert not choose.answers("http://hub.invalid", .5)
     finally: gate.set()
     assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize("endpoint", ["", "no address", "http://", "ftp://x.y", "http://127.0.0.1:9"])
-def test_addresses_that_are_none(endpoint): assert C.answers(endpoint, 1) is False
+def test_addresses_that_are_none(endpoint): assert choose.answers(endpoint, 1) is False
 
 
 def test_said_to_be_offline_it_is_not_asked(monkeypatch, serve):
     monkeypatch.setenv("HF_ENDPOINT", serve(200, x_repo_commit="abc"))
-    assert C.hub_answers()
+    assert choose.hub_answers()
     for v in ("1", "true", "YES", "on"):
-        monkeypatch.setenv("HF_HUB_OFFLINE", v); assert not C.hub_answers()
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0"); assert C.hub_answers()
+        monkeypatch.setenv("HF_HUB_OFFLINE", v); assert not choose.hub_answers()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0"); assert choose.hub_answers()
 
 
 def test_weights_in_the_hubs_cache_are_found(monkeypatch, tmp_path):
     import huggingface_hub
     find = huggingface_hub.try_to_load_from_cache
-    monkeypatch.setattr(C.huggingface_hub, "try_to_load_from_cache", lambda repo, f: find(repo, f, cache_dir=tmp_path))
-    assert not C.default_is_here()
-    at = tmp_path / f"models--{C.DEFAULT_AT.replace('/', '--')}"
+    monkeypatch.setattr(choose.huggingface_hub, "try_to_load_from_cache", lambda repo, f: find(repo, f, cache_dir=tmp_path))
+    assert not choose.default_is_here()
+    at = tmp_path / f"models--{choose.DEFAULT_AT.replace('/', '--')}"
     (at / "refs").mkdir(parents=True); (at / "refs" / "main").write_text("abc")
-    (at / "snapshots" / "abc").mkdir(parents=True); (at / "snapshots" / "abc" / C.WEIGHTS[0]).write_bytes(b"w")
-    assert C.default_is_here()
+    (at / "snapshots" / "abc").mkdir(parents=True); (at / "snapshots" / "abc" / choose.WEIGHTS[0]).write_bytes(b"w")
+    assert choose.default_is_here()

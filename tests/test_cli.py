@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mamex import cli
-from mamex.datasets import UsageError, toy
-from mamex.recommender import Recommender
+from mamex.recommender import histories
+from mamex.base import UsageError
+from mamex.datasets.toy import toy
+from mamex.recommender.core import Recommender
 from conftest import ROOT
 
 QUICK = dict(deadline=None, suppress_health_check=list(HealthCheck))
@@ -82,7 +84,7 @@ def test_a_spreadsheet_has_been_at_the_ids(run, tmp_path):
     ("h.jsonl", '{"user": "u", "item": "i0001"}\n{"user": "u", "item": "i0002"}\n\n{"user": "v", "items": ["i0003"]}\n'), ("h.json", '{"user": "u", "items": ["i0001", "i0002"]}\n{"user": "v", "items": ["i0003"]}\n'),
     ("h.json", "\ufeff" + '{"u": ["i0001", "i0002"], "v": ["i0003"]}'), ("h.csv", "\ufeffuser\titem\nu\ti0001\nu\ti0002\nv\ti0003\n")])
 def test_a_history_file_in_any_shape(model, run, tmp_path, name, text):
-    assert dict(cli.read_histories(put(tmp_path, name, text))) == dict(u=["i0001", "i0002"], v=["i0003"])
+    assert dict(histories.read_histories(put(tmp_path, name, text))) == dict(u=["i0001", "i0002"], v=["i0003"])
     status, _, err = run("recommend", model, "--histories", tmp_path/name, "--k", 1, "--out", tmp_path/"r.csv")
     assert status == 0 and not err and pd.read_csv(tmp_path/"r.csv")["user"].tolist() == ["u", "v"]
 
@@ -117,9 +119,9 @@ def test_rows_that_repeat_are_told_and_nothing_is_refused(model, run, tmp_path):
 
 
 def test_numbers_in_json_are_their_digits(tmp_path):
-    h = cli.read_histories(put(tmp_path, "h.json", '{"1": [7, 7.0, 123456789012345678, "007", 1e3]}'))
+    h = histories.read_histories(put(tmp_path, "h.json", '{"1": [7, 7.0, 123456789012345678, "007", 1e3]}'))
     assert dict(h) == {"1": ["7", "123456789012345678", "007", "1000"]} and not h.notes
-    assert "lose the last digits" in cli.read_histories(put(tmp_path, "h.json", '{"1": [1e17, 7]}')).notes[0]
+    assert "lose the last digits" in histories.read_histories(put(tmp_path, "h.json", '{"1": [1e17, 7]}')).notes[0]
 
 
 # ---- new items
@@ -172,7 +174,7 @@ def test_fit_says_what_it_chose_and_whether_it_beats_the_floors(run, tmp_path):
 
 
 def test_attributes_through_the_same_door(run, tmp_path):
-    from mamex.datasets import save_dataset
+    from mamex.datasets.folders import save_dataset
     ds = toy(n_users=60, n_items=60)
     ds = replace(ds, items=pd.DataFrame(dict(item=ds.item_ids, attributes=[f"brand{n % 7} kind{n % 5}" for n in range(60)])), images=None, interactions=ds.interactions[ds.interactions["item"] < 50].reset_index(drop=True))
     save_dataset(ds, tmp_path/"shop")

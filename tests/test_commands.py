@@ -19,9 +19,12 @@ import nbformat, numpy as np, pandas as pd, pytest
 from filelock import FileLock
 from conftest import ROOT
 from standin import serve
-from mamex import cli, regenerate
-from mamex.datasets import Images, save_dataset, toy
-from mamex.offline import has_offline
+from mamex import cli
+from mamex.studies import regenerate
+from mamex.datasets.folders import save_dataset
+from mamex.datasets.pictures import Images
+from mamex.datasets.toy import toy
+from mamex.vectors.offline import has_offline
 
 pty = pytest.importorskip("pty", reason="this system has no terminals to run commands in")
 PROGRAMS = {"papermill", "mamex", "make", "python", "pytest", "pip", "conda", "jupyter", "source", "mkdir", "nbdev_test"}
@@ -172,7 +175,7 @@ def small_datasets(to: Path):
 
 
 VECTORS = re.compile(r"\b(extract|views_of|material)\(")
-STUB = "from mamex.reports import report_folder\n(report_folder(ds.name, p.out) / '{}.json').write_text('{{}}')"
+STUB = "from mamex.reports.files import report_folder\n(report_folder(ds.name, p.out) / '{}.json').write_text('{{}}')"
 
 def first_cells(path: Path):
     "Cuts a papermill notebook behind the cell that makes the vectors; a stub stands for its report."

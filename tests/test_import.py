@@ -8,9 +8,14 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from mamex.base import UsageError
-from mamex.catalogue import _as_numbers, decode_csv, from_tables, guess_columns, match_pictures, read_table
-from mamex.checks import check_folder, say_problems
-from mamex.datasets import load_dataset
+from mamex.datasets.tables.columns import guess_columns
+from mamex.datasets.tables.decoding import decode_csv
+from mamex.datasets.tables.importer import from_tables
+from mamex.datasets.tables.products import _as_numbers, match_pictures
+from mamex.datasets.tables.rows import read_table
+from mamex.datasets.checks.folder import check_folder
+from mamex.datasets.checks.problems import say_problems
+from mamex.datasets.folders import load_dataset
 
 QUICK = dict(deadline=None, suppress_health_check=list(HealthCheck))
 P, C = "item,title\n1,Lamp\n2,Pot\n3,Cup\n", "user,item\nann,1\nbob,2\nann,3\n"
@@ -190,7 +195,7 @@ def test_ids_of_frames(shop, column, values, ok):
 
 
 def test_ids_are_object_arrays(tmp_path):
-    from mamex.catalogue import _dataset
+    from mamex.datasets.tables.importer import _dataset
     ds = _dataset("o", pd.DataFrame(dict(item=["x", "y" * 500], _row=[0, 1], _picture="")), pd.DataFrame(dict(user=["a"], item=["x"])), {}, {})
     assert ds.item_ids.dtype == ds.user_ids.dtype == object
 
@@ -376,7 +381,7 @@ def test_an_archive_of_pictures_is_read_as_a_folder_is(tmp_path):
 
 def test_a_broken_picture_of_an_archive_is_one_without_a_picture(tmp_path):
     "What comes of it is bytes that nobody can read, in `import` and in `add` alike: never an error of the archive's."
-    from mamex.catalogue import picture_files
+    from mamex.datasets.tables.products import picture_files
     z = tmp_path / "photos.zip"
     with zipfile.ZipFile(z, "w") as a: a.writestr("1.png", png())
     b = bytearray(z.read_bytes()); b[45] ^= 255; z.write_bytes(bytes(b))

@@ -2,7 +2,8 @@
 import ir_measures, numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from ir_measures import R, nDCG, Success
-from mamex.metrics import bootstrap_ci, paired_test, relevant_ranks, user_metrics
+from mamex.protocol.intervals import bootstrap_ci, paired_test
+from mamex.protocol.metrics import relevant_ranks, user_metrics
 
 
 def random_case(seed, users=40, pool=60):

@@ -2,10 +2,14 @@
 from dataclasses import replace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from mamex.datasets import UsageError
-from mamex.extractor import Features
-from mamex.missing import WAYS, equip, lose, missing_page, recommend, way_config
-from mamex.model import MAMEX, preset
+from mamex.base import UsageError
+from mamex.vectors.features import Features
+from mamex.extensions.fills import WAYS, equip, way_config
+from mamex.extensions.losing import lose
+from mamex.studies.missing_modality import recommend
+from mamex.studies.missing_page import missing_page
+from mamex.model import MAMEX
+from mamex.trainer import preset
 
 N, SMALL = 14, preset("released", dim=4, n_experts=2, top_k=1)
 

@@ -1,17 +1,22 @@
 "The peers' study: what accuracy does not see, the search that survives a kill, Holm, the page, attributes, and the notebook end to end."
 import json, os, shutil
+from dataclasses import replace
 import numpy as np, pandas as pd, papermill as pm, pytest
 from hypothesis import given, settings, strategies as st
 from conftest import ROOT
-from mamex import tables
-from mamex.attributes import attribute_features, multi_hot, truncated_svd
-from mamex.beyond import agreement, bands, beyond, cold_popularity, gini, jaccard, jensen_shannon, overlap, top_k
-from mamex.datasets import UsageError, load_dataset
+from mamex.rivals.peers import SPACES
+from mamex.studies import claims, overview, peers
+from mamex.vectors.attributes import attribute_features, multi_hot, truncated_svd
+from mamex.protocol.exposure import (agreement, bands, beyond, cold_popularity, gini, jaccard, jensen_shannon,
+                                     overlap, top_k)
+from mamex.base import UsageError
+from mamex.datasets.folders import load_dataset
 from mamex.extractor import Extractor
-from mamex.insight import holm
-from mamex.metrics import relevant_ranks
-from mamex.choose import choose_encoder, extract
-from mamex.splits import Split, cold_split
+from mamex.protocol.intervals import holm
+from mamex.protocol.metrics import relevant_ranks
+from mamex.vectors.choose import choose_encoder
+from mamex.extractor import extract
+from mamex.protocol.splits import Split, cold_split
 from mamex.trainer import fit
 
 
@@ -95,7 +100,7 @@ def test_no_measure_of_a_broken_model(toy):
 
 def test_modalities_that_say_the_same_agree(toy):
     ds, f, split = toy
-    run = fit(f, split, tables.defaults("milk", tables.schedule(split, epochs=2, eval_every=1)), progress=False)
+    run = fit(f, split, peers.defaults("milk", peers.schedule(split, epochs=2, eval_every=1)), progress=False)
     before = run.model.scorer()(np.arange(3), split.cold_items)
     got = agreement(run, f, split)
     assert 0 < got["image/text"] < 1
@@ -117,7 +122,7 @@ def test_attributes_become_a_modality(toy):
     ds.items.loc[2, "attributes"] = ds.items.loc[1, "attributes"]
     b = attribute_features(ds).vectors["attributes"]
     assert np.allclose(b[1], b[2], atol=1e-5) and (twins or not np.allclose(a[1], a[2], atol=1e-3))
-    fit(f, cold_split(ds), tables.defaults("mamex", tables.schedule(cold_split(ds), epochs=1, eval_every=1)), progress=False)  # items without anything and all
+    fit(f, cold_split(ds), peers.defaults("mamex", peers.schedule(cold_split(ds), epochs=1, eval_every=1)), progress=False)  # items without anything and all
 
 
 def test_attributes_do_not_look_at_interactions(toy):
@@ -155,39 +160,39 @@ def test_holm_lies_between_p_and_bonferroni(p):
 
 def test_a_killed_search_goes_on_as_if_nothing_had_been(toy, tmp_path):
     ds, f, split = toy
-    base = tables.defaults("clcrec", tables.schedule(split, epochs=2, eval_every=1))
+    base = peers.defaults("clcrec", peers.schedule(split, epochs=2, eval_every=1))
     class Kill(Exception): pass
     def kill(): raise Kill
     facts = lambda trials: [(t["number"], t["settings"], t["value"], t["state"]) for t in trials]
-    whole = tables.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "a")
+    whole = peers.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "a")
     for n in range(1, 4):  # killed after each of the first three trials
-        with pytest.raises(Kill): tables.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b", each=kill)
-    assert facts(tables.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b")) == facts(whole)
+        with pytest.raises(Kill): peers.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b", each=kill)
+    assert facts(peers.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b")) == facts(whole)
     assert len({json.dumps(t["settings"]) for t in whole}) == 7 and whole[0]["settings"] == {}
-    assert facts(tables.tune("clcrec", f, split, base, 4, 1e6, tmp_path / "a")) == facts(whole[:4])  # fewer are a part of more
-    other = tables.tune("clcrec", f, split, base, 2, 1e6, tmp_path / "a", seed=1)
+    assert facts(peers.tune("clcrec", f, split, base, 4, 1e6, tmp_path / "a")) == facts(whole[:4])  # fewer are a part of more
+    other = peers.tune("clcrec", f, split, base, 2, 1e6, tmp_path / "a", seed=1)
     assert other[1]["settings"] != whole[1]["settings"]
 
 
 def test_cap_and_failures_are_counted(toy, tmp_path):
     ds, f, split = toy
-    way = tables.schedule(split, epochs=2, eval_every=1)
-    cut = tables.tune("mtpr", f, split, tables.defaults("mtpr", way), 5, 1e-6, tmp_path)
+    way = peers.schedule(split, epochs=2, eval_every=1)
+    cut = peers.tune("mtpr", f, split, peers.defaults("mtpr", way), 5, 1e-6, tmp_path)
     assert [t["state"] for t in cut] == ["cut"] and cut[0]["value"] > 0
-    wild = tables.search_all(["milk"], f, split, way | dict(lr=1e30), 1, 99, tmp_path, progress=False)
+    wild = peers.search_all(["milk"], f, split, way | dict(lr=1e30), 1, 99, tmp_path, progress=False)
     assert wild["milk"]["best"] is None and wild["milk"]["trials"][0]["state"] == "failed"
-    row = tables.search_table(wild).loc["milk"]
+    row = peers.search_table(wild).loc["milk"]
     assert row["failed"] == 1 and row["chosen"] == "nothing: every trial failed"
-    assert "milk" not in tables.finalists(wild | {"mamex": wild["milk"]}, way)
+    assert "milk" not in peers.finalists(wild | {"mamex": wild["milk"]}, way)
 
 
-@pytest.mark.parametrize("name", tables.contenders())
+@pytest.mark.parametrize("name", peers.contenders())
 def test_every_model_can_be_asked_and_built(toy, name):
     ds, f, split = toy
-    base, past = tables.defaults(name, tables.schedule(split)), [dict(settings={}, value=.1)]
+    base, past = peers.defaults(name, peers.schedule(split)), [dict(settings={}, value=.1)]
     for n in range(6):
-        s = tables.ask(name, base, past)
-        assert set(s) == set(tables.SPACES[name]) and tables.holds(tables.SPACES[name], tables.replace(base, **s))
+        s = peers.ask(name, base, past)
+        assert set(s) == set(SPACES[name]) and peers.holds(SPACES[name], replace(base, **s))
         past.append(dict(settings=s, value=.1 + n / 100))
 
 
@@ -195,7 +200,7 @@ def test_a_floor_stands_against_every_seed():
     rng = np.random.default_rng(0)
     frame = lambda x: pd.DataFrame({"ndcg@10": x})
     a, b = rng.random((3, 50)), rng.random(50)
-    vs = tables.duels({"test": {"mamex": [frame(x) for x in a], "ridge/all": [frame(b)], "oracle/popularity": [frame(b + 1)]}}, "mamex")
+    vs = peers.duels({"test": {"mamex": [frame(x) for x in a], "ridge/all": [frame(b)], "oracle/popularity": [frame(b + 1)]}}, "mamex")
     d = (a - b).mean(0)
     assert list(vs) == ["ridge/all"] and vs["ridge/all"]["diff"] == pytest.approx(d.mean()) and vs["ridge/all"]["dz"] == pytest.approx(d.mean() / d.std(ddof=1))
 
@@ -228,27 +233,27 @@ def test_notebook_end_to_end(report):
 
 def test_page_is_a_function_of_the_json(report):
     out, r = report
-    assert (out / "peers.md").read_text() == tables.peers_page(r).rstrip() + "\n"
+    assert (out / "peers.md").read_text() == peers.peers_page(r).rstrip() + "\n"
     changed = json.loads(json.dumps(r)); changed["test"]["clcrec"]["ndcg@10"]["mean"] = .9876
-    assert ".9876" in tables.peers_page(changed) and ".9876" not in tables.peers_page(r)
+    assert ".9876" in peers.peers_page(changed) and ".9876" not in peers.peers_page(r)
     sport = json.loads(json.dumps(r)); sport["card"]["dataset"]["name"] = "sport"
-    assert "not comparable" in tables.peers_page(sport) and "not comparable" not in tables.peers_page(r)
+    assert "not comparable" in peers.peers_page(sport) and "not comparable" not in peers.peers_page(r)
 
 
 def test_claim_and_figure_over_datasets(report, tmp_path):
-    from mamex import claims
+    
     out, r = report
     verdict, finding = claims.beats_peers(r)
     assert verdict in (claims.FAILS, claims.OPEN) and "6 of the seven were not trained" in finding
     for n in ("a", "b"): (tmp_path / n).mkdir(); shutil.copy(out / "peers.json", tmp_path / n)
-    assert list(tables.over_datasets(tmp_path)) == ["a", "b"]
-    assert len(tables.plot_over_datasets(tmp_path).axes) == 2
+    assert list(overview.over_datasets(tmp_path)) == ["a", "b"]
+    assert len(overview.plot_over_datasets(tmp_path).axes) == 2
     assert "## a" in claims.index_page(tmp_path) and "[peers](a/peers.md)" in claims.index_page(tmp_path)  # a set with this report alone
 
 
 @pytest.mark.parametrize("bad", [0, -1, "long", None, True, float("nan"), float("inf")])
 def test_budgets_are_numbers_above_zero(bad):
-    with pytest.raises(UsageError, match="above 0"): tables.positive(bad)
+    with pytest.raises(UsageError, match="above 0"): peers.positive(bad)
 
 
 @pytest.mark.parametrize("bad, sentence", [(dict(model=["milk"]), "unknown parameter 'model'"), (dict(models=["mlik"]), "did you mean 'milk'")])

@@ -11,13 +11,21 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from scipy import sparse
 
-import mamex.recommender as R
-from mamex import cli
-from mamex.datasets import UsageError, load_dataset, save_dataset, toy
-from mamex.extractor import Extractor, Features
-from mamex.model import Config, preset
-from mamex.recommender import Recommender, top_items
-from mamex.splits import cold_split
+from mamex import cli, trainer
+from mamex.datasets import Dataset
+from mamex.recommender import core, explaining, fitting, folding, store
+from mamex.vectors import texts
+
+from mamex.base import UsageError
+from mamex.datasets.folders import load_dataset, save_dataset
+from mamex.datasets.toy import toy
+from mamex.vectors.features import Features
+from mamex.extractor import Extractor
+from mamex.model import Config
+from mamex.trainer import preset
+from mamex.recommender.core import Recommender
+from mamex.recommender.ranking import top_items
+from mamex.protocol.splits import cold_split
 from conftest import ROOT
 
 QUICK = dict(deadline=None, suppress_health_check=list(HealthCheck))
@@ -164,14 +172,14 @@ def test_same_input_and_seed_same_bytes(fitted, world, saved, tmp_path):
 
 def test_held_out_items_choose_and_everything_trains(fitted, world, monkeypatch):
     seen = []
-    class Spy(R.Trainer):
+    class Spy(trainer.Trainer):
         def __init__(self, features, split, *a, **k): super().__init__(features, split, *a, **k); seen.append((split, self))
-    monkeypatch.setattr(R, "Trainer", Spy); monkeypatch.setattr("mamex.trainer.Trainer", Spy)
+    monkeypatch.setattr(fitting, "Trainer", Spy); monkeypatch.setattr(trainer, "Trainer", Spy)
     rec = Recommender.fit(world, "tiny", "released", seed=3, progress=False, **FEW)
     (choose, _), (everything, t) = seen
     assert len(choose.val_items) == 9 and not set(choose.train[:, 1]) & set(choose.val_items) and len(choose.train) + len(choose.val) == world.n_interactions
     assert len(everything.train) == world.n_interactions and len(everything.cold_items) == 0 and everything.n_items == 44
-    assert t.next_epoch == rec.about["epochs"] and rec.about["held_out"] == "9 of 44 items held out, seed 3" and set(rec.about["fold_in"]) == {*map(str, R.LAMBDAS), "trained"}
+    assert t.next_epoch == rec.about["epochs"] and rec.about["held_out"] == "9 of 44 items held out, seed 3" and set(rec.about["fold_in"]) == {*map(str, folding.LAMBDAS), "trained"}
     one = Recommender.fit(world, "tiny", "released", seed=3, refit=False, progress=False, **FEW)
     assert len(seen) == 3 and not np.array_equal(one.users, rec.users) and one.about["epochs"] == rec.about["epochs"]
 
@@ -240,7 +248,7 @@ def test_a_recommender_of_ready_vectors(tmp_path, world):
     rec = Recommender.fit(replace(world, features=dict(audio=x), images=None), "ready", "released", progress=False, **FEW)
     rec = Recommender.load(rec.save(tmp_path/"m"))
     with pytest.raises(UsageError, match="ready vectors"): rec.add_items(dict(item="a"))
-    with pytest.warns(R.LeftOut, match="nothing of the new items 'b': their vectors are empty.*the rest is added"):
+    with pytest.warns(core.LeftOut, match="nothing of the new items 'b': their vectors are empty.*the rest is added"):
         rec.add_items([dict(item="a"), dict(item="b")], vectors=dict(audio=np.stack([x[45], np.zeros(6)])))
     t = rec.recommend(["u0000"], k=99).set_index("item")["score"]
     assert t["a"] == pytest.approx(t["i0045"], abs=1e-6) and "b" not in t and rec.refused == ["b"]
@@ -263,7 +271,7 @@ def test_folded_in_users_rank_as_well_as_trained_ones():
     "On toy: users kept away from training and folded in from their history, beside the same users trained. Chosen nowhere on what is asked here."
     ds = toy()
     f = Extractor("tiny").extract(ds, progress=False)
-    t = R.fold_in_test(ds, f, cold_split(ds, seed=1), preset("released", epochs=60, patience=60, dim=64), seed=1)["ndcg@10"]
+    t = folding.fold_in_test(ds, f, cold_split(ds, seed=1), preset("released", epochs=60, patience=60, dim=64), seed=1)["ndcg@10"]
     assert t["kept away, folded in"] > .85*t["trained with the others"] and t["kept away, folded in"] > 1.2*t["kept away, average user"]
 
 
@@ -330,7 +338,7 @@ def test_mixed_forged_and_foreign_folders_are_refused(saved, fitted, tmp_path):
 def test_saving_is_all_or_nothing(rec, tmp_path, monkeypatch):
     d = rec.save(tmp_path/"x"/"m")
     old = {p.name: p.read_bytes() for p in d.iterdir()}
-    monkeypatch.setattr(R, "write_atomic", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(store, "write_atomic", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     rec.items["title"] = "other"
     with pytest.raises(OSError): rec.save(d)
     assert {p.name: p.read_bytes() for p in d.iterdir()} == old and [p.name for p in d.parent.iterdir()] == ["m"]
@@ -390,7 +398,7 @@ def numbered():
     rng = np.random.default_rng(0)
     p = pd.DataFrame([(u, i) for u in range(20) for i in rng.choice(25, 6, replace=False)], columns=["user", "item"]).astype("int64")
     ids = np.array([str(k) for k in range(30)])
-    ds = R.Dataset("d", np.array([str(k) for k in range(20)]), ids, p, pd.DataFrame(dict(item=ids, title=ids)), features=dict(image=rng.normal(size=(30, 8)).astype(np.float32)))
+    ds = Dataset("d", np.array([str(k) for k in range(20)]), ids, p, pd.DataFrame(dict(item=ids, title=ids)), features=dict(image=rng.normal(size=(30, 8)).astype(np.float32)))
     return Recommender.fit(ds, "ready", progress=False)
 
 
@@ -415,7 +423,7 @@ def test_a_history_is_the_same_in_every_shape(numbered, items, kind, shape):
 
 def test_what_is_no_id_is_said_and_stops_nobody(numbered):
     for odd in (None, np.nan, pd.NA, pd.NaT, True, 1.5, 2.**60, ["3"]):
-        with pytest.warns(R.LeftOut, match="1 of the users is no id"): t = numbered.recommend(["3", odd], k=1)
+        with pytest.warns(core.LeftOut, match="1 of the users is no id"): t = numbered.recommend(["3", odd], k=1)
         assert t["user"].tolist() == ["3"] and not t.attrs["complete"]
         with pytest.raises(UsageError, match="number 2 of the items is no id"): numbered.rows_of(["3", odd])
         with pytest.raises(UsageError, match="nobody can be served"): numbered.recommend([odd])
@@ -434,7 +442,7 @@ def test_numbers_of_numpy_as_settings(numbered, tmp_path):
 
 
 def test_one_does_not_stop_the_others(numbered):
-    with pytest.warns(R.LeftOut) as said: t = numbered.recommend(["3", "gone"], k=1, among=["new", "lost"], histories={"x": ["1", "off"], "y": ["off"], "z": [], "w": "1", "5": ["1"]})
+    with pytest.warns(core.LeftOut) as said: t = numbered.recommend(["3", "gone"], k=1, among=["new", "lost"], histories={"x": ["1", "off"], "y": ["off"], "z": [], "w": "1", "5": ["1"]})
     assert t["user"].tolist() == ["3", "x"] and t.attrs["unknown"] == dict(users=["gone"], items=["off", "lost"]) and set(t.attrs["unserved"]) == {"gone", "y", "z", "w", "5"}
     said = "\n".join(str(w.message) for w in said)
     for word in ("'gone'", "'off', 'lost'", "'z'", "'w'", "'y'", "'5' are known"): assert word in said
@@ -442,10 +450,10 @@ def test_one_does_not_stop_the_others(numbered):
     t = numbered.recommend(k=1)
     assert t.attrs["complete"] and len(t) == 20
     for nobody in (dict(histories={}), dict(histories=pd.DataFrame(dict(user=[], item=[]))), dict(users=[]), dict(histories=[]), dict(histories={"x": []}), dict(histories={"x": None})):
-        with pytest.warns(R.LeftOut, match="serve"): assert len(numbered.recommend(**nobody)) == 0
+        with pytest.warns(core.LeftOut, match="serve"): assert len(numbered.recommend(**nobody)) == 0
     for wrong in (dict(users=["gone"]), dict(histories={"x": ["off"]}), dict(histories={"x": "1"}), dict(users=[None])):
         with pytest.raises(UsageError, match="nobody can be served"): numbered.recommend(**wrong)
-    with pytest.warns(R.LeftOut, match="have met every candidate"): t = numbered.recommend(histories={"x": ["1"], "y": ["2"]}, among=["1"])
+    with pytest.warns(core.LeftOut, match="have met every candidate"): t = numbered.recommend(histories={"x": ["1"], "y": ["2"]}, among=["1"])
     assert t["user"].tolist() == ["y"] and t.attrs["unserved"] == {"x": "met"}
 
 
@@ -483,7 +491,7 @@ def test_shares_of_best_sum_to_the_score_exactly(best, user, item, refit):
     u, i = f"u{user:04d}", f"i{item:04d}"
     why = best.explain(i, user=u).why
     met = set(best.items["item"][best.seen[[user]].indices])
-    assert set(why.items["item"]) == met and why.rest == 0 and why.how == R.EXACT_SHARES
+    assert set(why.items["item"]) == met and why.rest == 0 and why.how == explaining.EXACT_SHARES
     assert why.items["share"].sum() == pytest.approx(why.score, abs=1e-5*np.abs(why.items["share"]).sum())
     got = best.recommend(u, k=50, among="new" if item > 43 else "all", exclude_seen=False).set_index("item")["score"]
     assert why.score == pytest.approx(got[i], abs=1e-6)
@@ -503,7 +511,7 @@ def test_shares_and_remainder_sum_for_every_kind_of_model(world, how):
         for i in ("i0001", "i0046"):
             why = rec.explain(i, user=u).why
             assert why.items["share"].sum() + why.rest == pytest.approx(why.score, abs=1e-6) and np.isfinite(why.items["share"]).all()
-            assert (why.how == R.LAID_OVER) == ("config" in how) and ("no single item" in str(why)) == (why.rest != 0)
+            assert (why.how == explaining.LAID_OVER) == ("config" in how) and ("no single item" in str(why)) == (why.rest != 0)
     walk = rec.explain("i0046", history=["i0001", "i0007", "i0007"]).why
     assert walk.rest == 0 and set(walk.items["item"]) == {"i0001", "i0007"} and walk.items["share"].sum() == pytest.approx(walk.score, rel=1e-4)
     with pytest.raises(UsageError, match="give one of them"): rec.explain("i0046", user="u0003", history=["i0001"])
@@ -511,7 +519,7 @@ def test_shares_and_remainder_sum_for_every_kind_of_model(world, how):
 
 
 def test_views_are_the_nearest_by_each_modality(best, fitted, world):
-    f = Extractor("tiny", text_columns=R.text_modalities(world)).extract(world, progress=False)
+    f = Extractor("tiny", text_columns=texts.text_modalities(world)).extract(world, progress=False)
     for rec in (best, fitted):
         for i in ("i0001", "i0046"):
             e = rec.explain(i, n=3)
@@ -538,6 +546,6 @@ def test_a_folder_of_the_former_version_still_serves(saved, tmp_path):
     (d/"recommender.json").write_text(json.dumps(r))
     old, new = Recommender.load(d), Recommender.load(saved)
     pd.testing.assert_frame_equal(old.recommend(k=5, among="all"), new.recommend(k=5, among="all"))
-    assert "a former version kept no views" in str(old.explain("i0003")) and old.explain("i0003", user="u0001").why.score and R.beside_told(old.about)
+    assert "a former version kept no views" in str(old.explain("i0003")) and old.explain("i0003", user="u0001").why.score and fitting.beside_told(old.about)
     old.add_items(dict(item="later", title="A lamp"))
     assert Recommender.load(old.save(tmp_path/"again")).explain("later").missing == ["image"]

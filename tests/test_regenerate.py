@@ -1,9 +1,10 @@
-"`python -m mamex.reports`: what runs, what is skipped, what a failure leaves behind."
+"`mamex reports`: what runs, what is skipped, what a failure leaves behind."
 import functools, json, re, signal, subprocess, sys, time
 from dataclasses import replace
 import psutil, pytest
-from mamex import choose as C, regenerate as R
-from mamex.datasets import load_dataset, save_dataset
+from mamex.vectors import choose
+from mamex.studies import regenerate
+from mamex.datasets.folders import load_dataset, save_dataset
 
 REPORT = "import os, pathlib\nfolder = pathlib.Path(os.environ['MAMEX_REPORTS']) / dataset\n(folder / '{}.json').write_text(encoder)"
 MEET = """import time
@@ -13,7 +14,7 @@ for _ in range(200):
     time.sleep(.1)
 else: raise RuntimeError('{1} never came')
 assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE' and int(os.environ['OMP_NUM_THREADS']) >= 1"""
-CHECKED = """from mamex.reports import check_parameters
+CHECKED = """from mamex.reports.parameters import check_parameters
 check_parameters(globals(), dataset=str, encoder=str, wait=int)"""
 # in place of papermill, where the question is only what runs: the report, and a notebook with its source in it
 QUICK = """import json, pathlib, sys
@@ -38,7 +39,7 @@ load = functools.cache(load_dataset)  # toy takes a second to draw
 def house(tmp_path, monkeypatch):
     "Empty folders for notebooks, reports and cache; where `project_root` looks, a project."
     for name in ("reports", "cache"): monkeypatch.setenv(f"MAMEX_{name.upper()}", str(tmp_path / name))
-    monkeypatch.setattr(R, "load_or_fetch", load)
+    monkeypatch.setattr(regenerate, "load_or_fetch", load)
     (tmp_path / "settings.ini").write_text("[DEFAULT]\nlib_name = mamex\n")
     (tmp_path / "nbs").mkdir()
     return tmp_path
@@ -48,7 +49,7 @@ def house(tmp_path, monkeypatch):
 def call(house, capsys):
     "`main`, with the arguments as one text; gives (exit status, what it printed, what it complained of)."
     def f(line):
-        status = R.main(line.split(), house / "nbs")
+        status = regenerate.main(line.split(), house / "nbs")
         return status, *capsys.readouterr()
     return f
 
@@ -63,7 +64,7 @@ def quick(house, monkeypatch):
     def command(plan, stem, output):
         ran.append(stem)
         return [sys.executable, "-c", QUICK, str(plan.nbs / f"{stem}.ipynb"), str(output)]
-    monkeypatch.setattr(R, "command", command)
+    monkeypatch.setattr(regenerate, "command", command)
     for stem in ("run", "audit"): notebook(house / "nbs", stem, "1")
     return lambda: (sorted(ran), ran.clear())[0]
 
@@ -120,19 +121,19 @@ def test_code_and_data_count(house, call, quick, monkeypatch):
     go = lambda: (call("toy --only run"), quick())[1]
     assert go() == ["run"] and go() == []
     other = replace(load("toy"), interactions=load("toy").interactions[1:])
-    monkeypatch.setattr(R, "load_or_fetch", lambda name: other); assert go() == ["run"] and go() == []
+    monkeypatch.setattr(regenerate, "load_or_fetch", lambda name: other); assert go() == ["run"] and go() == []
     notebook(house / "nbs", "run", "import mamex.gate"); assert go() == ["run"]
     package = house / "mamex"; package.mkdir()
     def write(**files):
         for n, s in files.items(): (package / f"{n}.py").write_text(s)
     write(__init__="", gate="k = 1", cli="import mamex.gate")
-    monkeypatch.setattr(R.mamex, "__file__", str(package / "__init__.py")); assert go() == ["run"] and go() == []
+    monkeypatch.setattr(regenerate.mamex, "__file__", str(package / "__init__.py")); assert go() == ["run"] and go() == []
     write(cli="import mamex.gate  # a remark", gate="'Experts.'\nk = 1  # as released"); assert go() == []
     write(gate="k = 2"); assert go() == ["run"] and go() == []
 
 
 def test_a_notebook_that_writes_no_report_has_failed(house, call, quick, monkeypatch):
-    monkeypatch.setattr(R, "command", lambda plan, stem, output: [sys.executable, "-c", "pass"])
+    monkeypatch.setattr(regenerate, "command", lambda plan, stem, output: [sys.executable, "-c", "pass"])
     status, out, _ = call("toy --only run")
     assert status == 1 and "it ended well, but wrote no report" in out
 
@@ -152,13 +153,13 @@ def test_wrong_usage(line, sentence, call, house):
 
 def test_a_folder_with_a_number_for_a_name(house, call, quick, monkeypatch):
     "The name goes to the notebook as text, the reports under it; the stamp does not tell where the folder lies."
-    for name, there in dict(default_is_here=False, hub_answers=False, has_offline=True).items(): monkeypatch.setattr(C, name, lambda there=there: there)
+    for name, there in dict(default_is_here=False, hub_answers=False, has_offline=True).items(): monkeypatch.setattr(choose, name, lambda there=there: there)
     folder = save_dataset(load("toy"), house / "2018")
     status, out, _ = call(f"{folder} --only run")
     assert status == 0 and "encoder offline (the model hub does not answer" in out
     stamp = (house / "reports" / "2018" / "stamps.json").read_text()
     assert json.loads(stamp)["run"]["parameters"] == {"dataset": "2018", "encoder": "offline"} and str(house) not in stamp
-    plan, _ = R.make_plan(folder, {}, house / "nbs")
+    plan, _ = regenerate.make_plan(folder, {}, house / "nbs")
     assert plan.data == json.loads(stamp)["run"]["data"]
 
 

@@ -1,12 +1,13 @@
 "`released` computes what the released code computes: same weights in, same losses and gradients out."
 from dataclasses import replace
 import numpy as np, pytest, torch
-from mamex.datasets import load_dataset
+from mamex.datasets.folders import load_dataset
 from mamex.extractor import Extractor
-from mamex.model import MAMEX, preset
-from mamex.splits import cold_split
+from mamex.model import MAMEX
+from mamex.trainer import preset
+from mamex.protocol.splits import cold_split
 from mamex.trainer import PairSampler
-from mamex.benchmark import Reference, copy_weights, draw_one_by_one
+from mamex.studies.authors import Reference, copy_weights, draw_one_by_one
 
 
 @pytest.fixture(scope="module")

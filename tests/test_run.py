@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
 from hypothesis import given, strategies as st
-from mamex.datasets import UsageError, load_dataset, save_dataset
-from mamex.reports import check_columns, check_device, check_long_text, check_parameters, parse_seeds, trained_preset
+from mamex.base import UsageError
+from mamex.datasets.folders import load_dataset, save_dataset
+from mamex.reports.parameters import (check_columns, check_device, check_long_text, check_parameters, parse_seeds,
+                                      trained_preset)
 
 QUICK = ["-p", "epochs", "3", "-p", "seeds", "0"]
 

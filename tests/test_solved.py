@@ -2,15 +2,18 @@
 from dataclasses import replace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from mamex.datasets import UsageError, load_dataset
-from mamex.extractor import Features, text_modalities
-from mamex.ladder import inner_split, never_tested, only_items, over_splits, reported_splits
-from mamex.metrics import evaluate
-from mamex.model import load_model, preset
-from mamex.recommender import Recommender
-from mamex.reports import extract
+from mamex.base import UsageError
+from mamex.datasets.folders import load_dataset
+from mamex.vectors.features import Features
+from mamex.vectors.texts import text_modalities
+from mamex.protocol.intervals import over_splits
+from mamex.studies.best import inner_split, never_tested, only_items, reported_splits
+from mamex.protocol.metrics import evaluate
+from mamex.trainer import load_model, preset
+from mamex.recommender.core import Recommender
+from mamex.extractor import extract
 from mamex.solved import Solved, SolvedMAMEX, collaborative, draw_experts
-from mamex.splits import Split, cold_split
+from mamex.protocol.splits import Split, cold_split
 from mamex.trainer import fit
 
 

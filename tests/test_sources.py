@@ -6,11 +6,15 @@ import pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from conftest import ROOT, needs
 from standin import AMAZON, amazon_world, films_zip, picture, serve
-from mamex import sources
-from mamex.datasets import UsageError, load_dataset
-from mamex.extractor import text_modalities
-from mamex.downloads import Net, Remote, download, fetch_pictures, unpack, whole_archive
-from mamex.sources import fetch, load_or_fetch, parse_literal, parse_review, read_metadata
+from mamex.datasets import folders
+from mamex.datasets.fetch import amazon, sources
+from mamex.base import UsageError
+from mamex.datasets.folders import load_dataset
+from mamex.vectors.texts import text_modalities
+from mamex.datasets.fetch.downloads import Net, Remote, download, unpack, whole_archive
+from mamex.datasets.fetch.pictures import fetch_pictures
+from mamex.datasets.fetch.amazon import parse_literal, parse_review, read_metadata
+from mamex.datasets.fetch.sources import fetch, load_or_fetch
 
 QUICK = Net(tries=4, connect_s=2, read_s=1, backoff_s=.01, wait_s=2, picture_s=3)
 REVIEWS, META = (f"{AMAZON}/{n}_Sports_and_Outdoors{s}.json.gz" for n, s in (("reviews", "_5"), ("meta", "")))
@@ -260,7 +264,7 @@ def test_disk_full(host, world, limit, where):
     host.files[f"/ecx.images-amazon.com/images/I/B{1:09d}.jpg"] = big = picture("PNG", size=(150, 150), noise=5)
     assert len(big) > 40_000 > max(len(host.files[p]) for p in (REVIEWS, META))
     p = child(f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-              "from mamex.sources import main; raise SystemExit(main(['sport']))")
+              "from mamex.cli import main; raise SystemExit(main(['fetch', 'sport']))")
     out, err = p.communicate(timeout=60)
     assert p.returncode == 2 and "there is no room left" in err and where in err and "Traceback" not in err, err
     assert not (Path(os.environ["MAMEX_CACHE"])/"datasets"/"sport").exists()
@@ -271,7 +275,7 @@ def test_disk_full(host, world, limit, where):
 def test_kill_and_kill_again(host, world, tmp_path):
     "SIGKILL in the middle of a file, of the pictures, and of the pictures again; what comes in the end is what comes without a kill."
     with serve(dict(world[0])) as other, cache_of(other) as d: want = tree(fetch("sport", QUICK, progress=False))
-    cache, code = Path(os.environ["MAMEX_CACHE"]), "from mamex.sources import fetch; fetch('sport', progress=False)"
+    cache, code = Path(os.environ["MAMEX_CACHE"]), "from mamex.datasets.fetch.sources import fetch; fetch('sport', progress=False)"
     host.faults[META] = [("slow", .1)]
     def kill_when(there):
         p = child(code)
@@ -281,7 +285,7 @@ def test_kill_and_kill_again(host, world, tmp_path):
         else: pytest.fail("nothing to kill: " + p.communicate()[1])
         p.send_signal(signal.SIGKILL); p.wait()
     kill_when(lambda: any(p.stat().st_size > 1000 for p in cache.rglob("meta*.part")))
-    assert not (cache/"datasets"/"sport").exists() and "sport" not in sources.load_dataset.__globals__["known_datasets"]()
+    assert not (cache/"datasets"/"sport").exists() and "sport" not in folders.load_dataset.__globals__["known_datasets"]()
     for n in (5, 20):
         for p in list(world[0]):
             if "ecx" in p: host.faults[p] = [("slow", .05)]
@@ -296,7 +300,7 @@ def test_kill_and_kill_again(host, world, tmp_path):
 
 
 def test_two_at_a_time(host, world):
-    a, b = (child("from mamex.sources import fetch; fetch('sport', progress=False)") for _ in range(2))
+    a, b = (child("from mamex.datasets.fetch.sources import fetch; fetch('sport', progress=False)") for _ in range(2))
     assert [p.wait(60) for p in (a, b)] == [0, 0]
     assert [p for p, *_ in host.asked].count(REVIEWS) == 1 and load_dataset("sport").info["pictures"] == world[1]
 
@@ -412,7 +416,7 @@ def test_an_odd_review_is_lost_and_counted(kind, tmp_path):
     good = json.dumps(REVIEW)
     odd = good[:-1] + ", " + ODD_REVIEWS[kind] + "}"  # of two keys the last counts
     (p := tmp_path/"r.gz").write_bytes(gzip.compress("\n".join([good, odd, good.replace("A1", "A2")]).encode("latin-1")))
-    t, bad = sources.read_reviews(p)
+    t, bad = amazon.read_reviews(p)
     assert (len(t), bad) == (2, 1) and t["user"].tolist() == ["A1", "A2"]
     t.to_parquet(tmp_path/"t.parquet")
 
@@ -472,7 +476,7 @@ def test_odd_lines_of_films_do_not_end_a_fetch(host, monkeypatch):
 @pytest.mark.parametrize("name", ["baby", "clothing", "sport"])
 def test_the_papers_counts_and_split(name):
     "Exactly the counts of the lineage, and the sizes of the split by chance."
-    from mamex.splits import cold_split
+    from mamex.protocol.splits import cold_split
     ds, s = load_or_fetch(name), sources.SOURCES[name]
     assert dict(users=ds.n_users, items=ds.n_items, interactions=ds.n_interactions) == s.counts
     split = cold_split(ds)

@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 import mamex
-from mamex.regenerate import ASIDE, BYSTANDERS, NOTEBOOKS, code_cells
-from mamex.stamps import bare_code, reached, stamp_of
+from mamex.studies.regenerate import ASIDE, BYSTANDERS, NOTEBOOKS, code_cells
+from mamex.base import bare_code, reached, stamp_of
 from mamex.trainer import FEEDS
 from conftest import ROOT
 
 PACKAGE = Path(mamex.__file__).parent
-MODULES = [p for p in sorted(PACKAGE.glob("*.py")) if p.name not in ("_modidx.py", "__init__.py")]
+MODULES = [p for p in sorted(PACKAGE.rglob("*.py")) if p.name not in ("_modidx.py", "__init__.py")]
 
 
 def remarked(source):
@@ -23,7 +23,7 @@ def remarked(source):
     return "\n".join(l + ("  # a remark" if k in ends and k not in inside else "") for k, l in enumerate(lines, 1))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_remarks_and_docstrings_do_not_count(path):
     source = path.read_text(encoding="utf-8")
     other = remarked(source)
@@ -59,7 +59,7 @@ def test_a_remark_in_the_command_makes_nothing_stale(copy):
 
 def test_an_operator_in_the_losses_makes_stale_what_trains(copy):
     before, root = stamps(copy), copy
-    looks = ["from mamex.metrics import evaluate"]  # ranks, and trains nothing
+    looks = ["from mamex.protocol.metrics import evaluate"]  # ranks, and trains nothing
     was = stamp_of(looks, root)
     f = root / "losses.py"
     tree = ast.parse(f.read_text(encoding="utf-8"))
@@ -79,17 +79,17 @@ def test_a_module_that_moves_keeps_the_stamp(copy):
     text = (copy / "losses.py").read_text(encoding="utf-8")
     (copy / "paper" / "losses.py").write_text(re.sub(r"^from \.(\w)", r"from ..\1", text, flags=re.M), encoding="utf-8")
     (copy / "losses.py").unlink()
-    for p in copy.glob("*.py"):
-        t = p.read_text(encoding="utf-8").replace("from .losses import", "from .paper.losses import").replace("mamex.losses", "mamex.paper.losses")
+    for p in copy.rglob("*.py"):
+        t = re.sub(r"from (\.+)losses import", r"from \1paper.losses import", p.read_text(encoding="utf-8"))
         p.write_text(t, encoding="utf-8")
-    assert not [p for p in copy.glob("*.py") if re.search(r"from \.losses|import losses", p.read_text(encoding="utf-8"))]
+    assert not [p for p in copy.rglob("*.py") if re.search(r"from \.+losses|import losses", p.read_text(encoding="utf-8"))]
     assert stamps(copy) == before
 
 
 def test_a_run_is_keyed_by_what_trains_alone(copy):
     key = lambda: stamp_of(["import mamex.trainer"], copy, FEEDS)
     before = key()
-    for name in ("cli", "reports", "recommender", "datasets", "extractor"): (copy / f"{name}.py").write_text("x = 1\n")
+    for name in ("cli", "reports/words", "recommender/core", "datasets/core", "vectors/towers", "extractor"): (copy / f"{name}.py").write_text("x = 1\n")
     assert key() == before
     change(copy, "gate.py", "def ", "x = 3\ndef ")
     assert key() != before

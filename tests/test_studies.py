@@ -3,14 +3,16 @@ import json
 from dataclasses import asdict, replace
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
-from mamex import audits, claims, ladder, studies
+from mamex.studies import ablations, audit, best, best_page, claims, peers, sensitivity
 from mamex.adapters import DESIGNS, Adapters
-from mamex.datasets import UsageError, load_dataset
+from mamex.base import UsageError
+from mamex.datasets.folders import load_dataset
 from mamex.extractor import Extractor
-from mamex.metrics import paired_interval
-from mamex.model import PRESETS, load_model, preset, MAMEX
-from mamex.reports import extract
-from mamex.splits import cold_split
+from mamex.protocol.intervals import paired_interval
+from mamex.model import MAMEX
+from mamex.trainer import PRESETS, load_model, preset
+from mamex.extractor import extract
+from mamex.protocol.splits import cold_split
 from mamex.trainer import Trainer, fit, hold_out
 
 
@@ -66,7 +68,7 @@ def test_a_performance_target_survives_a_kill(toy, tmp_path):
 
 def test_a_useless_modality_loses_its_target(toy):
     ds, f, split = toy
-    noise = studies.scrambled(f, "image", 1.)
+    noise = ablations.scrambled(f, "image", 1.)
     t = Trainer(noise, split, preset("released", fusion_target="performance", lr=1e-2))
     for _ in range(25): t.epoch(); t.listen()
     assert t.model.fusion_aim[0] < .3 < .7 < t.model.fusion_aim[1]
@@ -92,21 +94,21 @@ def test_least_cutoff_never_exceeds_the_truth(K1, K2, ranks):
     "Any one user: the bound from his own Recall and NDCG at two cut-offs is no more than the second cut-off."
     T = len(ranks); ideal = sum(1 / np.log2(r + 1) for r in range(1, T + 1))
     at = lambda K: (sum(r <= K for r in ranks) / T, sum(1 / np.log2(r + 1) for r in ranks if r <= K) / ideal)
-    if at(K2)[0] > at(K1)[0]: assert audits.least_cutoff(at(K1), at(K2), half=0) <= K2 + 1e-6
+    if at(K2)[0] > at(K1)[0]: assert audit.least_cutoff(at(K1), at(K2), half=0) <= K2 + 1e-6
 
 
 def test_print_is_as_quoted():
     "The transcription: Table 1's last rows and Table 3, and what follows from them."
-    t = audits.contradictions()
+    t = audit.contradictions()
     assert t.holds.tolist() == [True, True, True, False, False, False, False]
-    assert audits.TABLE1["sport"]["MAMEX"] == (.0776, .1152, .0470, .0574) and audits.TABLE3["MAMEX"]["sport"] == (.0688, .1810)
+    assert peers.TABLE1["sport"]["MAMEX"] == (.0776, .1152, .0470, .0574) and audit.TABLE3["MAMEX"]["sport"] == (.0688, .1810)
     assert all(int(n.split()[-1]) > 50 for n in t.numbers[[4, 6]])
 
 
 def test_flips_lead_from_code_to_print():
-    flips = {k: v for f in studies.FLIPS.values() for k, v in f.items()} | dict(select_pool="joint")
+    flips = {k: v for f in audit.FLIPS.values() for k, v in f.items()} | dict(select_pool="joint")
     assert replace(PRESETS["released"], **flips) == PRESETS["paper"]
-    assert all(len(f) == 1 for f in studies.FLIPS.values())
+    assert all(len(f) == 1 for f in audit.FLIPS.values())
 
 
 def test_claims_judge_what_reports_hold():
@@ -130,7 +132,7 @@ def test_two_workers_share_a_search(toy, tmp_path):
     ds, f, split = toy
     base = preset("released", epochs=1, dim=16)
     with ThreadPoolExecutor(2) as ex:
-        both = list(ex.map(lambda _: studies.search(f, split, base, 6, tmp_path / "s.log", progress=False), range(2)))
+        both = list(ex.map(lambda _: sensitivity.search(f, split, base, 6, tmp_path / "s.log", progress=False), range(2)))
     trials = both[0].trials
     assert 6 <= sum(t.state.is_finished() for t in trials) <= 7
     assert [t.value for t in trials if t.value] == [t.value for t in both[1].trials if t.value]
@@ -151,7 +153,7 @@ def test_what_users_wrote_is_no_modality(toy, column, recwarn):
     "A column of feedback changes no vector of any view, whatever its name, and nobody is warned of what is not read."
     ds, f, _ = toy
     other = planted(ds, **{column: PLANTED[column]})
-    plain, seen = (ladder.views_of(x, "tiny") for x in (ds, other))
+    plain, seen = (best.views_of(x, "tiny") for x in (ds, other))
     assert {k: v.fingerprint for k, v in plain.items()} == {k: v.fingerprint for k, v in seen.items()}
     assert extract(other, "tiny", text_columns="each").modalities == ["image", "text", "title", "description"]
     assert not [w for w in recwarn if "users" in str(w.message)]
@@ -187,16 +189,16 @@ MODELS_OF_BEST = ["mamex/best", "ridge/all", "milk", "mamex/best, two", "ridge/t
 
 def test_equal_inputs_are_compared_and_nothing_else():
     r = best_report(MODELS_OF_BEST)
-    two, each = (ladder.compared(r, v) for v in ("two", "each"))
+    two, each = (best_page.compared(r, v) for v in ("two", "each"))
     assert (two[0], set(two[1])) == ("mamex/best, two", {"ridge/text, two", "presence/text, two", "mamex/released", "random"})
     assert (each[0], set(each[1])) == ("mamex/best", {"ridge/all", "milk", "mamex/released, each", "random"})
     d = two[1]["mamex/released"]  # seventh, behind by 7 hundredths, less the 3 of the model on two
     assert np.allclose([d["diff"], *d["each"]], [.06, .04, .08]) and d["ci95"][0] < 0 < d["ci95"][1]  # t over two splits
-    front = ladder.headline({"films": r})
+    front = best_page.headline({"films": r})
     assert "times" not in front and front["inputs"].tolist() == ["image, text", "image, text, genres"]
     assert "`ridge/text, two`" in front.iloc[0].iloc[-2] and front.iloc[0].iloc[-1] == "–" and "`ridge/all`" in front.iloc[1].iloc[-2] and "`milk`" in front.iloc[1].iloc[-1]
     told = dict(r, compare_two={"mamex/released": dict(diff=.5, ci95=[.4, .6], splits=2, each=[.5, .5])})
-    assert ladder.compared(told, "two")[1]["mamex/released"]["diff"] == .5  # what was measured comes first
+    assert best_page.compared(told, "two")[1]["mamex/released"]["diff"] == .5  # what was measured comes first
 
 
 @pytest.mark.parametrize("views", [None, dict(two=dict(modalities=["attributes"], fingerprint="a"), each=dict(modalities=["attributes"], fingerprint="a"))])
@@ -204,16 +206,16 @@ def test_copies_are_left_out(views):
     models = ["mamex/best", "ridge/all", "ridge/all, two", "mamex/released", "random"]
     r = best_report([*models, "mamex/best, two"], views)
     r["test"]["mamex/best, two"] = r["test"]["mamex/best"]
-    assert ladder.copies(r) and ladder.views_told(r) == ["each"] and len(ladder.headline({"x": r})) == 1
-    assert not [n for n in ladder.equal_table(r, "each").index if n.endswith("two")] and "mamex/released" in ladder.equal_table(r, "each").index
-    assert "copies" in ladder.inputs_told(r) and "the picture" not in ladder.inputs_told(r)
+    assert best_page.copies(r) and best_page.views_told(r) == ["each"] and len(best_page.headline({"x": r})) == 1
+    assert not [n for n in best_page.equal_table(r, "each").index if n.endswith("two")] and "mamex/released" in best_page.equal_table(r, "each").index
+    assert "copies" in best_page.inputs_told(r) and "the picture" not in best_page.inputs_told(r)
 
 
 @pytest.mark.parametrize("modalities, said", [(["image", "text"], "see the picture and title and description as one text"), (["text"], "`mamex/released`, see title and description as one text,"),
                                               (["image"], "see the picture,"), (["image", "text", "audio"], "text and audio,")])
 def test_what_models_on_two_see_is_read_from_the_data(modalities, said):
     r = best_report(MODELS_OF_BEST, dict(two=dict(modalities=modalities, fingerprint="a"), each=dict(modalities=[*modalities, "genres"], fingerprint="b")))
-    assert said in ladder.inputs_told(r)
+    assert said in best_page.inputs_told(r)
 
 
 def test_no_page_compares_across_inputs_or_leaves_users_alone_unsaid():
@@ -226,7 +228,7 @@ def test_no_page_compares_across_inputs_or_leaves_users_alone_unsaid():
 
 @pytest.mark.parametrize("model, same", [("mamex/best", ["random", "ridge/all", "mamex/released, each"]), ("mamex/best, two", ["random", "ridge/all, two", "mamex/released"])])
 def test_the_figure_of_best_shows_those_on_the_same_inputs(model, same):
-    from mamex.ladder import plot_against
+    from mamex.studies.best_page import plot_against
     others = ["random", "ridge/all", "ridge/all, two", "mamex/released", "mamex/released, each"]
     fig = plot_against({n: dict(diff=.1, ci95=[0., .2], each=[.1, .1]) for n in others}, model)
     assert {t.get_text() for t in fig.axes[0].get_yticklabels()} == set(same)

@@ -3,11 +3,16 @@ from dataclasses import replace
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import example, given, settings, strategies as st
 from conftest import needs
-from mamex.datasets import Dataset, UsageError, load_dataset
-from mamex.extractor import Extractor, Features
-from mamex.model import BEHAVIOUR, MAMEX, preset
-from mamex.temporal import (CONTEXT, MODELS, STEPS, Collaborative, Life, after_n, calibrate, cuts, launches, own_ridge, poisoned, popularity_scorer, ranks_within, release_note,
-                            replay, timely, train_timed, window)
+from mamex.base import UsageError
+from mamex.datasets.core import Dataset
+from mamex.datasets.folders import load_dataset
+from mamex.vectors.features import Features
+from mamex.extractor import Extractor
+from mamex.model import BEHAVIOUR, MAMEX
+from mamex.trainer import preset
+from mamex.protocol.windows import cuts, launches, poisoned, ranks_within, release_note, window
+from mamex.extensions.behaviour import CONTEXT, STEPS, Collaborative, Life, after_n, calibrate
+from mamex.studies.temporal_coldstart import MODELS, own_ridge, popularity_scorer, replay, timely, train_timed
 from mamex.trainer import fit
 
 N, R = 13, 3

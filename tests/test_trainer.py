@@ -3,10 +3,10 @@ import json, signal, subprocess, sys, textwrap
 from dataclasses import replace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from mamex.datasets import load_dataset
+from mamex.datasets.folders import load_dataset
 from mamex.extractor import Extractor
-from mamex.model import preset
-from mamex.splits import Split, cold_split
+from mamex.trainer import preset
+from mamex.protocol.splits import Split, cold_split
 from mamex.trainer import PairSampler, fit
 
 

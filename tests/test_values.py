@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mamex.base import UsageError
-from mamex.values import date_order, doubtful_times, id_text, id_texts, name_key, near_hint, near_ids, parse_times, plain_id
+from mamex.datasets.dates import date_order, doubtful_times, parse_times
+from mamex.datasets.ids import id_text, id_texts, name_key, near_hint, near_ids, plain_id
 
 QUICK = dict(deadline=None, suppress_health_check=list(HealthCheck))
 EPOCH = datetime(1970, 1, 1)
