@@ -7,7 +7,7 @@ __all__ = ['UsageError', 'project_root', 'cache_dir', 'dataset_roots', 'atomic',
            'is_ours', 'says_nothing', 'tree_of', 'bare_code', 'module_file', 'named_modules', 'reached', 'stamp_of']
 
 # %% ../nbs/data/1_base.ipynb #b35bbb72
-import ast, configparser, functools, hashlib, os, platformdirs, sys, threading, tqdm.std
+import ast, configparser, functools, hashlib, os, platformdirs, sys, threading, tqdm.auto, tqdm.std
 from contextlib import contextmanager
 from pathlib import Path
 

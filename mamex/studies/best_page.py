@@ -11,7 +11,7 @@ __all__ = ['BEST_CAPTIONS', 'SEEN_AS', 'HEADS', 'FLOORS', 'signed', 'against_tab
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from scipy import stats
 from ..protocol.intervals import clear
-from ..rivals.interface import PEERS
+from ..rivals.peers import PEERS
 from ..reports.cards import card_table
 from ..reports.words import cell, markdown_table, results_table, short
 from .best import TWO, sees_each, sees_two, steps_table

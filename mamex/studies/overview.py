@@ -10,7 +10,7 @@ import json
 import matplotlib.pyplot as plt, pandas as pd
 from pathlib import Path
 from ..base import UsageError
-from ..rivals.interface import EXTRA, PEERS
+from ..rivals.peers import EXTRA, PEERS
 from ..reports.files import reports_root, save_figure
 from ..reports.words import short
 from .peers import forest, told

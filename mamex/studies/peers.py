@@ -24,8 +24,7 @@ from ..protocol.splits import Split
 from ..model import Run, selected_by
 from ..trainer import fit, preset, run_key
 from ..rivals.floors import extra_floors, floors, oracle_popularity
-from ..rivals.interface import EXTRA, PEERS
-from ..rivals.peers import SPACES, peer_config, suggest
+from ..rivals.peers import EXTRA, PEERS, SPACES, peer_config, suggest
 from ..reports.cards import card_table
 from ..reports.words import markdown_table, results_table, short
 from .variants import METRICS, PARTS, measure, recipe
