@@ -1,4 +1,4 @@
-"""Ours beside the authors' way (chapter 19b), epoch by epoch in turn.
+"""Ours beside the authors' way, epoch by epoch in turn.
 
     python tests/reference.py movielens offline      # seconds of an epoch, and the ratios
 """

@@ -34,9 +34,18 @@ def test_readme_is_the_index_notebook():
 
 
 def test_readme_shows_the_committed_numbers():
-    from mamex.reports.words import markdown_table, results_table
-    r = json.loads((ROOT / "reports/movielens/run.json").read_text())
-    assert markdown_table(results_table(r, metrics=("recall@10", "ndcg@10", "ndcg@20"))) in (ROOT / "README.md").read_text(encoding="utf-8")
+    from mamex.reports.words import markdown_table, short
+    from mamex.studies.claims import read_reports
+    from mamex.studies.front import front_table
+    text, reports = (ROOT / "README.md").read_text(encoding="utf-8"), read_reports(ROOT / "reports")
+    assert markdown_table(front_table({n: r["best"] for n, r in reports.items() if "best" in r})) in text
+    assert f"test NDCG@10 {short(reports['toy']['run']['test']['mamex/released']['ndcg@10']['mean'])}" in text  # of `make run`
+
+
+def test_readme_is_read_in_five_minutes():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    prose = re.sub(r"\]\([^)]*\)", "]", re.sub(r"```.*?```", "", text, flags=re.S))  # links and commands are not read
+    assert len(text.splitlines()) <= 130 and len(re.findall(r"[^\W\d_]\w*", prose)) <= 900
 
 
 def test_version_stands_once():
@@ -65,6 +74,9 @@ def test_every_chapter_is_on_the_map():
     for p in (ROOT / "nbs").glob("*.ipynb"):
         if p.stem != "index": assert f"nbs/{p.name}" in text, f"the README's map lacks {p.name}"
     for eq in range(2, 12): assert re.search(rf"\| *\(?{eq}\)? *\|", text), f"the README's map lacks equation {eq}"
+
+
+def slug(heading): return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 REPORTS = sorted((ROOT / "reports").glob("*/run.json"))
@@ -97,8 +109,22 @@ def test_study_pages_are_the_json(path):
 
 
 def test_index_page_is_made_of_the_reports():
-    from mamex.studies.claims import index_page
-    assert REPORTS and (ROOT / "reports" / "README.md").read_text() == index_page(ROOT / "reports")
+    from mamex.studies.front import claims_page, index_page
+    root = ROOT / "reports"
+    assert REPORTS and (root / "README.md").read_text() == index_page(root) and (root / "claims.md").read_text() == claims_page(root)
+
+
+def test_the_index_of_the_reports_can_be_read():
+    "No table wider than six columns, every link leads somewhere."
+    root = ROOT / "reports"
+    for name in ("README.md", "claims.md"):
+        text = (root / name).read_text(encoding="utf-8")
+        assert max((l.count(" | ") + 1 for l in text.splitlines() if l.startswith("|")), default=0) <= 6
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            file, _, at = link.partition("#")
+            target = (root / file).resolve()
+            assert target.is_file(), link
+            if at: assert f"\n## " in target.read_text() and at in {slug(h) for h in re.findall(r"^#+ (.+)$", target.read_text(), flags=re.M)}, link
 
 
 def test_toy_needs_both_modalities():

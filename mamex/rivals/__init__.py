@@ -1,0 +1,2 @@
+"""What MAMEX has to beat: closed forms, and the seven peers of Table 1 behind the trainer's door."""
+from . import absent, aligned  # each peer registers itself
