@@ -373,7 +373,7 @@ def test_any_fields_in_a_record(fields):
                                   "{'asin': " * 50_000, "\\" * 10**6, "{'asin': 'B'}" + " " * (2 << 20), "1" + "+1j" * 10**5, "1" + "+1" * 10**5, "f'{open(0)}'", "{**{'asin': 'B'}}", "1if 1else 2"], ids=lambda s: s[:12])
 def test_hostile_lines(line):
     "In a process of its own: a parser that dies takes its process with it."
-    p = subprocess.run([sys.executable, "-c", "import sys; from mamex.sources import parse_literal; print(parse_literal(sys.stdin.read()))"], input=line, capture_output=True, text=True, timeout=30)
+    p = subprocess.run([sys.executable, "-c", "import sys; from mamex.datasets.fetch.amazon import parse_literal; print(parse_literal(sys.stdin.read()))"], input=line, capture_output=True, text=True, timeout=30)
     assert (p.returncode, p.stdout.strip()) == (0, "None"), p.stderr[-500:]
 
 

@@ -37,6 +37,7 @@ def _suffix(b):
     return next((s for s, mark in dict(png=b"\x89PNG", gif=b"GIF8", bmp=b"BM").items() if b.startswith(mark)),
                 "webp" if b[8:12] == b"WEBP" else "jpg")
 
+# %% ../../nbs/data/9_folders.ipynb #e54fc51c
 def _zip(path, images):
     "All pictures into one archive, uncompressed (they already are) and undated (same pictures, same bytes)."
     with atomic(path) as tmp, zipfile.ZipFile(tmp, "w") as z:
@@ -109,11 +110,12 @@ def _find(name):
     for p in [r/name for r in dataset_roots() if plain] + [Path(name).expanduser()]:
         if p.is_dir(): return Path(os.path.abspath(p))  # not resolved: a link's own name counts
         if p.is_file():
-            raise UsageError(f"{p} is a file: give the dataset folder; of tables of products and clicks, mamex import "
-                             "makes one.")
+            raise UsageError(f"{p} is a file: give the dataset folder; "
+                             "of tables of products and clicks, mamex import makes one.")
     near = difflib.get_close_matches(name, known := known_datasets(), n=1)
-    raise UsageError(f"there is no dataset {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}: known here "
-                     f"are {', '.join(known)}; give one of them, a folder, or set MAMEX_DATA to where yours lies.")
+    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    raise UsageError(f"there is no dataset {name!r}{meant}: known here are {', '.join(known)}; "
+                     "give one of them, a folder, or set MAMEX_DATA to where yours lies.")
 
 # %% ../../nbs/data/9_folders.ipynb #97efca29
 def load_dataset(name_or_folder,  # toy, the name of a folder under a root, or the path of a folder of any kind

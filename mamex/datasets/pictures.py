@@ -13,14 +13,18 @@ from pathlib import Path, PurePosixPath
 from ..base import _read
 
 # %% ../../nbs/data/4_pictures.ipynb #87e3690b
-UNREADABLE = OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError  # a file or a member
+# what a file, or a member of an archive, may fail with
+UNREADABLE = OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError
 
+# %% ../../nbs/data/4_pictures.ipynb #06c8208e
 class Images:
     "Pictures by name or item id: `id in images`, `images.read(id)`, `len(images)`; see `folder_images`, `zip_images`."
     def __init__(self,
                  read,   # function from an item id to the picture's bytes
                  names,  # those that have a picture
-                ): self._read, self._names = read, dict.fromkeys(map(str, names))
+                ):
+        self._read, self._names = read, dict.fromkeys(map(str, names))
+
     def __contains__(self, item): return item in self._names
     def __len__(self): return len(self._names)
     def __iter__(self): return iter(self._names)
@@ -45,6 +49,7 @@ SUFFIXES = ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"  # 
 
 def one_form(s) -> str: return s if s.isascii() else unicodedata.normalize("NFC", s)
 
+# %% ../../nbs/data/4_pictures.ipynb #34ea4799
 def is_clutter(path) -> bool:
     "Files that an operating system leaves beside pictures: `__MACOSX`, `.DS_Store`, `Thumbs.db` and their like."
     *folders, name = path.split("/")
@@ -61,8 +66,7 @@ def _by_name(paths):
 def match_names(items,  # item ids
                 names,  # names of pictures
                ) -> dict: # item id -> name
-    ("Which picture is whose: exactly; else in one Unicode form, "
-     "where the name is no other item's and one item alone asks.")
+    "Which picture is whose: exactly; else in one Unicode form, where the name is free and one item alone asks."
     items, names = list(dict.fromkeys(map(str, items))), dict.fromkeys(names)
     free, asks = {}, {}
     for n in names.keys() - set(items): free.setdefault(one_form(n), []).append(n)
@@ -90,8 +94,7 @@ def folder_paths(folder) -> dict:  # path with slashes -> function that gives th
 
 # %% ../../nbs/data/4_pictures.ipynb #44c02b8f
 def _zip_name(info):
-    ("A member's name; UTF-8 without its flag (macOS's archiver) is not taken for code page 437, "
-     "nor a backslash for a letter.")
+    "A member's name, slashes between folders; UTF-8 without its flag (macOS's archiver) is not taken for code page 437."
     name = info.filename
     if not info.flag_bits & 0x800 and not name.isascii():
         try: name = name.encode("cp437").decode("utf-8")

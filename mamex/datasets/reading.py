@@ -40,21 +40,6 @@ def _lacks(table, column, path):
     if index: remedy = "write the table with index=False after reset_index()"
     return f"{path} lacks the column {column!r}: it has {', '.join(have) or 'none'}; {remedy}."
 
-# %% ../../nbs/data/6_reading.ipynb #adecff68
-def _number(s, path):
-    "A rating, timestamp or position: float64, or int64 where no value is missing and it is no rating."
-    if s.name == "timestamp" and not _numeric(s): return _dates(s, path)
-    try: s = pd.to_numeric(s).astype("float64" if s.name == "rating" or s.isna().any() else "int64")
-    except (TypeError, ValueError):
-        raise UsageError(f"{path} has a {s.name!r} that is no number: convert it.") from None
-    if s.name != "timestamp": return s
-    if s.max() > 1e10:
-        digits = s[s > 1e10].between(19000101e6, 21001231e6).all()
-        remedy = ("write dates as text, like 2024-01-31 12:00:00, and not as one number" if digits else
-                  "give seconds since 1970, not milliseconds")
-        raise UsageError(f"{path} has a 'timestamp' beyond the year 2286: {remedy}.")
-    return s.where(s != -1) if (s == -1).any() else s
-
 # %% ../../nbs/data/6_reading.ipynb #c423a5be
 def _numeric(s):
     try: pd.to_numeric(s); return s.dtype.kind != "M"
@@ -62,8 +47,7 @@ def _numeric(s):
 
 # %% ../../nbs/data/6_reading.ipynb #4793d550
 def _date_texts(s):
-    ("Dates as they are written -> (seconds, which cannot be read); "
-     "where words are at fault, numbers beside them are not.")
+    "Dates as written -> (seconds, which cannot be read); where words are at fault, numbers beside them are not."
     text = pd.Series([_written(v) for v in s.astype("object")], s.index, dtype=object, name=s.name)
     sec, bad, _ = parse_times(text)
     bad, words = np.asarray(bad, bool), pd.to_numeric(text, errors="coerce").isna().to_numpy()
@@ -88,11 +72,27 @@ def _dates(s, path):
                          "write seconds since 1970, or dates as 2024-01-31 12:00:00.")
     return sec if sec.isna().any() else sec.astype("int64")
 
+# %% ../../nbs/data/6_reading.ipynb #adecff68
+def _number(s, path):
+    "A rating, timestamp or position: float64, or int64 where no value is missing and it is no rating."
+    if s.name == "timestamp" and not _numeric(s): return _dates(s, path)
+    try: s = pd.to_numeric(s).astype("float64" if s.name == "rating" or s.isna().any() else "int64")
+    except (TypeError, ValueError):
+        raise UsageError(f"{path} has a {s.name!r} that is no number: convert it.") from None
+    if s.name != "timestamp": return s
+    if s.max() > 1e10:
+        digits = s[s > 1e10].between(19000101e6, 21001231e6).all()
+        remedy = ("write dates as text, like 2024-01-31 12:00:00, and not as one number" if digits else
+                  "give seconds since 1970, not milliseconds")
+        raise UsageError(f"{path} has a 'timestamp' beyond the year 2286: {remedy}.")
+    return s.where(s != -1) if (s == -1).any() else s
+
 # %% ../../nbs/data/6_reading.ipynb #a53b26f6
 def odd_times(s) -> dict:  # s: timestamps as `_number` gives them; what is odd -> bool [n]
     "Timestamps that lie in 1970, where nobody clicked, and those that lie ahead of us."
     return {"in 1970": (s >= 0) & (s < 31536000), "in the future": s > pd.Timestamp.now().timestamp() + 86400}
 
+# %% ../../nbs/data/6_reading.ipynb #8f9b1248
 def _warn_of_times(s, path):
     said = [f"{n.sum():,} lie {where} (the first is {s[n].iloc[0]:.0f})"
             for where, n in odd_times(s).items() if n.any()]

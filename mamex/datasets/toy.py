@@ -96,6 +96,7 @@ def _chat(rng):
 # %% ../../nbs/data/8_toy.ipynb #6a3dfa38
 STRENGTH = 2.  # sd of what the seen traits add to an item's utility, and again of the read ones; chance has sd 1.28
 
+# %% ../../nbs/data/8_toy.ipynb #ba311cf5
 def _traits(n, rng):
     "Traits drawn evenly and independently; a fifth of the pictures, and of the texts another fifth, means nothing."
     t = pd.DataFrame({k: rng.permutation(np.resize(v, n)) for k, v in TRAITS.items()})

@@ -24,8 +24,7 @@ def _table(f, problems):
 
 # %% ../../../nbs/data/checks/4_folder.ipynb #35ad00b4
 def _check_info(folder, user, items, met, problems):
-    ("dataset.json: is it there, does it say what it should, do its counts hold? "
-     "(None: of a table that could not be read)")
+    "dataset.json: is it there, does it say what it should, do its counts hold? (None: a table could not be read)"
     f = folder/"dataset.json"
     try: info = _json(f)
     except UsageError as e: return problems.append(_from_sentence(e, folder, f.name))
@@ -34,6 +33,11 @@ def _check_info(folder, user, items, met, problems):
         problems.append(Problem("warning", f.name, None, f"{', '.join(gone)} not stated",
                                 "Write what it is and whose, for whoever finds it later", kind="not stated"))
     counts = info.get("counts") if isinstance(info.get("counts"), dict) else {}
+    _check_counts(counts, user, items, met, f, problems)
+
+# %% ../../../nbs/data/checks/4_folder.ipynb #b1c241ce
+def _check_counts(counts, user, items, met, f, problems):
+    "Are there as many users, items and pairs as dataset.json says?"
     there = dict(users=None if user is None else user.nunique(), items=None if items is None else len(items),
                  interactions=None if user is None else len(pd.DataFrame(dict(u=user, i=met)).drop_duplicates()))
     for k, n in there.items():
@@ -41,27 +45,16 @@ def _check_info(folder, user, items, met, problems):
             problems.append(Problem("warning", f.name, None, f"it counts {counts[k]} {k}, the tables hold {n}",
                                     "Correct the count", kind="wrong count"))
 
-# %% ../../../nbs/data/checks/4_folder.ipynb #0b2cb053
-def _check_contract(folder, pictures, progress) -> list:
-    "All problems of a dataset folder as chapter 00 describes it."
-    problems, (f, g) = [], (folder/"interactions.parquet", folder/"items.parquet")
-    t, items = _table(f, problems), _table(g, problems)
-    user, met = _check_interactions(t, f, problems) if t is not None else (pd.Series(dtype=str),)*2
-    ids = _check_items(items, g, problems) if items is not None else pd.Series(dtype=str)
-    if t is not None and items is not None: _check_both(met, ids, f, g, problems)
-    seen = _check_pictures(folder, ids, problems, progress) if pictures else set()
-    _check_info(folder, None if t is None else user, None if items is None else ids,
-                None if t is None else met, problems)
+# %% ../../../nbs/data/checks/4_folder.ipynb #2fba100c
+def _check_vectors(folder, items, problems):
+    "modality → ready vectors; is there a row for each item?"
     try: x = _features(folder)
     except UsageError as e: x = problems.append(_from_sentence(e, folder)) or {}
     for m, v in x.items():
         if items is not None and len(v) != len(items):
             problems.append(Problem("error", f"{m}_feat.npy", None, f"it has {len(v)} rows for {len(items)} items",
                                     "Write one row per item", kind="rows of vectors"))
-    if items is not None: _check_released(items, ids, g, problems)
-    if items is not None and t is not None: _check_first_day(items, ids, met, _info(folder), g, problems)
-    if items is not None and pictures: _check_content(items, ids, seen, x, _info(folder), g, problems)
-    return problems
+    return x
 
 # %% ../../../nbs/data/checks/4_folder.ipynb #1f4ccac2
 def _info(folder):
@@ -77,6 +70,23 @@ def _check_content(t, ids, seen, x, info, g, problems):
     none = ids[[not has[r] for r in ids.index]]
     problems += _problems("warning", "nothing known", g.name, none.index, none, "neither picture nor text",
                           "Add one: until then it can only be ranked as an average item")
+
+# %% ../../../nbs/data/checks/4_folder.ipynb #0b2cb053
+def _check_contract(folder, pictures, progress) -> list:
+    "All problems of a folder with two tables and pictures."
+    problems, (f, g) = [], (folder/"interactions.parquet", folder/"items.parquet")
+    t, items = _table(f, problems), _table(g, problems)
+    user, met = _check_interactions(t, f, problems) if t is not None else (pd.Series(dtype=str),)*2
+    ids = _check_items(items, g, problems) if items is not None else pd.Series(dtype=str)
+    if t is not None and items is not None: _check_both(met, ids, f, g, problems)
+    seen = _check_pictures(folder, ids, problems, progress) if pictures else set()
+    _check_info(folder, None if t is None else user, None if items is None else ids,
+                None if t is None else met, problems)
+    x = _check_vectors(folder, items, problems)
+    if items is not None: _check_released(items, ids, g, problems)
+    if items is not None and t is not None: _check_first_day(items, ids, met, _info(folder), g, problems)
+    if items is not None and pictures: _check_content(items, ids, seen, x, _info(folder), g, problems)
+    return problems
 
 # %% ../../../nbs/data/checks/4_folder.ipynb #67dac292
 def _verdict(folder):
@@ -110,7 +120,7 @@ def _check_loaded(ds, file) -> list:
 def check_folder(folder,                # a dataset folder of any kind, or its name
                  pictures: bool = True, # open every picture
                  progress: bool = False,
-                 further=(),            # functions (dataset, name of a file) → problems, asked where pictures are opened
+                 further=(),            # functions (dataset, name of a file) → problems; asked if pictures are opened
                 ) -> list:              # of `Problem`, in the order of the files
     "Every problem of a dataset folder; one without errors loads. `UsageError` if there is no such folder."
     if str(folder) == "toy": return []

@@ -46,6 +46,7 @@ def _from_sentence(e, folder, file="") -> Problem:
 # %% ../../../nbs/data/checks/1_problems.ipynb #3bddd940
 LEVELS = "error", "warning", "note"
 
+# %% ../../../nbs/data/checks/1_problems.ipynb #e07cd149
 def _examples(ps, most, whats):
     "Where the first problems of a kind are; and what they are, where that differs."
     files, rows = len({p.file for p in ps}) > 1, not whats and all(p.row for p in ps)

@@ -50,6 +50,7 @@ def read_reviews(path: Path,
 MAX_LINE, MAX_DEPTH = 1 << 20, 20  # characters; brackets inside brackets. Real lines stay under a tenth of either
 _string = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""")
 
+# %% ../../../nbs/data/fetch/3_amazon.ipynb #7afe03a3
 def too_deep(line: str) -> bool:
     "Whether brackets or signs pile up outside strings."
     bare, depth = _string.sub("", line), 0
@@ -101,8 +102,7 @@ def paths_of(categories) -> str | None:
 def read_metadata(path: Path,
                   wanted,  # item ids
                  ) -> tuple[pd.DataFrame, dict]:  # one row a wanted item, by id; counts of what was wrong
-    ("Title, description, brand, categories and picture address of the wanted items; "
-     "the first record of an item counts. Odd fields are left out, and their lines counted.")
+    "Texts and picture's address of the wanted items; an item's first record counts, odd fields are left out, counted."
     wanted, found, wrong = set(wanted), {}, Counter(unreadable=0, repeated=0)
     for line in lines(path):
         if not wanted & set(_asin.findall(line)): continue

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AMAZON', 'GROUPLENS', 'SOURCES', 'Source', 'read_amazon', 'read_films', 'amazon', 'films', 'check_counts',
-           'finish_folder', 'fetch', 'pictures_of', 'one_at_a_time', 'load_or_fetch']
+           'finish_folder', 'pictures_of', 'one_at_a_time', 'fetch', 'load_or_fetch']
 
 # %% ../../../nbs/data/fetch/5_sources.ipynb #af0883dc
 import difflib, json, os, shutil, sys, warnings
@@ -62,6 +62,7 @@ def read_films(tables, files: dict, staging: Path, net: Net, progress=True) -> t
 AMAZON = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 
+# %% ../../../nbs/data/fetch/5_sources.ipynb #5654741a
 def amazon(category: str, users: int, items: int, interactions: int) -> Source:
     "One category of the paper's."
     files = dict(reviews=Remote(f"{AMAZON}/reviews_{category}_5.json.gz"),
@@ -85,6 +86,7 @@ def films(archive: str, title: str, tables, licence: str, users: int, items: int
                   lambda *a: read_films(tables, *a), dict(users=users, items=items, interactions=interactions),
                   "seconds since 1970, when the rating was entered", "year of the film, from its title", feedback)
 
+# %% ../../../nbs/data/fetch/5_sources.ipynb #d7893139
 SOURCES = dict(
     baby=amazon("Baby", 19_445, 7_050, 160_792),
     clothing=amazon("Clothing_Shoes_and_Jewelry", 39_387, 23_033, 278_677),
@@ -122,31 +124,6 @@ def finish_folder(name: str, staging: Path, t: pd.DataFrame, items: pd.DataFrame
                 timestamp=s.timestamp, released=s.released, feedback=list(s.feedback))
     write_atomic(staging/"dataset.json", json.dumps(info, indent=1, ensure_ascii=False) + "\n")
 
-# %% ../../../nbs/data/fetch/5_sources.ipynb #a6ce1148
-def fetch(name: str,          # a key of `SOURCES`
-          net: Net = Net(),
-          progress=True,
-          again=False,        # ask once more for the pictures that could not be had
-         ) -> Path:           # the dataset folder
-    ("Everything from the published files to a dataset folder under the cache's `datasets/`; resumes; "
-     "`UsageError` where it cannot.")
-    if name not in SOURCES:
-        raise UsageError(f"there is no source {name!r}: choose one of {', '.join(SOURCES)}, or give a dataset folder.")
-    final = cache_dir()/"datasets"/name
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with disk_room(final.parent), one_at_a_time(final.with_name(f".{name}.lock")):
-        staging = final.with_name(f".{name}.partial")
-        if again and final.is_dir(): os.replace(final, staging)
-        if final.is_dir(): return final
-        staging.mkdir(exist_ok=True)
-        files = {role: download(r, net, progress) for role, r in SOURCES[name].files.items()}
-        t, items, notes = SOURCES[name].read(files, staging, net, progress)
-        pictures = pictures_of(items, staging, net, progress)
-        finish_folder(name, staging, t, items, notes, pictures)
-        (staging/"pictures.jsonl").unlink(missing_ok=True)
-        os.replace(staging, final)
-    return final
-
 # %% ../../../nbs/data/fetch/5_sources.ipynb #d78a595d
 def pictures_of(items: pd.DataFrame, staging: Path, net: Net, progress) -> dict:  # outcome → how many
     "Fetches what has an address, and counts."
@@ -169,6 +146,30 @@ def one_at_a_time(path: Path):
         lock.acquire()
     try: yield
     finally: lock.release()
+
+# %% ../../../nbs/data/fetch/5_sources.ipynb #a6ce1148
+def fetch(name: str,          # a key of `SOURCES`
+          net: Net = Net(),
+          progress=True,
+          again=False,        # ask once more for the pictures that could not be had
+         ) -> Path:           # the dataset folder
+    "From the published files to a dataset folder under the cache's `datasets/`; resumes; `UsageError` if it cannot."
+    if name not in SOURCES:
+        raise UsageError(f"there is no source {name!r}: choose one of {', '.join(SOURCES)}, or give a dataset folder.")
+    final = cache_dir()/"datasets"/name
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with disk_room(final.parent), one_at_a_time(final.with_name(f".{name}.lock")):
+        staging = final.with_name(f".{name}.partial")
+        if again and final.is_dir(): os.replace(final, staging)
+        if final.is_dir(): return final
+        staging.mkdir(exist_ok=True)
+        files = {role: download(r, net, progress) for role, r in SOURCES[name].files.items()}
+        t, items, notes = SOURCES[name].read(files, staging, net, progress)
+        pictures = pictures_of(items, staging, net, progress)
+        finish_folder(name, staging, t, items, notes, pictures)
+        (staging/"pictures.jsonl").unlink(missing_ok=True)
+        os.replace(staging, final)
+    return final
 
 # %% ../../../nbs/data/fetch/5_sources.ipynb #4aa531d3
 def load_or_fetch(name_or_folder, net: Net = Net(), progress=True) -> Dataset:

@@ -55,6 +55,10 @@ def _condition(t, word):
     with np.errstate(invalid="ignore"): return {">": n > v[0], ">=": n >= v[0], "<": n < v[0], "<=": n <= v[0]}[op]
 
 # %% ../../../nbs/data/tables/5_clicks.ipynb #63609c67
+def _values(t, column):
+    c = next(c for c in t.rows if name_key(c) == name_key(column))
+    return f"{c!r} holds " + ", ".join(t.rows[c].astype(str).value_counts().index[:8])
+
 def _chosen(t, roles, min_rating, where):
     "The rows that were asked for, bool; what each condition leaves is noted."
     keep = np.ones(len(t.rows), bool)
@@ -70,11 +74,6 @@ def _chosen(t, roles, min_rating, where):
             raise UsageError(f"where {w!r} leaves no row of {t.name}: {_values(t, CONDITION.fullmatch(w)[1])}.")
         t.notes.append(f"where {w}: {hit.sum():,} of {len(hit):,} rows")
     return keep
-
-# %% ../../../nbs/data/tables/5_clicks.ipynb #f0b9787a
-def _values(t, column):
-    c = next(c for c in t.rows if name_key(c) == name_key(column))
-    return f"{c!r} holds " + ", ".join(t.rows[c].astype(str).value_counts().index[:8])
 
 # %% ../../../nbs/data/tables/5_clicks.ipynb #24e9dbe7
 def _middle(lo, hi):
@@ -98,9 +97,6 @@ def _about_rating(t, column, s):
                                   f"{n[n <= 0].iloc[0]:g}", "low rating"))
     else: t.notes.append(what)
 
-NO_LIKE = re.compile(r"remov|delet|return|refund|cancel|dislike|skip|unlike|unfollow|report|hide|"
-                     r"impression|expos", re.I)
-
 # %% ../../../nbs/data/tables/5_clicks.ipynb #88d28b72
 def _about_amount(t, c, s):
     n = _number(s).dropna()
@@ -112,11 +108,12 @@ def _about_amount(t, c, s):
                                   f"Leave returns out, if they are: where='{c}>0' (--where \"{c}>0\")", "", "no like"))
 
 # %% ../../../nbs/data/tables/5_clicks.ipynb #9688ec5b
-def _about_values(t, c, s, event):
-    "Remarks on a column of few values: events of several kinds, and what was shown but not clicked."
-    values = s[s != ""].str.casefold().value_counts()
-    no = [v for v in values.index if v in ("0", "false", "no", "n", "f", "-1", "0.0")]
-    if event and len(values) > 1:
+NO_LIKE = re.compile(r"remov|delet|return|refund|cancel|dislike|skip|unlike|unfollow|report|hide|"
+                     r"impression|expos", re.I)
+
+def _about_events(t, c, s, values):
+    "Remarks on events of several kinds."
+    if len(values) > 1:
         kinds = ", ".join(f"{v} {pct(k/len(s))}" for v, k in values.head(6).items())
         best = next((v for w in ("transaction", "purchase", "buy", "order", "click", "like")
                      for v in values.index if w in v), values.index[-1])
@@ -128,7 +125,12 @@ def _about_values(t, c, s, event):
                                       f"{what}; this one is hardly a like", f"Say which count: {ask}",
                                       against[0], "no like"))
         else: t.notes.append(f"{what}: {ask}")
-    elif not event and no and len(values) == 2:
+
+# %% ../../../nbs/data/tables/5_clicks.ipynb #50f925f3
+def _about_shown(t, c, s, values):
+    "Remarks on what was shown, but not clicked."
+    no = [v for v in values.index if v in ("0", "false", "no", "n", "f", "-1", "0.0")]
+    if no and len(values) == 2:
         yes = next(v for v in values.index if v not in no)
         r = s.index[s.str.casefold() == no[0]][0]
         t.problems.append(Problem("warning", t.name, int(r) + 1,
@@ -136,6 +138,11 @@ def _about_values(t, c, s, event):
                                   "such rows count as likes",
                                   f"Leave them out, if nothing was clicked: where='{c}={yes}' (--where \"{c}={yes}\")",
                                   "", "no like"))
+
+# %% ../../../nbs/data/tables/5_clicks.ipynb #915e741e
+def _about_values(t, c, s, event):
+    "Remarks on a column of few values."
+    (_about_events if event else _about_shown)(t, c, s, s[s != ""].str.casefold().value_counts())
 
 # %% ../../../nbs/data/tables/5_clicks.ipynb #2baa059d
 def _about_clicks(t, roles, rows, asked):
@@ -155,47 +162,11 @@ def _about_clicks(t, roles, rows, asked):
     if "rating" in roles and roles["rating"] not in asked:
         _about_rating(t, roles["rating"], rows[roles["rating"]].astype(str).str.strip())
 
-# %% ../../../nbs/data/tables/5_clicks.ipynb #85a13976
-def clicks_table(t: Table,
-                 roles: dict,              # role → column
-                 items,                    # ids of the products
-                 unknown: str = "drop",    # clicks on other products: "drop" or "refuse"
-                 dayfirst=None,            # see `parse_times`
-                 min_rating=None,          # rows rated lower are left out
-                 where=(),                 # conditions, as "event=transaction"; rows that fail one are left out
-                ) -> pd.DataFrame:         # user, item, perhaps timestamp and rating, as in interactions.parquet
-    "The interactions: unique pairs, of each the earliest; problems go to `t.problems`."
-    keep = _chosen(t, roles, min_rating, where)
-    asked = {next((c for c in t.rows if name_key(c) == name_key(CONDITION.fullmatch(w)[1])), "")
-             for w in ([where] if isinstance(where, str) else where or ())}
-    rows = t.rows[keep]
-    user, item = (_column(t, roles, r)[keep] for r in ("user", "item"))
-    half = (user == "") | (item == "")
-    t.problems += _problems("warning", "half a click", t.name, user.index[half], (user + item)[half],
-                            "user or product is missing", "Fill it; the click is left out")
-    out = pd.DataFrame(dict(user=user, item=item))
-    if "timestamp" in roles: out["timestamp"] = _times(t, roles["timestamp"], dayfirst, rows)
-    if "rating" in roles: out["rating"] = _ratings(t, roles["rating"], rows)
-    _about_clicks(t, roles, rows, asked | ({roles.get("rating")} if min_rating is not None else set()))
-    lost = _unknown_clicks(item, items, t, unknown) & ~half
-    out = out[~(half | lost)]
-    again = (out.sort_values("timestamp", kind="stable") if "timestamp" in out else out
-            ).duplicated(["user", "item"]).reindex(out.index)
-    t.problems += _problems("note", "repeated click", t.name, again.index[again],
-                            (out["user"] + ", " + out["item"])[again],
-                            "this user met this product earlier", "Nothing to do: the earliest counts")
-    _lost_letters(t)
-    first = ~user.duplicated() & ~half
-    _twins(t, user[first], pd.Series(user.index[first]), "user")
-    if not len(out):
-        t.problems.append(Problem("error", t.name, None, "no click is left",
-                                  "Give clicks of users on products of the catalogue", kind="no clicks"))
-    gone = {"left out by conditions": (~keep).sum(), "without user or product": half.sum(),
-            "on unknown products": lost.sum(), "repeated": again.sum()}
-    kept = len(out) - int(again.sum())
-    t.notes.append(f"{_n(len(t.rows), 'row')}, {_n(kept, 'click')} kept"
-                   + "".join(f", {n:,} {k}" for k, n in gone.items() if n))
-    return out[~again.astype(bool)].reset_index(drop=True)
+# %% ../../../nbs/data/tables/5_clicks.ipynb #6836cd3f
+def _from_to(seconds):
+    s = seconds.dropna()
+    first, last = (f"{pd.Timestamp(x, unit='s'):%Y-%m-%d}" if len(s) else "" for x in (s.min(), s.max()))
+    return f" from {first} to {last}" if len(s) else ""
 
 # %% ../../../nbs/data/tables/5_clicks.ipynb #8b47f846
 def _times(t, column, dayfirst, rows):
@@ -215,12 +186,6 @@ def _times(t, column, dayfirst, rows):
     t.problems += _doubts(t, column, seconds.where(~bad), s)
     return seconds.floordiv(1) if seconds.isna().any() else seconds.floordiv(1).astype("int64")
 
-# %% ../../../nbs/data/tables/5_clicks.ipynb #6836cd3f
-def _from_to(seconds):
-    s = seconds.dropna()
-    first, last = (f"{pd.Timestamp(x, unit='s'):%Y-%m-%d}" if len(s) else "" for x in (s.min(), s.max()))
-    return f" from {first} to {last}" if len(s) else ""
-
 # %% ../../../nbs/data/tables/5_clicks.ipynb #dbf4bf07
 def _ratings(t, column, rows):
     "Numbers; a decimal comma will do."
@@ -230,3 +195,55 @@ def _ratings(t, column, rows):
     t.problems += _problems("error", "unreadable rating", t.name, s.index[bad], s[bad], "the rating is no number",
                             "Write a number, or leave it empty")
     return n.astype(float)
+
+# %% ../../../nbs/data/tables/5_clicks.ipynb #d1b9c6f1
+def _asked(t, where):
+    "The columns that conditions speak of."
+    return {next((c for c in t.rows if name_key(c) == name_key(CONDITION.fullmatch(w)[1])), "")
+            for w in ([where] if isinstance(where, str) else where or ())}
+
+def _repeated(t, out):
+    "Which clicks were made before, bool; each is a note."
+    again = (out.sort_values("timestamp", kind="stable") if "timestamp" in out else out
+            ).duplicated(["user", "item"]).reindex(out.index)
+    t.problems += _problems("note", "repeated click", t.name, again.index[again],
+                            (out["user"] + ", " + out["item"])[again],
+                            "this user met this product earlier", "Nothing to do: the earliest counts")
+    return again
+
+# %% ../../../nbs/data/tables/5_clicks.ipynb #85a13976
+def clicks_table(t: Table,
+                 roles: dict,              # role → column
+                 items,                    # ids of the products
+                 unknown: str = "drop",    # clicks on other products: "drop" or "refuse"
+                 dayfirst=None,            # see `parse_times`
+                 min_rating=None,          # rows rated lower are left out
+                 where=(),                 # conditions, as "event=transaction"; rows that fail one are left out
+                ) -> pd.DataFrame:         # user, item, perhaps timestamp and rating, as in interactions.parquet
+    "The interactions: unique pairs, of each the earliest; problems go to `t.problems`."
+    keep = _chosen(t, roles, min_rating, where)
+    asked = _asked(t, where)
+    rows = t.rows[keep]
+    user, item = (_column(t, roles, r)[keep] for r in ("user", "item"))
+    half = (user == "") | (item == "")
+    t.problems += _problems("warning", "half a click", t.name, user.index[half], (user + item)[half],
+                            "user or product is missing", "Fill it; the click is left out")
+    out = pd.DataFrame(dict(user=user, item=item))
+    if "timestamp" in roles: out["timestamp"] = _times(t, roles["timestamp"], dayfirst, rows)
+    if "rating" in roles: out["rating"] = _ratings(t, roles["rating"], rows)
+    _about_clicks(t, roles, rows, asked | ({roles.get("rating")} if min_rating is not None else set()))
+    lost = _unknown_clicks(item, items, t, unknown) & ~half
+    out = out[~(half | lost)]
+    again = _repeated(t, out)
+    _lost_letters(t)
+    first = ~user.duplicated() & ~half
+    _twins(t, user[first], pd.Series(user.index[first]), "user")
+    if not len(out):
+        t.problems.append(Problem("error", t.name, None, "no click is left",
+                                  "Give clicks of users on products of the catalogue", kind="no clicks"))
+    gone = {"left out by conditions": (~keep).sum(), "without user or product": half.sum(),
+            "on unknown products": lost.sum(), "repeated": again.sum()}
+    kept = len(out) - int(again.sum())
+    t.notes.append(f"{_n(len(t.rows), 'row')}, {_n(kept, 'click')} kept"
+                   + "".join(f", {n:,} {k}" for k, n in gone.items() if n))
+    return out[~again.astype(bool)].reset_index(drop=True)

@@ -48,6 +48,7 @@ def _readable_times(s):
 # %% ../../../nbs/data/tables/3_columns.ipynb #c63c641a
 def _number(s): return pd.to_numeric(s.str.replace(",", ".", regex=False), errors="coerce")
 
+# %% ../../../nbs/data/tables/3_columns.ipynb #88aed21a
 FITS = dict(  # role → do these texts (none of them empty) fit?
     title=lambda s: _number(s).isna().mean() >= .5, description=lambda s: _number(s).isna().mean() >= .5,
     rating=lambda s: _number(s).notna().mean() >= .5, timestamp=_readable_times, released=_readable_times,
@@ -65,6 +66,12 @@ def _fitting(role, names, rows):
     # else each row is its own user
     if role == "user" and (again := [c for c in names if rows[c].nunique() < len(rows)]): names = again
     return next((c for c in names if fits(c)), names[0])
+
+# %% ../../../nbs/data/tables/3_columns.ipynb #c779ae50
+def _unclear(table, role, have, perhaps="", column="NAME"):
+    return (f"which column of the {table} holds the {role}s is not clear from {', '.join(map(repr, have))}{perhaps}: "
+            f"say so, columns={{'{table}.{role}': {column if column == 'NAME' else repr(column)}}} "
+            f"(in the shell: --columns {table}.{role}={column}).")
 
 # %% ../../../nbs/data/tables/3_columns.ipynb #addeb2a8
 def guess_columns(have: list,      # column names
@@ -85,12 +92,6 @@ def guess_columns(have: list,      # column names
                 notes.append(f"the {c!r} column plays the users: each of its values counts as one")
         elif role in NEEDED[table]: raise UsageError(_unclear(table, role, have))
     return roles, notes
-
-# %% ../../../nbs/data/tables/3_columns.ipynb #c779ae50
-def _unclear(table, role, have, perhaps="", column="NAME"):
-    return (f"which column of the {table} holds the {role}s is not clear from {', '.join(map(repr, have))}{perhaps}: "
-            f"say so, columns={{'{table}.{role}': {column if column == 'NAME' else repr(column)}}} "
-            f"(in the shell: --columns {table}.{role}={column}).")
 
 # %% ../../../nbs/data/tables/3_columns.ipynb #284c2f1b
 def pct(x):
@@ -128,30 +129,6 @@ def _pairs(p, c, names):
     met = [k for k in cs if not _row_number(cs[k])] or list(cs)
     counts = {k: cs[k].value_counts() for k in met}
     return [(_share(set(ps[a]), counts[b]), a, b) for a in keys for b in met]
-
-# %% ../../../nbs/data/tables/3_columns.ipynb #b9f3cda8
-def join_columns(p: Table,       # products
-                 c: Table,       # clicks
-                 columns=None,   # role → column, as told
-                ) -> tuple:      # (products' column, clicks' column, note)
-    "The columns that hold the items: the pair whose values meet. `UsageError` where it cannot be told."
-    names = []
-    for t, table in ((p, "products"), (c, "clicks")):
-        told = _told(columns, table, list(t.rows))
-        names.append([told["item"]] if told.get("item")
-                     else [n for n in candidates(list(t.rows), table, "item") if n not in told.values()])
-    pairs = _pairs(p, c, names) if all(names) else []
-    best = max(pairs, key=lambda x: x[0], default=(0., "", ""))
-    told = all({"item", f"{t}.item"} & set(columns or {}) for t in ("products", "clicks"))
-    if best[0] < .5 and not told and (better := _proposal(p, c, names, best)): raise UsageError(better)
-    close = [x for x in pairs if x[0] >= best[0] - .05 and x[0] > 0 and _differ(p, c, best, x)]
-    if close:
-        raise UsageError(f"the clicks' {best[2]!r} meets the products' {best[1]!r} in {pct(best[0])} of the clicks, "
-                         f"and {close[0][2]!r} meets {close[0][1]!r} in {pct(close[0][0])}, "
-                         "and they join other rows: say which, "
-                         f"columns={{'products.item': {best[1]!r}, 'clicks.item': {best[2]!r}}} "
-                         f"(--columns products.item={best[1]} clicks.item={best[2]}).")
-    return best[1], best[2], _said(p, c, best, pairs)
 
 # %% ../../../nbs/data/tables/3_columns.ipynb #8b56b03c
 def _differ(p, c, x, y):
@@ -196,3 +173,27 @@ def _proposal(p, c, names, best):
     return (f"{met}, but {pct(share)} by {b!r} in {a!r}: "
             f"say which columns hold the items, columns={{'products.item': {a!r}, 'clicks.item': {b!r}}} "
             f"(in the shell: --columns products.item={a} clicks.item={b}).")
+
+# %% ../../../nbs/data/tables/3_columns.ipynb #b9f3cda8
+def join_columns(p: Table,       # products
+                 c: Table,       # clicks
+                 columns=None,   # role → column, as told
+                ) -> tuple:      # (products' column, clicks' column, note)
+    "The columns that hold the items: the pair whose values meet. `UsageError` where it cannot be told."
+    names = []
+    for t, table in ((p, "products"), (c, "clicks")):
+        told = _told(columns, table, list(t.rows))
+        names.append([told["item"]] if told.get("item")
+                     else [n for n in candidates(list(t.rows), table, "item") if n not in told.values()])
+    pairs = _pairs(p, c, names) if all(names) else []
+    best = max(pairs, key=lambda x: x[0], default=(0., "", ""))
+    told = all({"item", f"{t}.item"} & set(columns or {}) for t in ("products", "clicks"))
+    if best[0] < .5 and not told and (better := _proposal(p, c, names, best)): raise UsageError(better)
+    close = [x for x in pairs if x[0] >= best[0] - .05 and x[0] > 0 and _differ(p, c, best, x)]
+    if close:
+        raise UsageError(f"the clicks' {best[2]!r} meets the products' {best[1]!r} in {pct(best[0])} of the clicks, "
+                         f"and {close[0][2]!r} meets {close[0][1]!r} in {pct(close[0][0])}, "
+                         "and they join other rows: say which, "
+                         f"columns={{'products.item': {best[1]!r}, 'clicks.item': {best[2]!r}}} "
+                         f"(--columns products.item={best[1]} clicks.item={best[2]}).")
+    return best[1], best[2], _said(p, c, best, pairs)

@@ -24,6 +24,7 @@ SIGNS = "’‘“”„‚«»‹›–—…•·´°€£¥$§©®™²³¹½
 NO_WORD = re.compile(rf"[^\x00-\x7f{WESTERN}{SIGNS}]|[{WESTERN}]{{3}}|[a-zà-ÿ][{WESTERN[31:]}]|[a-z{WESTERN}][„‚¡¿]|"
                      rf"(?<=[A-Za-z{WESTERN}])[“”„‚«»‹›—…•·°€£¥$§©²³¹½¼¾×±¿¡µ](?=[A-Za-z{WESTERN}])")
 
+# %% ../../../nbs/data/tables/1_decoding.ipynb #59c9d792
 def _odd_words(text, most=2000):
     "Words with signs beyond ASCII, each once, in their order."
     return list(dict.fromkeys(re.findall(r"[^\s,;|\"]*[^\x00-\x7f\s][^\s,;|\"]*", text)))[:most]
@@ -83,6 +84,7 @@ NO_TABLE = {b"\xd0\xcf\x11\xe0": "a spreadsheet", b"%PDF": "a PDF", b"SQLite": "
             b"7z\xbc\xaf": "an archive", b"BZh": "an archive",
             b"\xfd7zXZ": "an archive", b"\x28\xb5\x2f\xfd": "an archive"}
 
+# %% ../../../nbs/data/tables/1_decoding.ipynb #1896f66d
 def _unpacked(b):
     "The one table in a .gz or .zip; `UsageError` for spreadsheets and whatever else is no text."
     what = next((w for m, w in NO_TABLE.items() if b.startswith(m)), None)

@@ -23,6 +23,7 @@ def _try(read):
     try: return read()
     except Exception: return b""  # a broken member of an archive
 
+# %% ../../../nbs/data/tables/4_products.ipynb #d2ddc3ae
 def picture_files(source,  # a folder with its sub-folders, or a zip archive
                  ) -> tuple: # (relative name → reader, other files)
     "Pictures as functions that read them, b'' where one cannot be read; `UsageError` where there is no such folder."
@@ -96,6 +97,7 @@ def match_pictures(ids: list,          # item ids
 MONEY = r"(?:€|\$|£|¥|₹|zł|kr\.?|CHF|EUR|USD|GBP|JPY|PLN|SEK|NOK|DKK|CZK|BRL|R\$|US\$)"
 ABSENT = {"", "-", "--", "n/a", "na", "none", "null", "nan", "unknown", "k.a.", "k. a.", "s/n", "\\n"}
 
+# %% ../../../nbs/data/tables/4_products.ipynb #ff6669c2
 def _as_numbers(s):
     "Texts as floats or whole numbers, empty ones missing; None where they are no numbers or must stay text."
     some = s[~s.str.casefold().isin(ABSENT)]
@@ -115,6 +117,7 @@ def _as_numbers(s):
 # %% ../../../nbs/data/tables/4_products.ipynb #0700a458
 KEPT_NAMES = ("item", "title", "description", "released", "image_url")
 
+# %% ../../../nbs/data/tables/4_products.ipynb #bd41e2fd
 def _column(t, roles, role):
     "The column of a role without white space around its values; ids that went through floats are refused."
     if role not in roles: return None
@@ -139,6 +142,22 @@ def _further(t, roles):
     if any(said.values()): t.notes.append("; ".join(f"{k}: {', '.join(v)}" for k, v in said.items() if v))
     return out
 
+# %% ../../../nbs/data/tables/4_products.ipynb #56206d80
+def _ask_order(t, e):
+    return Problem("error", t.name, None, f"the date {str(e).partition(': ')[0]}",
+                   "Say so: dayfirst=True or False (--day-first, --month-first), "
+                   "or write it as 2024-01-31", kind="ambiguous date")
+
+# %% ../../../nbs/data/tables/4_products.ipynb #cc23b4d3
+def _doubts(t, column, seconds, s, old=True):
+    "One problem for all dates in 1970 or before, one for those in the future."
+    for what, rows in doubtful_times(seconds).items():
+        if rows.any() and (old or "future" in what):
+            k = int(np.flatnonzero(rows)[0])
+            yield Problem("warning", t.name, int(s.index[k]) + 1,
+                          f"the date {what}, as do {rows.sum():,} of {(s != '').sum():,} in {column!r}",
+                          "Correct it or leave it empty, if it is not meant", s.iloc[k], kind="a date that " + what)
+
 # %% ../../../nbs/data/tables/4_products.ipynb #43ad0f64
 def _released(t, column, dayfirst):
     "Texts of dates as ISO dates, years as years, None where there is none."
@@ -157,21 +176,39 @@ def _released(t, column, dayfirst):
     t.problems += _doubts(t, column, seconds, s, "since 1970" in note)
     return pd.Series(np.where(seconds.isna(), None, np.where(year.notna(), year, out)), s.index, dtype=object)
 
-# %% ../../../nbs/data/tables/4_products.ipynb #56206d80
-def _ask_order(t, e):
-    return Problem("error", t.name, None, f"the date {str(e).partition(': ')[0]}",
-                   "Say so: dayfirst=True or False (--day-first, --month-first), "
-                   "or write it as 2024-01-31", kind="ambiguous date")
+# %% ../../../nbs/data/tables/4_products.ipynb #854ef7c4
+def _twins(t, ids, rows, role):
+    "Warn of ids of one table that differ in their writing alone."
+    forms = ids.map(plain_id).to_numpy()
+    firsts = dict(zip(forms[::-1], ids.to_numpy()[::-1]))
+    for k in np.flatnonzero(pd.Series(forms).duplicated()):
+        first = firsts[forms[k]]
+        t.problems.append(Problem("warning", t.name, int(rows.iloc[k]) + 1,
+                                  f"the {role} is another than {first!r}{near_hint([ids.iloc[k]], [first])}",
+                                  "Write them alike, if they are one", ids.iloc[k], "nearly the same id"))
 
-# %% ../../../nbs/data/tables/4_products.ipynb #cc23b4d3
-def _doubts(t, column, seconds, s, old=True):
-    "One problem for all dates in 1970 or before, one for those in the future."
-    for what, rows in doubtful_times(seconds).items():
-        if rows.any() and (old or "future" in what):
-            k = int(np.flatnonzero(rows)[0])
-            yield Problem("warning", t.name, int(s.index[k]) + 1,
-                          f"the date {what}, as do {rows.sum():,} of {(s != '').sum():,} in {column!r}",
-                          "Correct it or leave it empty, if it is not meant", s.iloc[k], kind="a date that " + what)
+# %% ../../../nbs/data/tables/4_products.ipynb #e6c9eff0
+def _lost_letters(t, ids=None):
+    "Name the rows in which a sign could not be read."
+    rows = (np.flatnonzero(np.any([t.rows[c].astype(str).str.contains("\ufffd", regex=False) for c in t.rows], axis=0))
+            if len(t.rows.columns) else [])
+    names = [next((v for v in t.rows.iloc[r] if "\ufffd" in str(v)), "")[:40] for r in rows]
+    t.problems += _problems("warning", "lost letter", t.name, rows, names, "a sign could not be read and became \ufffd",
+                            "Write it again, in UTF-8")
+
+# %% ../../../nbs/data/tables/4_products.ipynb #bdc2908b
+def _one_each(out, t, duplicates):
+    "One row a product, as `duplicates` says."
+    twice = out["item"].duplicated(keep="last" if duplicates == "last" else "first")
+    level = "error" if duplicates == "refuse" else "note"
+    remedy = f"Nothing to do: the {duplicates} row counts"
+    if level == "error": remedy = "Keep one, or take duplicates='first' or 'last' (--duplicates)"
+    t.problems += _problems(level, "duplicate product", t.name, out["_row"][twice], out["item"][twice],
+                            "another row has the same id and says something else", remedy)
+    out = out[~twice].reset_index(drop=True)
+    _twins(t, out["item"], out["_row"], "item")
+    _lost_letters(t, out["item"])
+    return out
 
 # %% ../../../nbs/data/tables/4_products.ipynb #a5f2ca15
 def products_table(t: Table,
@@ -197,37 +234,3 @@ def products_table(t: Table,
     t.problems += _problems("note", "repeated product", t.name, out["_row"][same], out["item"][same],
                             "the same row stands above", "Nothing to do: it counts once")
     return _one_each(out[~same], t, duplicates)
-
-# %% ../../../nbs/data/tables/4_products.ipynb #bdc2908b
-def _one_each(out, t, duplicates):
-    "One row a product, as `duplicates` says."
-    twice = out["item"].duplicated(keep="last" if duplicates == "last" else "first")
-    level = "error" if duplicates == "refuse" else "note"
-    remedy = f"Nothing to do: the {duplicates} row counts"
-    if level == "error": remedy = "Keep one, or take duplicates='first' or 'last' (--duplicates)"
-    t.problems += _problems(level, "duplicate product", t.name, out["_row"][twice], out["item"][twice],
-                            "another row has the same id and says something else", remedy)
-    out = out[~twice].reset_index(drop=True)
-    _twins(t, out["item"], out["_row"], "item")
-    _lost_letters(t, out["item"])
-    return out
-
-# %% ../../../nbs/data/tables/4_products.ipynb #854ef7c4
-def _twins(t, ids, rows, role):
-    "Warn of ids of one table that differ in their writing alone."
-    forms = ids.map(plain_id).to_numpy()
-    firsts = dict(zip(forms[::-1], ids.to_numpy()[::-1]))
-    for k in np.flatnonzero(pd.Series(forms).duplicated()):
-        first = firsts[forms[k]]
-        t.problems.append(Problem("warning", t.name, int(rows.iloc[k]) + 1,
-                                  f"the {role} is another than {first!r}{near_hint([ids.iloc[k]], [first])}",
-                                  "Write them alike, if they are one", ids.iloc[k], "nearly the same id"))
-
-# %% ../../../nbs/data/tables/4_products.ipynb #e6c9eff0
-def _lost_letters(t, ids=None):
-    "Name the rows in which a sign could not be read."
-    rows = (np.flatnonzero(np.any([t.rows[c].astype(str).str.contains("\ufffd", regex=False) for c in t.rows], axis=0))
-            if len(t.rows.columns) else [])
-    names = [next((v for v in t.rows.iloc[r] if "\ufffd" in str(v)), "")[:40] for r in rows]
-    t.problems += _problems("warning", "lost letter", t.name, rows, names, "a sign could not be read and became \ufffd",
-                            "Write it again, in UTF-8")

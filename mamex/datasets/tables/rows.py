@@ -73,23 +73,26 @@ def _swallowed(text, rows, at, delimiter):
         if inner and (sum(like) >= .8*len(inner) or len(inner) > 2000 and sum(like) > 5): return a, e - 1
 
 # %% ../../../nbs/data/tables/2_rows.ipynb #92e6208d
+def _full(rows): return [r for r in rows if any(v.strip() for v in r)]
+
+def _uneven(rows): return sum(len(r) != len(rows[0]) for r in rows)
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #1d934ba4
 def _rows(text, delimiter, quoting, name):
     "(rows with the header first, a note on quotes), without empty lines; `UsageError` where a quote swallows rows."
-    def full(rows): return [r for r in rows if any(v.strip() for v in r)]
-    def odd(rows): return sum(len(r) != len(rows[0]) for r in rows)
-    if quoting == "none": return full(_cut(text, delimiter, False)[0]), "quotes are ordinary signs, as told"
+    if quoting == "none": return _full(_cut(text, delimiter, False)[0]), "quotes are ordinary signs, as told"
     rows, at, still = _cut(text, delimiter)
-    if not full(rows) or not text.count('"'): return full(rows), ""
+    if not _full(rows) or not text.count('"'): return _full(rows), ""
     keep = [k for k, r in enumerate(rows) if any(v.strip() for v in r)]
     rows, at = [rows[k] for k in keep], [at[k] for k in keep]
     over = _swallowed(text, rows, at, delimiter) if not still and quoting != "csv" else None
     if delimiter == "\t" and quoting is None and not re.search(r'(^|\t)"[^"\t\n]*"(\t|\r?$)', text, re.M):
-        bare = full(_cut(text, delimiter, False)[0])
-        if not odd(bare) and (still or over or re.search(r'(^|\t)"[^"\t\n]*"[^"\t\r\n]', text, re.M)):
+        bare = _full(_cut(text, delimiter, False)[0])
+        if not _uneven(bare) and (still or over or re.search(r'(^|\t)"[^"\t\n]*"[^"\t\r\n]', text, re.M)):
             return bare, "quotes are ordinary signs"
-    if '\\"' in text and (still or odd(rows)):
+    if '\\"' in text and (still or _uneven(rows)):
         r, _, open_end = _cut(text, delimiter, escape="\\")
-        if not open_end and not odd(full(r)): return full(r), "a backslash stands before quotes"
+        if not open_end and not _uneven(_full(r)): return _full(r), "a backslash stands before quotes"
     if still:
         raise UsageError(f"{name} has a quote in line {at[-1]} that is never closed: close or double it, "
                          "or say that quotes are ordinary signs, quoting='none' (--quoting none).")
@@ -113,36 +116,6 @@ class Table:
 # %% ../../../nbs/data/tables/2_rows.ipynb #86fa51a5
 def _n(n, what): return f"{n:,} {what}{'s'*(n != 1)}"
 
-# %% ../../../nbs/data/tables/2_rows.ipynb #5c76dc3c
-def read_table(source,                  # path of a CSV file, JSON lines or parquet, packed or not; or a DataFrame
-               delimiter=None,          # None: guess
-               encoding=None,           # None: guess
-               name="table",            # of a DataFrame, in messages
-               quoting=None,            # "csv": a quote ends at the next; "none": it is an ordinary sign; None: guess
-              ) -> Table:
-    "A table with column names, as text; rows of another length are problems. `UsageError` if it is none."
-    if hasattr(source, "to_pandas"): source = source.to_pandas()
-    if isinstance(source, pd.DataFrame): return _frame_table(source, name)
-    path = Path(source)
-    if not path.is_file(): raise UsageError(f"there is no file {source}: give the path of a CSV file.")
-    b = path.read_bytes()
-    if b[:4] == b"PAR1": return _frame_table(_read(path, _parquet, "a parquet table"), path.name)
-    try: text, note = decode_csv(b, encoding)
-    except UsageError as e: raise UsageError(f"{path.name}: {e}") from None
-    if re.match(r"\s*<(!doctype|html|table|\?xml|xml)\b", text, re.I):
-        raise UsageError(f"{path.name} is HTML or XML, not a CSV file: export it as CSV first.")
-    if text.lstrip()[:1] in "{[" and text.strip(): return _json_table(text, path.name, note)
-    text, said = _preamble(text)
-    delimiter = delimiter or said or sniff_delimiter(text.lstrip("\r\n").partition("\n")[0])
-    rows, quotes = _rows(text, delimiter, quoting, path.name)
-    if not rows: raise UsageError(f"{path.name} is empty: it needs a line of column names and rows below it.")
-    lines = sum(bool(l.strip()) for l in io.StringIO(text, newline=""))
-    several = " (some texts run over several lines)" if lines > len(rows) else ""
-    t = _table_of(path.name, [h.strip() for h in rows[0]], rows[1:], [])
-    t.notes = [f"{_n(lines, 'line')}, {_n(len(t.rows), 'row')} read{several}; {note}, delimiter {delimiter!r}"
-               + (f"; {quotes}" if quotes else "")]
-    return t
-
 # %% ../../../nbs/data/tables/2_rows.ipynb #3151c2fb
 def _cell(v):
     "A value of a DataFrame or of JSON as text; None: it is nested."
@@ -156,6 +129,19 @@ def _cell(v):
     if isinstance(v, (float, np.floating)) and float(v).is_integer(): return f"{float(v):.0f}"
     if isinstance(v, (bytes, bytearray)): return bytes(v).decode("utf-8", "replace")
     return v.isoformat() if hasattr(v, "isoformat") else str(v)
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #c4d93700
+def _text_table(name, cells, n):
+    return Table(name, pd.DataFrame({c: pd.Series(v, dtype=object) for c, v in cells.items()}, index=range(n)))
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #7dc42a35
+def _no_id(s):
+    "(row from 1, why) of the first number that is no id, or None."
+    for k, v in enumerate(s):
+        if isinstance(v, (str, list, tuple, dict, np.ndarray)) or v is None or v is pd.NA or v is pd.NaT or v != v:
+            continue
+        try: id_text(s.dtype.type(v) if s.dtype.kind == "f" else v)
+        except ValueError as e: return k + 1, str(e)
 
 # %% ../../../nbs/data/tables/2_rows.ipynb #206a3d6c
 def _parquet(path):
@@ -180,22 +166,9 @@ def _frame_table(frame, name):
         if frame[c].dtype.kind in "fOb" and (bad := _no_id(frame[c])): t.no_ids[str(c)] = bad
     return t
 
-# %% ../../../nbs/data/tables/2_rows.ipynb #c4d93700
-def _text_table(name, cells, n):
-    return Table(name, pd.DataFrame({c: pd.Series(v, dtype=object) for c, v in cells.items()}, index=range(n)))
-
-# %% ../../../nbs/data/tables/2_rows.ipynb #7dc42a35
-def _no_id(s):
-    "(row from 1, why) of the first number that is no id, or None."
-    for k, v in enumerate(s):
-        if isinstance(v, (str, list, tuple, dict, np.ndarray)) or v is None or v is pd.NA or v is pd.NaT or v != v:
-            continue
-        try: id_text(s.dtype.type(v) if s.dtype.kind == "f" else v)
-        except ValueError as e: return k + 1, str(e)
-
-# %% ../../../nbs/data/tables/2_rows.ipynb #e95bd2a0
-def _json_table(text, name, note):
-    "JSON lines or an array of objects; numbers keep their digits, a line that cannot be read is a problem."
+# %% ../../../nbs/data/tables/2_rows.ipynb #5000c865
+def _records(text, name):
+    "(objects of JSON lines or of an array, the lines from 0 that are none and stand as {})"
     how = json.JSONDecoder(parse_float=lambda s: re.sub(r"\.0+$", "", s), parse_int=str, parse_constant=lambda s: "")
     try:
         whole, odd = how.decode(text.strip()), []
@@ -208,7 +181,14 @@ def _json_table(text, name, note):
             try: records.append(how.decode(l.strip().rstrip(",")))
             except ValueError: odd.append(len(records)); records.append({})
     odd += [k for k, r in enumerate(records) if not isinstance(r, dict)]
-    records = [r if isinstance(r, dict) else {} for r in records]
+    return [r if isinstance(r, dict) else {} for r in records], odd
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #e95bd2a0
+def _json_cell(v): return {True: "true", False: "false"}[v] if isinstance(v, bool) else _cell(v)
+
+def _json_table(text, name, note):
+    "JSON lines or an array of objects; numbers keep their digits, a line that cannot be read is a problem."
+    records, odd = _records(text, name)
     if not any(records):
         raise UsageError(f"{name} cannot be read as JSON: write one object a row, each in a line of its own.")
     names = dict.fromkeys(k for r in records for k in r)
@@ -221,40 +201,6 @@ def _json_table(text, name, note):
         [f"not read, because they are nested: {', '.join(nested)}"] if nested else [])
     return t
 
-# %% ../../../nbs/data/tables/2_rows.ipynb #b5000b4a
-def _json_cell(v): return {True: "true", False: "false"}[v] if isinstance(v, bool) else _cell(v)
-
-# %% ../../../nbs/data/tables/2_rows.ipynb #981f1f46
-def _no_header(head, rows):
-    "Does the first line hold data?"
-    known = {n for t in ROLES.values() for names in t.values() for n in names.split()} | SEEN_BESIDE
-    if any(name_key(h) in known for h in head): return False
-    data = lambda h: bool(re.fullmatch(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?|\d{4}-\d\d-\d\d.*|"
-                                       r"\d{1,2}[./]\d{1,2}[./]\d{2,4}.*", h))
-    again = any(h and h == r[k].strip() for r in rows[:10000] for k, h in enumerate(head) if k < len(r))
-    return any(map(data, head)) and len(head) > 1 or again
-
-# %% ../../../nbs/data/tables/2_rows.ipynb #39806cf1
-def _table_of(name, head, rows, notes) -> Table:
-    "Rows as wide as the header; others become problems."
-    # a delimiter at the end of each line
-    while head and not head[-1] and all(len(r) < len(head) or not r[len(head)-1].strip() for r in rows):
-        head, rows = head[:-1], [r[:len(head)-1] for r in rows]
-    if len(head) == 1 and rows and min(map(len, rows)) > 1:
-        raise UsageError(f"{name} starts with the line {head[0][:60]!r}, which holds no column names: take it away.")
-    if _no_header(head, rows):
-        raise UsageError(f"{name} has no header: the first line holds data ({', '.join(map(repr, head[:4]))}), "
-                         "not column names; add a line of names above it, e.g. user,item,rating,timestamp.")
-    head = [h or f"column {k}" for k, h in enumerate(head, 1)]
-    if twice := [h for h in head if head.count(h) > 1]:
-        raise UsageError(f"{name} has two columns named {twice[0]!r}: rename one.")
-    odd = [n for n, r in enumerate(rows) if len(r) != len(head)]
-    problems = _problems("error", "odd row", name, odd, [""]*len(odd),
-                         [f"it has {len(rows[n])} values for {len(head)} columns" for n in odd],
-                         "Quote texts that hold the delimiter or a line break")
-    return Table(name, pd.DataFrame([(r + [""]*len(head))[:len(head)] for r in rows], columns=head, dtype=object),
-                 notes, problems)
-
 # %% ../../../nbs/data/tables/2_rows.ipynb #33b866b7
 ITEM = """item itemid sku productid product asin parentasin article articleid articlenumber articleno artikel artikelid
     artikelnummer artikelnr artnr produkt produktid produktnummer reference ref produit idproduit articulo idarticulo
@@ -262,6 +208,8 @@ ITEM = """item itemid sku productid product asin parentasin article articleid ar
     codigoproduto productnumber productcode productnr productnummer itemnumber itemno movieid movie bookid book songid
     trackid track newsid news videoid video gameid game recipeid recipe businessid hotelid eventid courseid jobid
     listingid contentid ean ean13 gtin gtin13 upc isbn isbn13 barcode variantid handle id"""
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #c22f62c4
 ROLES = dict(
     products=dict(
         item=ITEM,
@@ -301,6 +249,8 @@ ROLES = dict(
         rating="rating ratings stars score overall reviewrating starrating ratingvalue bewertung sterne note notes "
                "evaluation valoracion calificacion puntuacion avaliacao classificacao valutazione voto punteggio "
                "beoordeling cijfer waardering"))
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #dcd2c415
 NEEDED = dict(products=("item",), clicks=("user", "item"))
 SESSIONS = set("session sessionid sitzung sitzungid visit visitid basket basketid cookie cookieid deviceid "
                "orderid order bestellnummer".split())
@@ -313,3 +263,64 @@ SHOWN = set("click clicks clicked isclick isclicked label target like liked isli
 SEEN_BESIDE = AMOUNTS | EVENTS | SHOWN | set(
     "price preis prix precio preco prezzo prijs brand marke marca marque merk "
     "category kategorie categorie categoria genre genres color colour size url link status unnamed0 index".split())
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #981f1f46
+def _no_header(head, rows):
+    "Does the first line hold data?"
+    known = {n for t in ROLES.values() for names in t.values() for n in names.split()} | SEEN_BESIDE
+    if any(name_key(h) in known for h in head): return False
+    data = lambda h: bool(re.fullmatch(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?|\d{4}-\d\d-\d\d.*|"
+                                       r"\d{1,2}[./]\d{1,2}[./]\d{2,4}.*", h))
+    again = any(h and h == r[k].strip() for r in rows[:10000] for k, h in enumerate(head) if k < len(r))
+    return any(map(data, head)) and len(head) > 1 or again
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #39806cf1
+def _table_of(name, head, rows, notes) -> Table:
+    "Rows as wide as the header; others become problems."
+    # a delimiter at the end of each line
+    while head and not head[-1] and all(len(r) < len(head) or not r[len(head)-1].strip() for r in rows):
+        head, rows = head[:-1], [r[:len(head)-1] for r in rows]
+    if len(head) == 1 and rows and min(map(len, rows)) > 1:
+        raise UsageError(f"{name} starts with the line {head[0][:60]!r}, which holds no column names: take it away.")
+    if _no_header(head, rows):
+        raise UsageError(f"{name} has no header: the first line holds data ({', '.join(map(repr, head[:4]))}), "
+                         "not column names; add a line of names above it, e.g. user,item,rating,timestamp.")
+    head = [h or f"column {k}" for k, h in enumerate(head, 1)]
+    if twice := [h for h in head if head.count(h) > 1]:
+        raise UsageError(f"{name} has two columns named {twice[0]!r}: rename one.")
+    odd = [n for n, r in enumerate(rows) if len(r) != len(head)]
+    problems = _problems("error", "odd row", name, odd, [""]*len(odd),
+                         [f"it has {len(rows[n])} values for {len(head)} columns" for n in odd],
+                         "Quote texts that hold the delimiter or a line break")
+    return Table(name, pd.DataFrame([(r + [""]*len(head))[:len(head)] for r in rows], columns=head, dtype=object),
+                 notes, problems)
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #5c76dc3c
+def read_table(source,                  # path of a CSV file, JSON lines or parquet, packed or not; or a DataFrame
+               delimiter=None,          # None: guess
+               encoding=None,           # None: guess
+               name="table",            # of a DataFrame, in messages
+               quoting=None,            # "csv": a quote ends at the next; "none": it is an ordinary sign; None: guess
+              ) -> Table:
+    "A table with column names, as text; rows of another length are problems. `UsageError` if it is none."
+    if hasattr(source, "to_pandas"): source = source.to_pandas()
+    if isinstance(source, pd.DataFrame): return _frame_table(source, name)
+    path = Path(source)
+    if not path.is_file(): raise UsageError(f"there is no file {source}: give the path of a CSV file.")
+    b = path.read_bytes()
+    if b[:4] == b"PAR1": return _frame_table(_read(path, _parquet, "a parquet table"), path.name)
+    try: text, note = decode_csv(b, encoding)
+    except UsageError as e: raise UsageError(f"{path.name}: {e}") from None
+    if re.match(r"\s*<(!doctype|html|table|\?xml|xml)\b", text, re.I):
+        raise UsageError(f"{path.name} is HTML or XML, not a CSV file: export it as CSV first.")
+    if text.lstrip()[:1] in "{[" and text.strip(): return _json_table(text, path.name, note)
+    text, said = _preamble(text)
+    delimiter = delimiter or said or sniff_delimiter(text.lstrip("\r\n").partition("\n")[0])
+    rows, quotes = _rows(text, delimiter, quoting, path.name)
+    if not rows: raise UsageError(f"{path.name} is empty: it needs a line of column names and rows below it.")
+    lines = sum(bool(l.strip()) for l in io.StringIO(text, newline=""))
+    several = " (some texts run over several lines)" if lines > len(rows) else ""
+    t = _table_of(path.name, [h.strip() for h in rows[0]], rows[1:], [])
+    t.notes = [f"{_n(lines, 'line')}, {_n(len(t.rows), 'row')} read{several}; {note}, delimiter {delimiter!r}"
+               + (f"; {quotes}" if quotes else "")]
+    return t
