@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from ..base import write_atomic
 from ..protocol.intervals import clear
-from ..rivals.interface import PEERS
+from ..rivals.peers import PEERS
 from ..reports.files import reports_root, save_figure
 from ..reports.words import markdown_table, short
 from .best_page import FLOORS, TWO, compared, seen_of, views_told
