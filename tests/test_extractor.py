@@ -8,11 +8,10 @@ from mamex.base import UsageError, cache_dir
 from mamex.datasets.folders import load_dataset, save_dataset
 from mamex.datasets.pictures import Images
 from mamex.datasets.toy import toy
-from mamex.vectors.choose import check_encoder, file_sha, load_encoder, recipe_folder, resolve
+from mamex.vectors.choose import check_encoder, count_long_texts, file_sha, load_encoder, recipe_folder, resolve
 from mamex.vectors.features import check_vectors, ready_features
-from mamex.vectors.lengths import count_long_texts, encode_split, frame, room, word_tokens
 from mamex.vectors.texts import clean_text, item_texts, text_modalities
-from mamex.vectors.towers import decode_picture, encode_texts, picture_to_png
+from mamex.vectors.towers import decode_picture, encode_split, encode_texts, frame, picture_to_png, room, word_tokens
 from mamex.extractor import Extractor, shards
 from mamex.trainer import preset
 from mamex.vectors.offline import has_offline
@@ -86,7 +85,7 @@ def test_spoiled_shard_is_made_again(ds, F, cache, spoil):
 
 def test_killed_run_resumes(tmp_path):
     "SIGKILL while the second shard is being made; the next run keeps the first and ends with the same vectors."
-    code = ('import sys, time; from mamex.datasets import toy, Images; from mamex.extractor import Extractor; n = [0]\n'
+    code = ('import sys, time; from mamex.datasets.pictures import Images; from mamex.datasets.toy import toy; from mamex.extractor import Extractor; n = [0]\n'
             'ds = toy(); real = ds.images; cut = int(sys.argv[2])\n'
             'def read(i):\n    n[0] += 1\n'
             '    if n[0] > len(real) + cut: print("now", flush=True); time.sleep(60)\n    return real.read(i)\n'
