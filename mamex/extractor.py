@@ -7,7 +7,7 @@ __all__ = ['shards', 'digest', 'write_shard', 'read_shard', 'Extractor', 'measur
            'say_long', 'extract']
 
 # %% ../nbs/paper/1_extractor.ipynb #ceea34af
-import functools, hashlib, importlib.metadata, re, safetensors.torch, torch, warnings
+import functools, hashlib, importlib.metadata, re, safetensors.numpy, torch, warnings
 import numpy as np
 from dataclasses import dataclass
 from fastcore.basics import patch
