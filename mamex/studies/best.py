@@ -235,7 +235,7 @@ def against(
     rivals = {n: frames for n, frames in measured[part].items() if meets(n)}
     return versus(measured[part][model], rivals, metric, over="splits")
 
-# %% ../../nbs/studies/best.ipynb #b740518f
+# %% ../../nbs/studies/best.ipynb #f3129d07
 @dataclass
 class LadderLab(Lab):
     "A laboratory with several views of the items and several cold splits."
@@ -252,7 +252,7 @@ def lab_of(
     way = schedule(splits[0], epochs=p.epochs, eval_every=p.eval_every, patience=p.patience)
     return LadderLab(**vars(make_lab(p, ds, views["each"], splits[0], way)), views=views, splits=splits)
 
-# %% ../../nbs/studies/best.ipynb #bcc9f16e
+# %% ../../nbs/studies/best.ipynb #7441e8f4
 def peers_of(p) -> list[str]:
     "The peers that the parameters ask for."
     if not p.peers: return []
@@ -274,7 +274,7 @@ def best_card(lab: LadderLab, p, search: dict, chosen: dict) -> dict:
     return p.card([run], 0., preset="best", recipe=lab.recipe, cold_seeds=p.cold_seeds, views=views, search=search,
                   peers={n: asdict(c) for n, c in chosen.items()})
 
-# %% ../../nbs/studies/best.ipynb #c4c05389
+# %% ../../nbs/studies/best.ipynb #1931c045
 def rows(lab: LadderLab, p) -> Report:
     "The ladder, then everybody against `best`."
     names = peers_of(p)

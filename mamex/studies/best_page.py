@@ -12,11 +12,11 @@ __all__ = ['TWO', 'BEST_CAPTIONS', 'SEEN_AS', 'HEADS', 'FLOORS', 'signed', 'step
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from scipy import stats
 from ..protocol.intervals import clear
-from ..rivals.interface import PEERS
+from ..rivals.peers import PEERS
 from ..reports.cards import card_table
 from ..reports.words import cell, markdown_table, results_table, short
 
-# %% ../../nbs/studies/best_page.ipynb #8e36c85a
+# %% ../../nbs/studies/best_page.ipynb #cdee9ea6
 def signed(d: dict) -> str:  # d: {"diff", "ci95"}
     "A difference and its interval."
     return f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
@@ -32,7 +32,7 @@ def steps_table(
                "train s": lambda r: f"{r['train_s']:.1f}"}
     return pd.DataFrame([{h: f(r) for h, f in columns.items()} for r in rows]).set_index("rung")
 
-# %% ../../nbs/studies/best_page.ipynb #ba3122e2
+# %% ../../nbs/studies/best_page.ipynb #fab2517e
 def plot_steps(rows: list[dict]):
     "The ladder, bottom rung at the top; a whisker is the interval of the gain over the rung before."
     fig, ax = plt.subplots(figsize=(7, .36 * len(rows) + .9))
@@ -44,7 +44,7 @@ def plot_steps(rows: list[dict]):
     fig.tight_layout()
     return fig
 
-# %% ../../nbs/studies/best_page.ipynb #3eb03a5a
+# %% ../../nbs/studies/best_page.ipynb #537a0182
 TWO = ", two"  # ends the names of models on the paper's two modalities
 
 def sees_two(name: str) -> bool:
@@ -207,7 +207,7 @@ def seconds_table(seconds: dict, names) -> pd.DataFrame:
     rows = [{"model": n, "median s": f"{np.median(s):.1f}"} for n, s in seconds.items() if n in names]
     return pd.DataFrame(rows).set_index("model")
 
-# %% ../../nbs/studies/best_page.ipynb #78027606
+# %% ../../nbs/studies/best_page.ipynb #0b2248f3
 def ladder_part(report: dict) -> list[str]:
     "The ladder, and what is around its last rung."
     return ["## The ladder", markdown_table(steps_table(report["ladder"])),

@@ -17,7 +17,7 @@ from scipy import stats
 from typing import Callable
 from ..base import write_atomic
 from ..protocol.intervals import clear
-from ..rivals.interface import PEERS
+from ..rivals.peers import PEERS
 from ..reports.files import reports_root
 from ..reports.words import markdown_table, results_table, says, subject
 from .best_page import headline

@@ -10,7 +10,7 @@ import json
 import matplotlib.pyplot as plt, pandas as pd
 from pathlib import Path
 from ..base import UsageError
-from ..rivals.interface import EXTRA, PEERS
+from ..rivals.peers import EXTRA, PEERS
 from ..reports.files import reports_root, save_figure
 from ..reports.words import short
 from .peers_page import forest, told
@@ -33,7 +33,7 @@ def in_order(
     seen = list(dict.fromkeys(names))
     return [n for n in seen if n not in trained] + [n for n in trained if n in seen]
 
-# %% ../../nbs/studies/overview.ipynb #c4e436e0
+# %% ../../nbs/studies/overview.ipynb #bab746fd
 def plot_over_datasets(root: Path, model: str = "mamex/tuned"):
     "One panel a dataset, the same rows in all."
     if not (sets := over_datasets(root, model)):

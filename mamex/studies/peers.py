@@ -6,7 +6,7 @@
 __all__ = ['ORACLE', 'finalists', 'closed_forms', 'oracle_frame', 'measure_all', 'duels', 'cost_of', 'costs', 'beyond_run',
            'beyond_all', 'lab_of', 'search_of', 'seconds_of', 'rows']
 
-# %% ../../nbs/studies/peers.ipynb #97a18d71
+# %% ../../nbs/studies/peers.ipynb #bb43ef4b
 import time
 import numpy as np
 from dataclasses import replace
@@ -24,7 +24,7 @@ from .peers_page import figures, page, tables
 from .search import contenders, defaults, positive, schedule, search_all
 from .variants import PARTS, measure, results
 
-# %% ../../nbs/studies/peers.ipynb #15c7f2bc
+# %% ../../nbs/studies/peers.ipynb #c723f1cd
 def finalists(
         found: dict,  # of `search_all`
         way: dict,    # the shared recipe
@@ -34,7 +34,7 @@ def finalists(
     tuned = {"mamex/tuned": chosen.pop("mamex")} if "mamex" in chosen else {}
     return chosen | {"mamex/released": defaults("mamex", way)} | tuned
 
-# %% ../../nbs/studies/peers.ipynb #7d5d15a2
+# %% ../../nbs/studies/peers.ipynb #654c135b
 ORACLE = "oracle/popularity"
 
 def closed_forms(
@@ -45,7 +45,7 @@ def closed_forms(
     every = floors(features, split, lengths=lengths) | extra_floors(features, split)
     return {n: s for n, (s, _) in every.items()}
 
-# %% ../../nbs/studies/peers.ipynb #ada42bc2
+# %% ../../nbs/studies/peers.ipynb #4224480a
 def oracle_frame(split: Split, part: str, pool: str):  # per-user metrics
     "What popularity among the asked items themselves reaches."
     return evaluate(oracle_popularity(split, part), split, part, pool)
@@ -56,7 +56,7 @@ def measure_all(lines: dict, runs: dict[str, list[Run]], split: Split) -> dict:
     out = measure({n: [s] for n, s in lines.items()} | models, split)
     return {k: {"random": v["random"], ORACLE: [oracle_frame(split, *PARTS[k])]} | v for k, v in out.items()}
 
-# %% ../../nbs/studies/peers.ipynb #27905a11
+# %% ../../nbs/studies/peers.ipynb #9284ea7d
 def duels(
         measured: dict,  # of `measure_all`
         model: str,
@@ -67,7 +67,7 @@ def duels(
     others = {n: frames for n, frames in measured[part].items() if n not in (model, ORACLE)}
     return versus(measured[part][model], others, metric, tests=True)
 
-# %% ../../nbs/studies/peers.ipynb #ee6b1137
+# %% ../../nbs/studies/peers.ipynb #f4dbf647
 def cost_of(runs: list[Run], trial: dict) -> dict:
     "What a trained model costs: time and memory of one trial; epochs are means over the seeds."
     second = trial["seconds"] / trial["epochs"]
@@ -82,7 +82,7 @@ def costs(runs: dict[str, list[Run]], found: dict) -> dict:  # name → `cost_of
     return {n: cost_of(rs, search[n]["trials"][0] if n.endswith("/released") else search[n]["best"])
             for n, rs in runs.items()}
 
-# %% ../../nbs/studies/peers.ipynb #f74f53fe
+# %% ../../nbs/studies/peers.ipynb #99a1462e
 def beyond_run(run: Run, features: Features, split: Split, part: str) -> dict:
     "`beyond` and `agreement` of a trained model."
     agreed = agreement(run, features, split, part)
@@ -96,7 +96,7 @@ def beyond_all(lines: dict, runs: dict[str, list[Run]], features: Features, spli
     stat = lambda x: dict(mean=float(np.mean(x)), sd=float(np.std(x, ddof=1)) if len(x) > 1 else None)
     return {n: {m: stat([x[m] for x in r]) for m in r[0]} for n, r in rows.items()}
 
-# %% ../../nbs/studies/peers.ipynb #501c4008
+# %% ../../nbs/studies/peers.ipynb #ee44ec7c
 def lab_of(
         p,         # parameters of the notebook
     ) -> Lab:
@@ -113,7 +113,7 @@ def search_of(lab: Lab, p) -> dict:
     return search_all(contenders(p.models), lab.features, lab.split, lab.recipe, p.trials, p.cap_s,
                       cache_dir() / "peers", p.search_seed, lab.device, lab.checkpoints, lab.progress)
 
-# %% ../../nbs/studies/peers.ipynb #4935f690
+# %% ../../nbs/studies/peers.ipynb #7570ec12
 def seconds_of(runs: dict[str, list[Run]], found: dict) -> int:
     "All training of the study: trials and choices."
     return round(sum(r.seconds for rs in runs.values() for r in rs)

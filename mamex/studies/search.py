@@ -6,7 +6,7 @@
 __all__ = ['contenders', 'positive', 'schedule', 'defaults', 'holds', 'ask', 'peak_memory', 'OutOfTime', 'stop_at', 'attempt',
            'search_folder', 'read_trials', 'only_best', 'tune', 'search_all']
 
-# %% ../../nbs/studies/search.ipynb #1e472022
+# %% ../../nbs/studies/search.ipynb #04f8b2b6
 import difflib, hashlib, json, optuna, psutil, threading, time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,11 +16,10 @@ from ..vectors.features import Features
 from ..protocol.splits import Split
 from ..model import selected_by
 from ..trainer import fit, preset, run_key
-from ..rivals.interface import EXTRA, PEERS
-from ..rivals.peers import SPACES, peer_config, suggest
+from ..rivals.peers import EXTRA, PEERS, SPACES, peer_config, suggest
 from .variants import recipe
 
-# %% ../../nbs/studies/search.ipynb #2d51d702
+# %% ../../nbs/studies/search.ipynb #e8d624ce
 def contenders(
         names=(),      # of models; empty: all
     ) -> list[str]:    # in the order of the table
@@ -31,14 +30,14 @@ def contenders(
         if n not in known: raise UsageError(f"unknown model {n!r}{near} (known: {', '.join(known)})")
     return [k for k in known if k in names or not names or k == "mamex"]
 
-# %% ../../nbs/studies/search.ipynb #1a02fe6e
+# %% ../../nbs/studies/search.ipynb #b5988571
 def positive(v):  # of a notebook: trials, cap_s
     "A number above 0; else `UsageError`."
     if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < float("inf"):
         raise UsageError(f"trials and cap_s must be numbers above 0, not {v!r}")
     return v
 
-# %% ../../nbs/studies/search.ipynb #f3a6326d
+# %% ../../nbs/studies/search.ipynb #c2bc5e2b
 def schedule(
         split: Split,
         **changes,  # epochs, eval_every, patience; 0: as here
@@ -56,7 +55,7 @@ def defaults(
     "A model as it is before any search: its own defaults under the shared recipe."
     return preset("released", **way) if name == "mamex" else peer_config(name, **way)
 
-# %% ../../nbs/studies/search.ipynb #d720a2ac
+# %% ../../nbs/studies/search.ipynb #8d60f5d1
 def holds(
         space: dict,  # setting → ("log", low, high), ("float", low, high) or ("choice", [values])
         config,
@@ -65,7 +64,7 @@ def holds(
     inside = lambda v, kind, how: v in how[0] if kind == "choice" else how[0] <= v <= how[1]
     return all(inside(getattr(config, k), kind, how) for k, (kind, *how) in space.items())
 
-# %% ../../nbs/studies/search.ipynb #0de328ed
+# %% ../../nbs/studies/search.ipynb #907fdb0d
 def ask(
         name: str,
         base,                # the model's defaults
@@ -82,7 +81,7 @@ def ask(
         study.tell(trial, t["value"], None if t["value"] is not None else optuna.trial.TrialState.FAIL)
     return suggest(study.ask(), name) if trials else {}
 
-# %% ../../nbs/studies/search.ipynb #ee58703b
+# %% ../../nbs/studies/search.ipynb #257e4de5
 @contextmanager
 def peak_memory():
     "Yields a list whose first number becomes the highest resident memory of the process in the block, MiB."
@@ -95,7 +94,7 @@ def peak_memory():
     try: yield top
     finally: over.set(); t.join()
 
-# %% ../../nbs/studies/search.ipynb #6397b161
+# %% ../../nbs/studies/search.ipynb #9caa481d
 class OutOfTime(Exception): "A trial has met the cap."
 
 def stop_at(
@@ -110,7 +109,7 @@ def stop_at(
         if time.process_time() - began > left_s and row["epoch"] + 1 < epochs: raise OutOfTime
     return watch
 
-# %% ../../nbs/studies/search.ipynb #bbb882fc
+# %% ../../nbs/studies/search.ipynb #c222a319
 def attempt(
         features: Features, split: Split, config, seed: int,
         left_s: float,              # seconds of processor time that it may take
@@ -133,7 +132,7 @@ def attempt(
         out.update(value=best[selected_by(config)], best_epoch=best["epoch"])
     return out | dict(seconds=round(seconds, 2), epochs=rows[-1]["epoch"] + 1 if rows else 0, peak_mib=round(top[0]))
 
-# %% ../../nbs/studies/search.ipynb #da95d75b
+# %% ../../nbs/studies/search.ipynb #96831299
 def search_folder(root: Path, name: str, features: Features, split: Split, base, seed: int, cap_s: float) -> Path:
     "Where the trials of a search lie."
     what = [run_key(features, split, base, seed), SPACES[name], cap_s, optuna.__version__]
@@ -146,7 +145,7 @@ def read_trials(folder: Path) -> list[dict]:
     while (p := Path(folder) / f"{len(out):04d}.json").is_file(): out.append(json.loads(p.read_text()))
     return out
 
-# %% ../../nbs/studies/search.ipynb #391a673b
+# %% ../../nbs/studies/search.ipynb #87135882
 @contextmanager
 def only_best(
         trials: list[dict],   # grows by one in the block
@@ -158,7 +157,7 @@ def only_best(
     values = [t["value"] if t["value"] is not None else -1 for t in trials]
     if not was and len(values) > 1 and values[-1] <= max(values[:-1]): state.unlink(missing_ok=True)
 
-# %% ../../nbs/studies/search.ipynb #c4cbb885
+# %% ../../nbs/studies/search.ipynb #338f3e71
 def tune(
         name: str, features: Features, split: Split, base,
         n_trials: int,
@@ -183,7 +182,7 @@ def tune(
         each()
     return trials[:n_trials]
 
-# %% ../../nbs/studies/search.ipynb #e77c41b0
+# %% ../../nbs/studies/search.ipynb #4c92b3fd
 def search_all(
         names: list[str], features: Features, split: Split,
         way: dict,         # the shared recipe
