@@ -210,14 +210,14 @@ def warmup_table(rows: list[dict]) -> pd.DataFrame:
     ours = [r for r in rows if r["model"].startswith("mamex/") and r["model"] != CONTENT]
     return pd.DataFrame([{h: f(r) for h, f in columns.items()} for r in ours]).set_index("model")
 
-# %% ../../nbs/studies/temporal_page.ipynb #2cda1f30
+# %% ../../nbs/studies/temporal_page.ipynb #0528abb8
 def tables(report: dict) -> dict:  # name → table
     "What the notebook shows between its paragraphs."
     first = pd.DataFrame(report["windows"]).pivot(index="model", columns="window", values="mean").round(4)
     return dict(cuts=pd.DataFrame(report["cuts"]).rename_axis("window"), windows=first,
                 warmup=wide_table(report["warmup"], "n"), ranks=pd.DataFrame(report["rankings"]).set_index("model"))
 
-# %% ../../nbs/studies/temporal_page.ipynb #0e103483
+# %% ../../nbs/studies/temporal_page.ipynb #1c78c421
 FULL = "mamex/behaviour+time"  # what the ablations change one thing of
 
 def figures(report: dict) -> dict:  # name → figure
@@ -233,7 +233,7 @@ def figure_text(name: str) -> str:
     "A figure and its caption."
     return f"![{name}](temporal_coldstart_{name}.png)\n\n{TIME_CAPTIONS[name]}"
 
-# %% ../../nbs/studies/temporal_page.ipynb #ddae76a0
+# %% ../../nbs/studies/temporal_page.ipynb #0168a542
 def time_note(report: dict) -> str:
     "How the items were launched, and what the numbers are."
     card = report["card"]
@@ -254,7 +254,7 @@ def ablation_part(ablation: dict) -> list[str]:  # n as text → variant → met
             *(f"{day} (n = {n}): " + " ".join(effect_sentences(e)) for n, day, e in asked if e),
             figure_text("ablation")]
 
-# %% ../../nbs/studies/temporal_page.ipynb #56e6900b
+# %% ../../nbs/studies/temporal_page.ipynb #5f6d89a4
 def page(report: dict) -> str:
     "`temporal_coldstart.md` from `temporal_coldstart.json`."
     card, rows = report["card"], report["warmup"]
