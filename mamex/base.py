@@ -7,7 +7,7 @@ __all__ = ['UsageError', 'project_root', 'cache_dir', 'dataset_roots', 'atomic',
            'is_ours', 'says_nothing', 'tree_of', 'bare_code', 'module_file', 'named_modules', 'reached', 'stamp_of']
 
 # %% ../nbs/data/1_base.ipynb #b35bbb72
-import ast, configparser, functools, hashlib, os, platformdirs, sys, threading, tqdm.std
+import ast, configparser, functools, hashlib, os, platformdirs, sys, threading, tqdm.auto, tqdm.std
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,11 +64,11 @@ def progress_bar(total,      # steps
                  desc,       # what is being done
                  show=True,  # False: no bar
                 ):
-    "A tqdm bar; silent under tests (`IN_TEST`) and where an executed notebook has no terminal."
+    "A tqdm bar; silent with `TQDM_DISABLE`, and where an executed notebook has no terminal."
     watched = {"JPY_SESSION_NAME", "VSCODE_PID"} & os.environ.keys()  # somebody looks at the notebook
     fd = None if watched else getattr(sys.stderr, "_original_stdstream_copy", None)  # the kernel's terminal
-    off = not show or "IN_TEST" in os.environ or (fd is not None and not os.isatty(fd))
-    if fd is None or off: return tqdm.auto.tqdm(total=total, desc=desc, disable=off)
+    if not show or (fd is not None and not os.isatty(fd)): return tqdm.std.tqdm(total=total, desc=desc, disable=True)
+    if fd is None: return tqdm.auto.tqdm(total=total, desc=desc)
     return tqdm.std.tqdm(total=total, desc=desc, file=open(os.dup(fd), "w"))
 
 # %% ../nbs/data/1_base.ipynb #e5c0c977

@@ -1,9 +1,12 @@
-"Metrics against an independent implementation, by brute force, and by their own laws."
+"Metrics against an independent implementation, by brute force, and by their own laws; the one comparison; pairs as a matrix."
 import ir_measures, numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from ir_measures import R, nDCG, Success
-from mamex.protocol.intervals import bootstrap_ci, paired_test
+from mamex.base import UsageError
+from mamex.datasets.folders import load_dataset
+from mamex.protocol.intervals import bootstrap_ci, holm, over_splits, paired_interval, paired_test, versus
 from mamex.protocol.metrics import relevant_ranks, user_metrics
+from mamex.protocol.splits import cold_split
 
 
 def random_case(seed, users=40, pool=60):
@@ -62,3 +65,51 @@ def test_interval_and_test_agree():
     assert paired_test(b, a)["diff"] == -t["diff"]
     lo, hi = bootstrap_ci(a); half = 1.96 * a.std() / np.sqrt(300)
     assert abs((hi - lo) / 2 - half) < .15 * half  # as the normal approximation says
+
+
+# one comparison for all studies
+
+def frames_of(rng, n, users=60, index=None):
+    return [pd.DataFrame(rng.random((users, 2)), columns=["ndcg@10", "ndcg@20"], index=index) for _ in range(n)]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_versus_is_each_way_of_comparing_to_the_bit(seeds):
+    rng = np.random.default_rng(seeds)
+    a, b, floor = frames_of(rng, seeds), frames_of(rng, seeds), frames_of(rng, 1)
+    stack = lambda x, m="ndcg@10": np.stack([f[m].to_numpy() for f in x])
+    assert versus(a, b, "ndcg@20") == paired_interval(stack(a, "ndcg@20"), stack(b, "ndcg@20"))
+    assert versus(a, b, over="users") == paired_test(stack(a).mean(0), stack(b).mean(0))
+    found, d = versus(a, dict(b=b, floor=floor, a=a), tests=True), stack(a).mean(0) - stack(floor)[0]
+    assert {k: found["floor"][k] for k in ("diff", "ci95", "seeds")} == paired_interval(stack(a), np.broadcast_to(stack(floor), stack(a).shape))
+    assert found["floor"]["p"] == paired_test(stack(a).mean(0), stack(floor)[0])["p"] and np.isclose(found["floor"]["dz"], d.mean() / d.std(ddof=1))
+    assert found["a"]["dz"] == 0. and found["a"]["p"] == 1.  # a model against itself
+    assert [f["p_holm"] for f in found.values()] == list(holm(np.array([f["p"] for f in found.values()])))
+    assert list(found["b"]) == ["diff", "ci95", "seeds", "p", "dz", "p_holm"]  # as reports store it
+
+
+def test_versus_over_splits_meets_users_by_their_number():
+    rng = np.random.default_rng(0)
+    who = [np.sort(rng.choice(100, 60, replace=False)) for _ in range(3)]
+    a, b = ([frames_of(rng, 1, index=w)[0] for w in who] for _ in "ab")
+    shuffled = [f.sample(frac=1, random_state=0) for f in b]
+    assert versus(a, b, over="splits") == over_splits([f["ndcg@10"] for f in a], [f["ndcg@10"] for f in b])
+    assert np.allclose(versus(a, shuffled, over="splits")["ci95"], versus(a, b, over="splits")["ci95"])
+
+
+@pytest.mark.parametrize("how", [dict(over="items"), dict(over="splits", tests=True), dict(over="users", tests=True)])
+def test_versus_refuses_what_it_cannot_answer(how):
+    a = frames_of(np.random.default_rng(0), 2)
+    for b in (a, dict(a=a)):
+        with pytest.raises(UsageError): versus(a, b, **how)
+
+
+# pairs as a matrix
+
+def test_the_pairs_of_a_split_as_a_matrix():
+    split = cold_split(load_dataset("toy"))
+    for part in ("train", "val", "test"):
+        y, pairs = split.matrix(part), getattr(split, part)
+        assert y.shape == (split.n_users, split.n_items) and y.sum() == len(pairs) and (y.toarray()[pairs[:, 0], pairs[:, 1]] == 1).all()
+        assert y.dtype == float and y.has_sorted_indices and split.matrix(part, bool).dtype == bool
+        assert (split.matrix(part, bool).toarray() == (y.toarray() > 0)).all()
