@@ -17,7 +17,7 @@ from ..vectors.features import Features
 from ..protocol.intervals import summarise, versus
 from ..protocol.metrics import evaluate
 from ..protocol.splits import cold_split
-from ..protocol.windows import Window, cuts, launches, take, window
+from ..protocol.windows import Window, cuts, launches, window
 from ..model import Config, Run
 from ..trainer import fit
 from ..extensions.behaviour import (CF_GRID, CONTEXT, STEPS, Collaborative, Life, after_n, calibrate,
@@ -193,7 +193,7 @@ def chance_window(ds: Dataset, features: Features, born: np.ndarray, share: floa
                    items=ds.items.iloc[items])
     s = cold_split(part, 2 * share, seed)
     where = [np.flatnonzero(np.isin(part.interactions["item"], i)) for i in (s.warm_items, s.val_items, s.test_items)]
-    return Window(take(features, items), s, born[items], t[np.concatenate(where)], items,
+    return Window(features.rows(items), s, born[items], t[np.concatenate(where)], items,
                   (np.nanmax(born), np.nanmax(born), np.inf))
 
 # %% ../../nbs/studies/temporal_coldstart.ipynb #27a97ffe
