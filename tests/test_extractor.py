@@ -9,7 +9,7 @@ from mamex.datasets.folders import load_dataset, save_dataset
 from mamex.datasets.pictures import Images
 from mamex.datasets.toy import toy
 from mamex.vectors.choose import check_encoder, count_long_texts, file_sha, load_encoder, recipe_folder, resolve
-from mamex.vectors.features import check_vectors, ready_features
+from mamex.vectors.features import check_vectors, ready_features, sha
 from mamex.vectors.texts import clean_text, item_texts, text_modalities
 from mamex.vectors.towers import decode_picture, encode_split, encode_texts, frame, picture_to_png, room, word_tokens
 from mamex.extractor import Extractor, shards
@@ -65,6 +65,20 @@ def test_cache_hit_does_not_load_the_encoder(ds, F, cache):
 
 def test_same_vectors_in_another_cache(ds, F, tmp_path):
     assert Extractor('tiny', cache=tmp_path).extract(ds, progress=False).fingerprint == F.fingerprint
+
+
+def test_the_cache_of_users_stays_valid(tmp_path, monkeypatch):
+    "The key of an encoder and the names of its files, as they have always been: what lies in somebody's cache is found."
+    import importlib.metadata
+    tools, texts = load_encoder(*resolve('tiny', cache_dir())[:2]), ['a red cup', 'a blue hat']
+    monkeypatch.setattr(importlib.metadata, 'version', lambda p: dict(open_clip_torch='3.0.0', pillow='11.0.0')[p])
+    monkeypatch.setattr('mamex.extractor.resolve', lambda name, cache: ('m', None, 'identity'))
+    ex = Extractor('tiny', cache=tmp_path); ex.tools = tools
+    assert ex.key == '779b26137aba432ba2315dd6f95fa3fd75979048d6fd5245b156089620010ed1'
+    assert Extractor('tiny', cache=tmp_path, long_text='split').key == ex.key + '+split'
+    ex.vectors('text', [sha(t) for t in texts], texts.__getitem__, progress=False)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*.safetensors')] == [
+        'features/tiny-779b26137aba/text-40ccb07594fc92ee585931f29f996388.safetensors']
 
 
 def test_other_inputs_other_vectors(ds, F, cache):
