@@ -38,16 +38,21 @@ run: setup  ## the main job on the embedded toy set, into out/toy/
 	@echo "Read $(OUT)/toy/run.md, or $(OUT)/toy/run.ipynb with its pictures."
 
 reports: setup  ## every report of one dataset: make reports dataset=movielens [only=ablations,audit]
-	$(BIN)/python -m mamex.reports $(or $(dataset),toy) $(if $(only),--only $(only)) $(if $(jobs),--jobs $(jobs))
+	$(BIN)/mamex reports $(or $(dataset),toy) $(if $(only),--only $(only)) $(if $(jobs),--jobs $(jobs))
 
 test: setup  ## notebooks, clean export, README and its commands, properties, faults; prints the coverage of mamex/
 	@echo "testing: each notebook once, then the rest; 17 minutes on two busy cores"
 	$(QUIET) $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15 --cov --cov-report=term
 
 # `make test` runs each notebook by the function behind nbdev_test (tests/test_notebooks.py), and holds the same run against the
-# exported module. Here is nbdev_test itself, for the notebooks alone.
+# exported module. Here is nbdev_test itself for the chapters, and papermill for the reports, which are quick: few epochs.
+QUICKLY := run ablations sensitivity audit peers best missing_modality temporal_coldstart speed
+
 notebooks: setup  ## the notebooks alone
-	$(QUIET) $(BIN)/nbdev_test --n_workers 2 --do_print
+	TQDM_DISABLE=1 MAMEX_REPORTS=$(OUT)/quick $(QUIET) $(BIN)/nbdev_test --n_workers 2 --do_print
+	@mkdir -p $(OUT)/quick
+	@for n in $(QUICKLY); do echo "nbs/$$n.ipynb"; MAMEX_REPORTS=$(OUT)/quick $(QUIET) $(BIN)/papermill \
+	  --no-progress-bar --log-level ERROR nbs/$$n.ipynb $(OUT)/quick/$$n.ipynb -p quick True || exit 1; done
 
 export: setup  ## after editing a notebook: module, clean notebooks, README.md
 	$(BIN)/nbdev_export

@@ -73,11 +73,11 @@ def progress_bar(total,      # steps
                  desc,       # what is being done
                  show=True,  # False: no bar
                 ):
-    "A tqdm bar; silent under tests (`IN_TEST`) and where an executed notebook has no terminal."
+    "A tqdm bar; silent with `TQDM_DISABLE`, and where an executed notebook has no terminal."
     watched = {"JPY_SESSION_NAME", "VSCODE_PID"} & os.environ.keys()  # somebody looks at the notebook
     fd = None if watched else getattr(sys.stderr, "_original_stdstream_copy", None)  # the kernel's terminal
-    off = not show or "IN_TEST" in os.environ or (fd is not None and not os.isatty(fd))
-    if fd is None or off: return tqdm.auto.tqdm(total=total, desc=desc, disable=off)
+    if not show or (fd is not None and not os.isatty(fd)): return tqdm.std.tqdm(total=total, desc=desc, disable=True)
+    if fd is None: return tqdm.auto.tqdm(total=total, desc=desc)
     return tqdm.std.tqdm(total=total, desc=desc, file=open(os.dup(fd), "w"))
 
 # %% ../nbs/data/1_base.ipynb #4035f3bd

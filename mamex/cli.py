@@ -23,7 +23,7 @@ from .datasets.tables.columns import guess_columns
 from .datasets.tables.importer import CatalogueError, from_tables
 from .datasets.tables.products import match_pictures, picture_files, products_table
 from .datasets.tables.rows import read_table
-from .vectors.lengths import check_long
+from .vectors.choose import check_long
 from .recommender.histories import read_histories, read_users
 
 # %% ../nbs/shop/9_cli.ipynb #47931651

@@ -6,7 +6,7 @@ from pathlib import Path
 for k, v in dict(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", OMP_NUM_THREADS="1").items(): os.environ.setdefault(k, v)
 os.environ.setdefault("MAMEX_CACHE", str(Path(tempfile.gettempdir()) / "mamex-test-cache"))
 os.environ["MAMEX_REPORTS"] = tempfile.mkdtemp(prefix="mamex-reports-")
-os.environ["IN_TEST"] = "1"  # no progress bars
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars; before tqdm loads
 import matplotlib; matplotlib.use("agg")
 
 ROOT = Path(__file__).parent.parent

@@ -1,11 +1,17 @@
 "The one door from a dataset to vectors: what `auto` means, and that no hub, slow, dead or lying, holds anybody up."
-import http.server, os, socket, threading, time
+import ast, http.server, json, os, socket, subprocess, threading, time
 from dataclasses import replace
 import numpy as np, pandas as pd, pytest
-from mamex import extractor
-from mamex.vectors import choose
-from mamex.base import UsageError
+from conftest import ROOT
+from fastcore.basics import AttrDict
+from mamex import cli, extractor
+from mamex.base import UsageError, cache_dir
+from mamex.datasets.folders import load_dataset, save_dataset
 from mamex.datasets.toy import toy
+from mamex.recommender import fitting
+from mamex.studies import regenerate
+from mamex.studies.lab import read_vectors
+from mamex.vectors import choose
 from mamex.vectors.choose import recipe_folder
 from mamex.vectors.clip import import_open_clip
 from mamex.vectors.offline import has_offline
@@ -181,3 +187,72 @@ def test_weights_in_the_hubs_cache_are_found(monkeypatch, tmp_path):
     (at / "refs").mkdir(parents=True); (at / "refs" / "main").write_text("abc")
     (at / "snapshots" / "abc").mkdir(parents=True); (at / "snapshots" / "abc" / choose.WEIGHTS[0]).write_bytes(b"w")
     assert choose.default_is_here()
+
+
+# every door
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory):
+    "Folders: a shop with pictures and texts, one that files its items and shows nothing, one that brings its vectors."
+    to, base = tmp_path_factory.mktemp("shops"), replace(toy(n_users=60, n_items=80), truth=None)
+    bare = replace(base, images=None, items=base.items[["item"]].assign(attributes=[f"{i % 3} {i % 5}" for i in range(80)]))
+    rng = np.random.default_rng(0)
+    with_vectors = replace(base, images=None, features=dict(text=rng.normal(size=(80, 6)).astype("float32")))
+    for name, ds in dict(shown=base, filed=bare, encoded=with_vectors).items(): save_dataset(replace(ds, name=name), to / name)
+    return to
+
+
+def by_reports(folder, encoder, to, whole):  # the vectors' fingerprint or its beginning, what is said
+    "`make reports`: the encoder that it settles on, and what run.ipynb makes of it; `whole`: papermill runs all of it."
+    given = dict(epochs="1", seeds="0", k_core="0") | ({} if encoder == "auto" else dict(encoder=encoder))
+    plan, said = regenerate.make_plan(str(folder), given, ROOT / "nbs")
+    if not whole:
+        return read_vectors(load_dataset(folder), AttrDict(encoder=plan.parameters["encoder"], device="cpu", long_text="cut")).fingerprint, said
+    p = subprocess.run(regenerate.command(plan, "run", to / "run.ipynb"), cwd=to, capture_output=True, text=True,
+                       env=os.environ | dict(MAMEX_REPORTS=str(to / "reports")))
+    assert p.returncode == 0, p.stdout[-2000:] + p.stderr[-2000:]
+    return json.loads((to / "reports" / folder.name / "run.json").read_text())["card"]["features"]["fingerprint"], said
+
+
+def by_command(folder, encoder, to, monkeypatch):
+    "What `mamex fit` hands to the recommender."
+    made = []
+    def extract(*a, **k): made.append(extractor.extract(*a, **k)); return made[-1]
+    monkeypatch.setattr(fitting, "extract", extract)
+    told = [] if encoder == "auto" else ["--encoder", encoder]
+    assert cli.main(["fit", str(folder), "--to", str(to / "model"), "--preset", "released", "--set", "epochs=1", *told]) == 0
+    return made[0].fingerprint
+
+
+@pytest.mark.parametrize("shop, encoder, means", [
+    pytest.param("filed", "attributes", "attributes", marks=pytest.mark.slow), ("filed", "auto", "attributes"), ("encoded", "auto", "ready"),
+    ("encoded", "ready", "ready"), ("shown", "tiny", "tiny"), ("shown", "local-dir:{}", "local-dir:{}"),
+    pytest.param("shown", "offline", "offline", marks=[pytest.mark.slow, pytest.mark.skipif(not has_offline(), reason="needs the extra 'offline'")])])
+def test_the_same_vectors_by_every_door(shops, shop, encoder, means, tmp_path, monkeypatch, capsys):
+    "Python, a notebook as `make reports` runs it, and `mamex fit`."
+    encoder, means = (e.format(recipe_folder("tiny", cache_dir())) for e in (encoder, means))
+    want = extractor.extract(load_dataset(shops / shop), encoder, progress=False)
+    assert want.encoder == means and (f"encoder: {means} (" in capsys.readouterr().out) == (encoder == "auto")
+    fingerprint, said = by_reports(shops / shop, encoder, tmp_path, whole=encoder == "attributes")
+    assert want.fingerprint.startswith(fingerprint)
+    capsys.readouterr()
+    assert encoder != "auto" or ("vectors that the folder brings" if means == "ready" else f"encoder {means} (") in said
+    assert by_command(shops / shop, encoder, tmp_path, monkeypatch) == want.fingerprint
+    assert (f"encoder: {means} (" in "".join(capsys.readouterr())) == (encoder == "auto")
+
+
+def test_auto_asks_the_columns_that_are_read(shops, machine, tmp_path):
+    "A shop that says nothing but a brand: `make reports` with these text columns means what the notebook means with them."
+    machine(has_offline=True)
+    ds = load_dataset(shops / "filed")
+    save_dataset(replace(ds, items=ds.items[["item"]].assign(brand="Oak & Co")), tmp_path / "brands")
+    plan, _ = regenerate.make_plan(str(tmp_path / "brands"), dict(text_columns="[brand]"), ROOT / "nbs")
+    assert plan.parameters["encoder"] == "offline"
+    with pytest.raises(UsageError, match="text_columns can name brand"): regenerate.make_plan(str(tmp_path / "brands"), {}, ROOT / "nbs")
+
+
+def test_nobody_goes_around_the_door():
+    "An `Extractor` is made by the door, and once more by a recommender that encodes its new items as it did the old ones."
+    makers = {p.relative_to(ROOT / "mamex").as_posix() for p in (ROOT / "mamex").rglob("*.py") for n in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
+              if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Extractor"}
+    assert makers == {"extractor.py", "recommender/adding.py"}

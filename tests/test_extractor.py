@@ -8,11 +8,10 @@ from mamex.base import UsageError, cache_dir
 from mamex.datasets.folders import load_dataset, save_dataset
 from mamex.datasets.pictures import Images
 from mamex.datasets.toy import toy
-from mamex.vectors.choose import check_encoder, file_sha, load_encoder, recipe_folder, resolve
-from mamex.vectors.features import check_vectors, ready_features
-from mamex.vectors.lengths import count_long_texts, encode_split, frame, room, word_tokens
+from mamex.vectors.choose import check_encoder, count_long_texts, file_sha, load_encoder, recipe_folder, resolve
+from mamex.vectors.features import check_vectors, ready_features, sha
 from mamex.vectors.texts import clean_text, item_texts, text_modalities
-from mamex.vectors.towers import decode_picture, encode_texts, picture_to_png
+from mamex.vectors.towers import decode_picture, encode_split, encode_texts, frame, picture_to_png, room, word_tokens
 from mamex.extractor import Extractor, shards
 from mamex.trainer import preset
 from mamex.vectors.offline import has_offline
@@ -68,6 +67,20 @@ def test_same_vectors_in_another_cache(ds, F, tmp_path):
     assert Extractor('tiny', cache=tmp_path).extract(ds, progress=False).fingerprint == F.fingerprint
 
 
+def test_the_cache_of_users_stays_valid(tmp_path, monkeypatch):
+    "The key of an encoder and the names of its files, as they have always been: what lies in somebody's cache is found."
+    import importlib.metadata
+    tools, texts = load_encoder(*resolve('tiny', cache_dir())[:2]), ['a red cup', 'a blue hat']
+    monkeypatch.setattr(importlib.metadata, 'version', lambda p: dict(open_clip_torch='3.0.0', pillow='11.0.0')[p])
+    monkeypatch.setattr('mamex.extractor.resolve', lambda name, cache: ('m', None, 'identity'))
+    ex = Extractor('tiny', cache=tmp_path); ex.tools = tools
+    assert ex.key == '779b26137aba432ba2315dd6f95fa3fd75979048d6fd5245b156089620010ed1'
+    assert Extractor('tiny', cache=tmp_path, long_text='split').key == ex.key + '+split'
+    ex.vectors('text', [sha(t) for t in texts], texts.__getitem__, progress=False)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*.safetensors')] == [
+        'features/tiny-779b26137aba/text-40ccb07594fc92ee585931f29f996388.safetensors']
+
+
 def test_other_inputs_other_vectors(ds, F, cache):
     other = toy(n_users=20, n_items=60)
     i = int(np.flatnonzero(F.mask.all(1))[0])
@@ -86,7 +99,7 @@ def test_spoiled_shard_is_made_again(ds, F, cache, spoil):
 
 def test_killed_run_resumes(tmp_path):
     "SIGKILL while the second shard is being made; the next run keeps the first and ends with the same vectors."
-    code = ('import sys, time; from mamex.datasets import toy, Images; from mamex.extractor import Extractor; n = [0]\n'
+    code = ('import sys, time; from mamex.datasets.pictures import Images; from mamex.datasets.toy import toy; from mamex.extractor import Extractor; n = [0]\n'
             'ds = toy(); real = ds.images; cut = int(sys.argv[2])\n'
             'def read(i):\n    n[0] += 1\n'
             '    if n[0] > len(real) + cut: print("now", flush=True); time.sleep(60)\n    return real.read(i)\n'

@@ -61,6 +61,7 @@ class Story(CaptureShell):
         if self.exc: Story.failure = f"cell {cell.idx_}:\n{cell.source}\n\n{self.exc!r}"; return
         directives = getattr(cell, "directives_", {})
         if name := directives.get("default_exp"): Story.module = importlib.import_module(f"mamex.{name[0]}")
+        if "parameters" in cell.metadata.get("tags", []): self.user_ns["quick"] = True  # as `papermill -p quick True`
         if Story.module and EXPORTS & directives.keys():
             ours = {n: getattr(Story.module, n) for n in defined(cell.source) if hasattr(Story.module, n)}
             self.user_ns.update(ours); Story.taken |= ours.keys()

@@ -7,7 +7,7 @@ from mamex.datasets.folders import load_dataset
 from mamex.vectors.features import Features
 from mamex.vectors.texts import text_modalities
 from mamex.protocol.intervals import over_splits
-from mamex.studies.best import inner_split, never_tested, only_items, reported_splits
+from mamex.studies.best import inner_split, never_tested, reported_splits
 from mamex.protocol.metrics import evaluate
 from mamex.trainer import load_model, preset
 from mamex.recommender.core import Recommender
@@ -162,7 +162,7 @@ def test_the_search_never_meets_a_test_item():
         s = inner_split(ds, items, seed)
         for part in (s.train, s.val, s.test): assert not tested & set(items[part[:, 1]].tolist())
     f = extract(ds)
-    assert np.array_equal(only_items(f, items).vectors["text"], f.vectors["text"][items])
+    assert np.array_equal(f.rows(items).vectors["text"], f.vectors["text"][items])
 
 
 def test_an_interval_over_splits_is_wider_than_one_over_users_alone():

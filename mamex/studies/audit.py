@@ -23,7 +23,7 @@ from ..trainer import Trainer, run_key
 from ..rivals.floors import RIDGE_GRID, Ridge, profile_scorer
 from ..reports.cards import card_table
 from ..reports.words import effect_sentences, effect_table, markdown_table
-from .peers import TABLE1
+from .peers_page import TABLE1
 from .sensitivity import settings_table, study_note
 from .variants import PARTS, STUDY_CAPTIONS
 

@@ -22,7 +22,7 @@ from ..reports.files import reports_root
 from ..reports.words import markdown_table, results_table, says, subject
 from .best_page import headline
 from .overview import overview_table, write_overview
-from .peers import told, who_wins
+from .peers_page import told, who_wins
 from .run import verdict
 
 # %% ../../nbs/studies/claims.ipynb #5f4df212

@@ -19,10 +19,11 @@ from ..base import UsageError, cache_dir, digest, project_root, stamp_of, write_
 from ..datasets.core import Dataset
 from ..datasets.fetch.sources import load_or_fetch
 from ..datasets.folders import load_dataset
-from ..vectors.choose import choose_encoder
+from ..vectors.choose import choose_encoder, named_columns
 from ..protocol.windows import launches
 from ..reports.cards import git_commit
 from ..reports.files import report_folder, reports_root
+from ..reports.parameters import check_columns
 
 # %% ../../nbs/studies/regenerate.ipynb #c5650d30
 # the order in which they start
@@ -96,9 +97,11 @@ def is_up_to_date(
     return stamp.get("report") == digest(report.read_bytes()) and all(stamp.get(k) == v for k, v in wanted.items())
 
 # %% ../../nbs/studies/regenerate.ipynb #e5152718
-def settled_encoder(ds: Dataset) -> tuple[str, str]:  # the parameter, and why
-    "What `mamex.choose` chooses, as the notebooks are told."
-    name, why = choose_encoder(ds)
+def settled_encoder(ds: Dataset,
+                    text_columns=("title", "description"),  # as in `extract`
+                   ) -> tuple[str, str]:  # the parameter, and why
+    "What `auto` means for a dataset, as the notebooks are told."
+    name, why = choose_encoder(ds, text_columns=named_columns(ds, text_columns))
     return ("auto" if name in ("ready", "tiny") else name), why
 
 # %% ../../nbs/studies/regenerate.ipynb #5920e8e3
@@ -260,7 +263,8 @@ def make_plan(
     for k, remedy in dict(dataset="name it before the options", out="set MAMEX_REPORTS").items():
         if k in parameters: raise UsageError(f"{k} cannot be given with -p here: {remedy}.")
     ds = load_or_fetch(name)
-    encoder, why = (parameters["encoder"], "as asked for") if "encoder" in parameters else settled_encoder(ds)
+    if "encoder" in parameters: encoder, why = parameters["encoder"], "as asked for"
+    else: encoder, why = settled_encoder(ds, check_columns(parameters.get("text_columns", ["title", "description"])))
     plan = Plan(str(name), ds.name, data_stamp(ds), {"encoder": encoder} | {k: str(v) for k, v in parameters.items()},
                 nbs or project_root() / "nbs", skips=not_for(ds))
     return plan, f"{ds!r}, encoder {encoder} ({why}), into {plan.folder}"

@@ -8,7 +8,7 @@ __all__ = ['sha', 'Features', 'check_vectors', 'tally', 'ready_features']
 # %% ../../nbs/vectors/1_features.ipynb #eca8f19f
 import hashlib, warnings
 import numpy as np
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ..base import UsageError
 from ..datasets.core import Dataset
 
@@ -55,6 +55,20 @@ class Features:
         mask, fills = (self.mask[:, [self.modalities.index(m) for m in names]],
                        {m: v for m, v in self.fills.items() if m in names})
         return Features(V, mask, self.encoder, counts, fills, self.context, self.key)
+
+    def rows(self,
+             items, # positions, a mask or a slice
+            ) -> 'Features':
+        "Some of the items, with everything that is known of them; the counts stay those of all."
+        pick = lambda d: {k: v[items] for k, v in d.items()}
+        return replace(self, vectors=pick(self.vectors), mask=self.mask[items],
+                       fills=pick(self.fills), context=pick(self.context))
+
+    def only(self, modality: str) -> 'Features':
+        "The same items as if they had nothing but one modality."
+        mask = self.mask & (np.array(self.modalities) == modality)
+        there = zip(self.vectors.items(), mask.T)
+        return replace(self, vectors={m: np.where(has[:, None], v, np.float32(0)) for (m, v), has in there}, mask=mask)
 
 # %% ../../nbs/vectors/1_features.ipynb #daca3709
 def check_vectors(features: Features,

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['ELEMENTS', 'BARE', 'PAIRED', 'decode_entities', 'has_attributes', 'drop_tags', 'clean_text', 'item_texts', 'has_text',
-           'text_modalities', 'nothing_to_extract']
+           'text_modalities', 'texts_to_read', 'warn_feedback', 'nothing_to_extract']
 
 # %% ../../nbs/vectors/2_texts.ipynb #388d2afd
-import html, re
+import html, re, warnings
 import pandas as pd
 from html.entities import html5
+from ..base import UsageError
 from ..datasets.core import Dataset, feedback_columns
 
 # %% ../../nbs/vectors/2_texts.ipynb #2f7f709e
@@ -112,6 +113,30 @@ def text_modalities(items, # a dataset, or its table of items
     skip = {'item', 'image_url', 'released', 'attributes', 'image', 'text', *feedback_columns(items, info)}
     cols = [c for c in items if c not in skip and (pd.api.types.is_string_dtype(items[c]) or items[c].dtype == object)]
     return dict(text=tuple(cols)) | ({c: (c,) for c in cols} if len(cols) > 1 else {})
+
+# %% ../../nbs/vectors/2_texts.ipynb #842545ae
+def texts_to_read(items: pd.DataFrame,
+                  text_columns, # columns, read as one text; or modality -> columns
+                 ) -> dict: # modality -> (rows that have a text, their texts)
+    "What a text tower gets of each modality."
+    named = text_columns if isinstance(text_columns, dict) else dict(text=text_columns)
+    if 'image' in named: raise UsageError("a text cannot be the modality 'image'; give it another name in text_columns")
+    out = {}
+    for m, columns in named.items():
+        texts = item_texts(items, columns)
+        rows = [i for i, t in enumerate(texts) if t]
+        out[m] = rows, [texts[i] for i in rows]
+    return out
+
+# %% ../../nbs/vectors/2_texts.ipynb #8dd6df5b
+def warn_feedback(ds: Dataset, text_columns):
+    "One warning for the columns of users that somebody wants to be read."
+    named = {c for cs in (text_columns.values() if isinstance(text_columns, dict) else [text_columns]) for c in cs}
+    if bad := [c for c in feedback_columns(ds.items, ds.info) if c in named]:
+        warnings.warn(f"text_columns of {ds.name!r} name {', '.join(map(repr, bad))}, "
+                      'which users write or cause after an item has come out: '
+                      'a new item has none, and results with it say nothing about new items; '
+                      'leave it out, or name it under "content" in dataset.json', stacklevel=3)
 
 # %% ../../nbs/vectors/2_texts.ipynb #ceef6357
 def nothing_to_extract(ds: Dataset, text_columns) -> str:
