@@ -38,7 +38,7 @@ run: setup  ## the main job on the embedded toy set, into out/toy/
 	@echo "Read $(OUT)/toy/run.md, or $(OUT)/toy/run.ipynb with its pictures."
 
 reports: setup  ## every report of one dataset: make reports dataset=movielens [only=ablations,audit]
-	$(BIN)/python -m mamex.reports $(or $(dataset),toy) $(if $(only),--only $(only)) $(if $(jobs),--jobs $(jobs))
+	$(BIN)/mamex reports $(or $(dataset),toy) $(if $(only),--only $(only)) $(if $(jobs),--jobs $(jobs))
 
 test: setup  ## notebooks, clean export, README and its commands, properties, faults; prints the coverage of mamex/
 	@echo "testing: each notebook once, then the rest; 17 minutes on two busy cores"
