@@ -1,4 +1,4 @@
-"Chapter 20: the commands as a shop uses them, with what people really have in their files."
+"`mamex`: the commands as a shop uses them, with what people really have in their files."
 import json, os, subprocess, sys
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image
 
 from mamex import cli
 from mamex.recommender import histories
@@ -137,6 +138,27 @@ def test_an_item_of_which_nothing_is_read_is_left_out_by_name(model, run, tmp_pa
     assert status == 2 and "holds no product" in err
 
 
+def test_a_known_item_is_left_out_by_name_and_stops_nobody(model, run, tmp_path):
+    "Status 3 and the remedy at the end; the known ones keep their rows, also with a picture of theirs, and `--replace` takes the new ones."
+    import shutil
+    shutil.copytree(model, m := tmp_path/"m")
+    (tmp_path/"photos").mkdir()
+    for name in ("i0001", "A"): Image.new("RGB", (16, 16), "red").save(tmp_path/"photos"/f"{name}.png")
+    before = Recommender.load(m)
+    table = put(tmp_path, "p.csv", "sku,title\nA,A lamp\ni0001,Something else\nB,\ni0002,Another\n")
+    status, out, err = run("add", m, table, "--pictures", tmp_path/"photos")
+    assert status == 3 and "1 of 4 items added, 1 with a picture" in out and "51 items" in out
+    nothing, known = err.splitlines()
+    assert "the model reads nothing of them: 'B';" in nothing and known == "left out, because they are known already: 'i0001', 'i0002'; to replace them, say --replace."
+    after = Recommender.load(m)
+    assert after.items["item"].tolist() == [*before.items["item"], "A"] and after.items["title"].tolist()[:50] == before.items["title"].tolist() and np.array_equal(after.e[:50], before.e)
+    status, out, err = run("add", m, put(tmp_path, "q.csv", "sku,title\ni0001,Something else\n"))
+    assert status == 2 and "'i0001' are known" in err and "--replace" in err and len(err.strip().splitlines()) == 1
+    status, out, err = run("add", m, table, "--pictures", tmp_path/"photos", "--replace")
+    assert status == 3 and "3 of 4 items added" in out and "'B'" in err and "known" not in err
+    assert Recommender.load(m).items.set_index("item")["title"]["i0001"] == "Something else" and not np.array_equal(Recommender.load(m).e[1], before.e[1])
+
+
 def test_numbers_in_a_text_column_stay_as_they_are_written(model, run, tmp_path):
     import shutil
     shutil.copytree(model, m := tmp_path/"m")
@@ -185,6 +207,31 @@ def test_attributes_through_the_same_door(run, tmp_path):
     assert run("recommend", tmp_path/"m", "--users", "u0001")[0] == 0
     status, _, err = run("add", tmp_path/"m", put(tmp_path, "p.csv", "item,attributes\nx,brand1 kind2\n"))
     assert status == 2 and "reads attributes" in err and "fit again" in err
+
+
+# ---- reports
+def test_reports_is_the_parser_of_regenerate(run, monkeypatch):
+    from mamex.studies import regenerate
+    status, out, _ = run("reports", "--help")
+    assert status == 0 and out.startswith("usage: mamex reports ") and all(o in out for o in ("NAME", "--only A,B", "--jobs N", "--force", "-p NAME VALUE"))
+    taken = []
+    monkeypatch.setattr(regenerate, "main", lambda argv: taken.append(argv) or 1)
+    words = ["toy", "--only", "run,audit", "--jobs", "2", "--force", "-p", "seeds", "0,1"]
+    assert run("reports", *words)[0] == 1 and taken == [words]
+    assert run("reports", "--force", "toy")[0] == 1 and taken[-1] == ["--force", "toy"]
+    for words in ([], ["toy", "--jobs", "x"], ["toy", "--fast"], ["toy", "more"]): assert run("reports", *words)[0] == 2 and len(taken) == 2
+
+
+def test_reports_says_what_cannot_be(run):
+    status, out, err = run("reports", "toy", "--only", "runs")
+    assert status == 2 and "'runs'" in err and "did you mean 'run'" in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["import", "--help"], ["recommend", "--help"], ["check", "toy", "--no-pictures"]])
+def test_nobody_waits_for_torch_who_does_not_need_it(words):
+    code = f"import sys; from mamex.cli import main\ntry: main({words})\nexcept SystemExit: pass\nprint('torch' in sys.modules, 'mamex.studies.regenerate' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(ROOT)))
+    assert done.stdout.splitlines()[-1] == "False False", done.stderr
 
 
 @pytest.mark.parametrize("line", ["recommend {m} --among all --k 50 --with-seen", "explain {m} " + " ".join(f"i{n:04d}" for n in range(50)), "--help"])

@@ -44,15 +44,16 @@ class Command:
 def pages() -> dict[str, str]:  # name → text
     "README.md and index.ipynb are one page."
     out = {n: (ROOT / n).read_text(encoding="utf-8") for n in ("README.md", "reports/README.md")}
-    for p in sorted((ROOT / "nbs").glob("*.ipynb")):
-        out[f"nbs/{p.name}"] = "\n\n".join(c.source for c in nbformat.read(p, 4).cells if c.cell_type == "markdown")
+    for p in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in p.parts: continue
+        out[p.relative_to(ROOT).as_posix()] = "\n\n".join(c.source for c in nbformat.read(p, 4).cells if c.cell_type == "markdown")
     return out
 
 
 def epilogs() -> dict[str, str]:  # the command that prints it → text
     top = cli.parser()
     words = next(a.choices for a in top._actions if isinstance(a.choices, dict))
-    parsers = {"mamex": top, **{f"mamex {w}": p for w, p in words.items()}, "python -m mamex.reports": regenerate.parser()}
+    parsers = {"mamex": top, **{f"mamex {w}": p for w, p in words.items()}}
     return {f"{n} --help": p.epilog or "" for n, p in parsers.items()}
 
 
@@ -120,7 +121,7 @@ def together(blocks: list, pattern: str) -> list:
     return [first if n == mine[0] else b for n, b in enumerate(blocks) if n not in mine[1:]] if mine else blocks
 
 
-BLOCKS = together(all_blocks(), r"make reports dataset=\w|python -m mamex\.reports \w")
+BLOCKS = together(all_blocks(), r"make reports dataset=\w|mamex reports \w")
 COMMANDS = distinct(all_blocks())  # named by the page that shows them first
 ONLY = [c.text for c in COMMANDS if re.match("make reports .*only=", c.text)]
 SAID = {"make test", "make notebooks", *ONLY[1:]}  # make only says what it would run: this very run, and reports that differ in their name
@@ -132,7 +133,7 @@ def is_form(c: str) -> bool:
     return bool(re.search(r"…|<\w+>|(?<![-=\w./])[A-Z]{2,}(?![-=\w./])|(?<![-\w])[AB](?![-\w])", c)) or bool(re.fullmatch(r"mamex \w+|python -m \S+", c))
 
 
-def needs_network(c: str) -> bool: return bool(re.search(r"mamex fetch|mamex\.sources", c))
+def needs_network(c: str) -> bool: return "mamex fetch" in c
 
 
 def skip_reason(c: str) -> str | None:
@@ -318,7 +319,7 @@ def test_every_page_is_read():
     "The pages that people start from show commands, and README shows those of the first hour."
     shown = {p for p, _ in BLOCKS}
     papermills = {f"nbs/{n}.ipynb" for n in (*regenerate.NOTEBOOKS, *regenerate.ASIDE)}
-    assert shown >= {"README.md", "reports/README.md", "nbs/20_cli.ipynb", *papermills} and len(COMMANDS) > 20
+    assert shown >= {"README.md", "reports/README.md", "nbs/shop/9_cli.ipynb", *papermills} and len(COMMANDS) > 20
     first = [c.text for c in COMMANDS if c.page == "README.md"]
     assert any("activate" in c for c in first)
     for start in ("make run", "make test", "papermill nbs/run.ipynb", "mamex import", "mamex check", "mamex fit", "mamex recommend", "mamex add", "mamex explain"):

@@ -1,5 +1,5 @@
-"Chapters 19 and 20: the way of a shop through the command line, and what a recommender promises."
-import io, json, os, shutil, subprocess, sys
+"The way of a shop through the command line, and what a recommender promises."
+import io, json, os, shutil, subprocess, sys, warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -232,7 +232,7 @@ def test_add_items_in_all_ways(rec, tmp_path):
 
 def test_replacing_and_refusing_items(rec):
     n, old = len(rec.items), rec.e[10].copy()
-    for call, why in ((lambda: rec.add_items([dict(item="new"), dict(item="i0010")]), "'i0010' are known.*replace=True"), (lambda: rec.add_items([dict(item="a"), dict(item="a")]), "stands twice"),
+    for call, why in ((lambda: rec.add_items([dict(item="new"), dict(item="i0010")]), "nothing of the new items 'new'.*'i0010' are known.*replace=True"), (lambda: rec.add_items([dict(item="i0010"), dict(item="i0011", title="A lamp")]), "'i0010', 'i0011' are known.*replace=True; --replace"), (lambda: rec.add_items([dict(item="a"), dict(item="a")]), "stands twice"),
                       (lambda: rec.add_items([dict(name="a")]), "column 'item'"), (lambda: rec.add_items([dict(item=" ")]), "row 1 has no id"), (lambda: rec.add_items([dict(item="a")], {"b": b""}), "pictures of 'b'"),
                       (lambda: rec.add_items([dict(item="a")], {"a": "/no/such.png"}), "cannot be read"), (lambda: rec.add_items([dict(item="a")], vectors=dict(image=np.ones((1, 3)))), "shape")):
         with pytest.raises(UsageError, match=why): call()
@@ -241,6 +241,30 @@ def test_replacing_and_refusing_items(rec):
     assert len(rec.items) == n and rec.items["title"][10] == "Something else entirely" and rec.items["description"][10] is None and not np.array_equal(rec.e[10], old) and rec.has[10].tolist() == [False, True] and rec.met[10] > 0
     with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(UsageError, match="nothing of the new items 'b'"): rec.add_items(dict(item="b"), {"b": b"no picture"})
     assert len(rec.items) == n and not rec.add_items(dict(item="c", title="A lamp")).refused
+
+
+def test_known_items_stay_and_the_others_come_in(rec, tmp_path):
+    "The known ones are named in a warning; pictures of theirs are not looked at."
+    n, old, title = len(rec.items), rec.e[10].copy(), rec.items["title"][10]
+    with pytest.warns(core.LeftOut, match="items 'i0010' are known and stay as they are; to replace them, say replace=True; the rest is added"):
+        assert rec.add_items([dict(item="i0010", title="Something else"), dict(item="a", title="A lamp")], {"i0010": b"no picture"}) is rec
+    assert len(rec.items) == n + 1 and rec.items["title"][10] == title and np.array_equal(rec.e[10], old)
+    assert rec.refused == rec.stayed == ["i0010"] and rec.items["item"].iloc[-1] == "a" and rec.has[-1].tolist() == [False, True]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rec.add_items(dict(item="b", title="A lamp"))
+    assert rec.refused == rec.stayed == [] and Recommender.load(rec.save(tmp_path/"m")).stayed == []
+
+
+def test_known_items_stay_with_vectors_of_ones_own(world):
+    "Each new item gets the row that was given for it."
+    x = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    rec = Recommender.fit(replace(world, features=dict(audio=x), images=None), "ready", "released", progress=False, **FEW)
+    with pytest.warns(core.LeftOut, match="'i0003' are known"):
+        rec.add_items([dict(item="a"), dict(item="i0003"), dict(item="b")], vectors=dict(audio=[x[45], x[46], x[47]]))
+    t = rec.recommend(["u0000"], k=99).set_index("item")["score"]
+    assert t["a"] == pytest.approx(t["i0045"], abs=1e-6) and t["b"] == pytest.approx(t["i0047"], abs=1e-6)
+    with pytest.raises(UsageError, match="1 audio vectors of 2 items"): rec.add_items([dict(item="c"), dict(item="i0003")], vectors=dict(audio=x[:1]))
 
 
 def test_a_recommender_of_ready_vectors(tmp_path, world):
@@ -349,9 +373,9 @@ def test_saving_is_all_or_nothing(rec, tmp_path, monkeypatch):
 MILLION = """
 import resource, time, numpy as np, pandas as pd, torch
 from scipy import sparse
-from mamex.extractor import Features
+from mamex.vectors.features import Features
 from mamex.model import MAMEX, Config
-from mamex.recommender import Recommender, embed
+from mamex.recommender.core import Recommender, embed
 n, users, rng = 1_000_000, 1000, np.random.default_rng(0)
 part = n // 10  # through the model; the rest of the vectors is drawn
 f = Features(dict(image=rng.standard_normal((part, 16), np.float32), text=rng.standard_normal((part, 16), np.float32)), np.ones((part, 2), bool), "made up", {})

@@ -12,8 +12,8 @@ import numpy as np
 from collections.abc import Mapping
 from dataclasses import asdict, replace as changed
 from fastcore.basics import patch
-from .. import __version__
 from scipy import sparse
+from .. import __version__
 from ..base import UsageError, progress_bar
 from ..datasets.core import Dataset
 from ..datasets.fetch.sources import load_or_fetch
@@ -115,17 +115,17 @@ def beside_told(about: dict) -> list:  # about: of a recommender; returns senten
 @patch(cls_method=True)
 def fit(cls: Recommender,
         dataset,                            # a `Dataset`, a folder, or a name
-        # as in chapter 03d: what there is; "ready": the vectors that the folder brings; or an encoder's name
+        # as `mamex.extractor.extract` takes it: what there is; "ready": vectors of the folder; or a name
         encoder: str = "auto",
         config="best",                      # name of a preset, or a `Config`
         seed: int = 0,
         holdout: float = .2,                # share of the items that chooses the damping, or the epoch
         refit: bool = True,                 # learn once more, from everything
-        # as in chapter 03; None: title and description as one text,
+        # as the extractor takes them; None: title and description as one text,
         # and for `best` every column a modality of its own as well
         text_columns=None,
         features: Features | None = None,   # vectors that are there already, instead of the encoder's
-        long_text: str = "cut",             # as in chapter 03
+        long_text: str = "cut",             # what an encoder does not read to the end; "split" reads on
         device: str = "cpu", cache=None, progress: bool = True,
         say=print,                          # what is told: which encoder `auto` means
         **settings,                         # to change from the preset: ridge=.3, or epochs=100 of a trained one, ...

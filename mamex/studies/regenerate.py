@@ -325,8 +325,8 @@ def regenerate(
 def parser() -> argparse.ArgumentParser:
     "What the command line understands."
     p = argparse.ArgumentParser(
-        "python -m mamex.reports", description="Regenerate the reports of one dataset that are out of date.",
-        epilog="example: python -m mamex.reports movielens --only ablations,audit -p seeds 0,1,2",
+        "mamex reports", description="Regenerate the reports of one dataset that are out of date.",
+        epilog="example: mamex reports movielens --only ablations,audit -p seeds 0,1,2",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("name", metavar="NAME", help="a dataset: toy, a name under MAMEX_DATA, or a folder")
     p.add_argument("--only", default="", metavar="A,B",
@@ -353,7 +353,7 @@ def main(
         argv: list[str] | None = None,  # None: the command line
         nbs: Path | None = None,        # as in `regenerate`
     ) -> int:  # 0: every report stands; 1: a notebook failed; 2: wrong usage; 130: stopped
-    "`python -m mamex.reports`."
+    "`mamex reports`."
     args = parser().parse_args(argv)
     try:
         with interruptible():
