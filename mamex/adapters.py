@@ -14,23 +14,15 @@ from .base import UsageError
 from .kernels import Mix, PRECISIONS, rounded, with_kernel
 
 # %% ../nbs/paper/2_adapters.ipynb #580bb7f4
-def top_gates(
-        logits: Tensor,  # float [n, K]
-        top_k: int,      # experts that serve an item
-    ) -> tuple[Tensor, Tensor]:  # weights float [n, k], rows sum to 1; experts int64 [n, k], best first
+def top_gates(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:  # [n, K] → weights and experts, each [n, k]
     "Softmax over the top-k logits only (the gates of eq. 3)."
     top, idx = logits.topk(top_k, dim=1)
     return top.softmax(1), idx
 
-# %% ../nbs/paper/2_adapters.ipynb #e1378eb1
+# %% ../nbs/paper/2_adapters.ipynb #f33eee05
 @with_kernel(Mix.apply)
-def mix(h: Tensor,       # float [n, d_in]
-        weight: Tensor,  # float [K, d_out, d_in], with `bias` the experts E
-        bias: Tensor,    # float [K, d_out]
-        w: Tensor,       # float [n, k], and
-        idx: Tensor,     # int64 [n, k], as `top_gates` gives them
-        dtype=None,      # of the products, a value of `PRECISIONS`
-       ) -> Tensor:      # z, float [n, d_out]
+def mix(h: Tensor, weight: Tensor, bias: Tensor,  # float [n, d_in]; experts: [K, d_out, d_in] and [K, d_out]
+        w: Tensor, idx: Tensor, dtype=None) -> Tensor:  # of `top_gates`, of `PRECISIONS` → z, float [n, d_out]
     "Σ_k ĝ_k(h) E_k(h): the experts' answers, weighted (eq. 3)."
     h, weight, g = rounded(h, dtype), rounded(weight, dtype), w.new_zeros(len(w), len(weight)).scatter(1, idx, w)
     return sum(g[:, k, None] * F.linear(h, weight[k], bias[k]) for k in range(len(weight)))
@@ -46,80 +38,57 @@ class Adapted(NamedTuple):
 class MoEAdapter(nn.Module):
     "Sparse mixture of `n_experts` linear experts for one modality (eq. 3)."
     def __init__(self,
-                 d_in: int,           # width of the frozen vectors
-                 d_out: int,          # width of the users' space
-                 n_experts: int = 4,  # K
-                 top_k: int = 2,      # k, experts that serve an item
-                 experts=None,        # another adapter, whose experts this one uses; its d_in may be larger
-                 router: bool = True, # False: the logits come from outside
-                 precision: str = "float32",  # of the experts' products, a key of `PRECISIONS`; the router's stay float32
-                 kernels: str = "fast",       # or "plain", see `mix`
-                ):
+                 d_in: int, d_out: int,  # width of the frozen vectors, and of the users' space
+                 n_experts: int = 4, top_k: int = 2,  # K, and how many of them serve an item
+                 experts=None, router: bool = True,  # whose experts this one uses; False: logits from outside
+                 precision: str = "float32", kernels: str = "fast"):  # of the experts' products; "plain": see `mix`
         super().__init__()
         if not 1 <= top_k <= n_experts:
             raise UsageError(f"top_k is {top_k} of {n_experts} experts; choose 1 <= top_k <= n_experts")
         self.d_in, self.top_k, self.router = d_in, top_k, nn.Linear(d_in, n_experts) if router else None
         self.dtype, self.kernels = PRECISIONS[precision], kernels
-        self.weight = experts.weight if experts else nn.Parameter(torch.empty(n_experts, d_out, d_in))
-        self.bias = experts.bias if experts else nn.Parameter(torch.empty(n_experts, d_out))
-        if not experts:
-            for p in (self.weight, self.bias): nn.init.uniform_(p, -d_in**-.5, d_in**-.5)  # as nn.Linear does
-
+        new = lambda *s: nn.Parameter(nn.init.uniform_(torch.empty(s), -d_in**-.5, d_in**-.5))  # as nn.Linear does
+        self.weight = experts.weight if experts else new(n_experts, d_out, d_in)
+        self.bias = experts.bias if experts else new(n_experts, d_out)
     def forward(self,
-                h: Tensor,                   # float [n, d_in]
-                has: Tensor | None = None,   # bool [n]; an item without the modality gets z = 0 and gives no gradient
-                logits: Tensor | None = None,  # float [n, K], instead of the own router's
-                hint: Tensor | None = None,    # float [n, K], added to them: what is known of the items beside h
+                h: Tensor, has: Tensor = None,  # float [n, d_in]; bool [n], False: z = 0, and no gradient
+                logits: Tensor = None, hint: Tensor = None,  # float [n, K], instead of the router's; added to them
                ) -> Adapted:
         if logits is None: logits = self.router(h)
         if hint is not None: logits = logits + hint
         w, idx = top_gates(logits, self.top_k)
         if has is not None: w = w * has.unsqueeze(1)  # n × k numbers, where masking z would touch n × d_out
-        gates = torch.zeros_like(logits).scatter(1, idx, w)
-        if h.shape[1] < self.weight.shape[2]: h = nn.functional.pad(h, (0, self.weight.shape[2] - h.shape[1]))
+        if h.shape[1] < self.weight.shape[2]: h = F.pad(h, (0, self.weight.shape[2] - h.shape[1]))
         z = mix(h, self.weight, self.bias, w, idx, self.dtype, kernels=self.kernels)
-        return Adapted(z, gates, logits.softmax(1))
+        return Adapted(z, torch.zeros_like(logits).scatter(1, idx, w), logits.softmax(1))
 
 # %% ../nbs/paper/2_adapters.ipynb #9a818705
 DESIGNS = ("own", "shared", "joint")
 
-# %% ../nbs/paper/2_adapters.ipynb #539c770e
 class Adapters(nn.Module):
     "One adapter a modality; the design says what they share (eq. 3, Table 3)."
     def __init__(self,
                  widths: dict[str, int],  # modality → d_in
-                 d_out: int,
-                 n_experts: int = 4,      # K, of each modality or of all together
-                 top_k: int = 2,
-                 design: str = "own",     # one of `DESIGNS`
-                 precision: str = "float32", kernels: str = "fast",  # see `MoEAdapter`
-                ):
+                 d_out: int, n_experts: int = 4, top_k: int = 2,  # K: of each modality, or of all together
+                 design: str = "own", precision: str = "float32", kernels: str = "fast"):  # see `MoEAdapter`
         super().__init__()
         if design not in DESIGNS:
             raise UsageError(f"design is {design!r}; it is one of {', '.join(map(repr, DESIGNS))}")
-        own, joint = design == "own", design == "joint"
         make = lambda d, owner, router: MoEAdapter(d, d_out, n_experts, top_k, owner, router, precision, kernels)
-        owner = None if own else make(max(widths.values()), None, False)
-        self.by = nn.ModuleDict({m: make(d, owner, not joint) for m, d in widths.items()})
-        self.router = nn.Linear(sum(widths.values()), n_experts) if joint else None
-
+        owner = None if design == "own" else make(max(widths.values()), None, False)
+        self.by = nn.ModuleDict({m: make(d, owner, design != "joint") for m, d in widths.items()})
+        self.router = nn.Linear(sum(widths.values()), n_experts) if design == "joint" else None
     def __getitem__(self, modality: str) -> MoEAdapter: return self.by[modality]
-
     def forward(self,
-                h: dict[str, Tensor],  # modality → float [n, d_in]
-                mask: Tensor,          # bool [n, M]
-                hints: dict = {},      # modality → float [n, K], see `MoEAdapter`; a joint router hears their sum
-               ) -> list[Adapted]:     # one a modality
+                h: dict[str, Tensor], mask: Tensor,  # modality → float [n, d_in]; bool [n, M]
+                hints: dict = {}) -> list[Adapted]:  # modality → [n, K]; a joint router hears their sum
         logits = None
         if self.router: logits = self.router(torch.cat([v * mask[:, n:n+1] for n, v in enumerate(h.values())], 1))
         if self.router and hints: logits, hints = logits + sum(hints.values()), {}
         return [self.by[m](v, mask[:, n], logits, hints.get(m)) for n, (m, v) in enumerate(h.items())]
 
 # %% ../nbs/paper/2_adapters.ipynb #1693edee
-def expert_use(
-        gates: Tensor,                # float [n, K], sparse gates
-        present: Tensor | None = None,  # bool [n]; items that have the modality (default: all)
-    ) -> dict[str, Tensor]:
+def expert_use(gates: Tensor, present: Tensor = None) -> dict[str, Tensor]:  # float [n, K]; bool [n], who counts
     "`weight`: share of the routing weight, `first`: share of the items served as first choice; each float [K], sum 1."
     if present is not None: gates = gates[present]
     first = torch.bincount(gates.argmax(1), minlength=gates.shape[1]) / max(1, len(gates))

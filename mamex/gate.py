@@ -13,20 +13,14 @@ from .base import UsageError
 from .kernels import PRECISIONS, added_up, by_modality, dropped, rounded, with_kernel
 
 # %% ../nbs/paper/3_gate.ipynb #a300e296
-def masked_softmax(
-        logits: Tensor,  # float [n, M]
-        mask: Tensor,    # bool [n, M], True: the item has the modality
-    ) -> Tensor:         # float [n, M], rows sum to 1; all zeros where the mask is
-    "Softmax over the modalities that an item has."
+def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:  # float and bool [n, M] → float [n, M]
+    "Softmax over the modalities that an item has; rows sum to 1, or are 0 where it has none."
     # a row without any True would be NaN (forward and backward), so it is computed unmasked and then zeroed
     some = mask | ~mask.any(1, keepdim=True)
     return logits.masked_fill(~some, -torch.inf).softmax(1) * mask
 
 # %% ../nbs/paper/3_gate.ipynb #93f7c84e
-def sparsemax(
-        logits: Tensor,  # float [n, M]
-        mask: Tensor,    # bool [n, M]
-    ) -> Tensor:         # float [n, M], rows sum to 1, some entries exactly 0
+def sparsemax(logits: Tensor, mask: Tensor) -> Tensor:  # as in `masked_softmax`; some weights are exactly 0
     "Euclidean projection of the logits onto the simplex, over the modalities that an item has."
     some = mask | ~mask.any(1, keepdim=True)
     x = logits.masked_fill(~some, -1e9)
@@ -38,29 +32,22 @@ def sparsemax(
     tau = cum.gather(1, support - 1) / support
     return (x - tau).clamp_min(0) * mask
 
-# %% ../nbs/paper/3_gate.ipynb #fdcb2558
+# %% ../nbs/paper/3_gate.ipynb #8a8b1c68
 @with_kernel(by_modality)
-def hidden(z: Tensor,       # float [n, M, d]
-           weight: Tensor,  # float [d_out, M d]
-           bias: Tensor,    # float [d_out]
-           dtype=None,      # of the product, a value of `PRECISIONS`
-          ) -> Tensor:      # float [n, d_out]
+def hidden(z: Tensor, weight: Tensor, bias: Tensor,  # float [n, M, d]; [d_out, M d] and [d_out]
+           dtype=None) -> Tensor:  # of the product, a value of `PRECISIONS` → float [n, d_out]
     "A linear layer over z_1 ‖ … ‖ z_M (the first of eq. 5)."
     return F.linear(rounded(z.flatten(1), dtype), rounded(weight, dtype), bias)
-
 dropout = with_kernel(dropped)(F.dropout)
 
 # %% ../nbs/paper/3_gate.ipynb #e3c530b8
 class FusionGate(nn.Module):
     "Item-wise weights over M modalities (eq. 5)."
     def __init__(self,
-                 d: int,               # width of the adapted vectors
-                 n_modalities: int,    # M
-                 dropout: float = .1,  # on the hidden layer
+                 d: int, n_modalities: int,  # width of the adapted vectors; M
+                 dropout: float = .1,        # on the hidden layer
                  kind: str = "dense",  # softmax (released); "sparse": sparsemax (print); "mean": no gate, plain average
-                 precision: str = "float32",  # of the first layer's products, a key of `PRECISIONS`
-                 kernels: str = "fast",       # or "plain", see `hidden`
-                ):
+                 precision: str = "float32", kernels: str = "fast"):  # of the hidden layer; "plain": see `hidden`
         super().__init__()
         if kind not in (kinds := ("dense", "sparse", "mean")):
             raise UsageError(f"gate is {kind!r}; it is one of {', '.join(map(repr, kinds))}")
@@ -68,13 +55,11 @@ class FusionGate(nn.Module):
         self.weigh = sparsemax if kind == "sparse" else masked_softmax
         self.net = None if kind == "mean" else nn.Sequential(
             nn.Linear(n_modalities * d, d), nn.ReLU(), nn.Dropout(dropout), nn.Linear(d, n_modalities))
-
     def forward(self,
-                z: Tensor,     # float [n, M, d]; zeros where the item lacks the modality
-                mask: Tensor,  # bool [n, M]
-                hint: Tensor | None = None,  # float [n, d], added to the hidden layer: known beside the modalities
-                lift: Tensor | None = None,  # float [n, M], added to the logits
-               ) -> Tensor:    # α, float [n, M]
+                z: Tensor, mask: Tensor,  # float [n, M, d], zeros where the item lacks the modality; bool [n, M]
+                hint: Tensor = None,  # float [n, d], added to the hidden layer: what is known beside the modalities
+                lift: Tensor = None,  # float [n, M], added to the logits
+               ) -> Tensor:           # α, float [n, M]
         if not self.net or mask.shape[1] == 1:  # among one modality there is nothing to weigh, and nothing to learn
             return self.weigh(torch.zeros(mask.shape, device=z.device), mask)
         first, relu, drop, last = self.net
@@ -85,8 +70,6 @@ class FusionGate(nn.Module):
 
 # %% ../nbs/paper/3_gate.ipynb #05914893
 @with_kernel(added_up)
-def fuse(z: Tensor,      # float [n, M, d], adapted vectors
-         alpha: Tensor,  # float [n, M]
-        ) -> Tensor:     # e, float [n, d]
+def fuse(z: Tensor, alpha: Tensor) -> Tensor:  # float [n, M, d] and [n, M] → e, float [n, d]
     "The weighted sum of the modalities (eq. 6)."
     return (alpha[..., None] * z).sum(1)

@@ -10,7 +10,7 @@ import functools, torch
 from torch import Tensor, nn
 from .base import UsageError
 
-# %% ../nbs/paper/8_kernels.ipynb #b9173718
+# %% ../nbs/paper/8_kernels.ipynb #6dfe50d2
 def with_kernel(
         fast,  # gives what the plain function gives, up to rounding
     ):         # a decorator
@@ -36,7 +36,7 @@ def padded(
         x: Tensor,         # [n, d]
         step: int = 64,
     ) -> Tensor:           # [n or a few more, d]
-    "In bfloat16, rows of zeros up to a multiple of `step`: each new shape of a product would be compiled. Else as it was."
+    "In bfloat16, zeros up to a multiple of `step` rows: each new shape of a product would be compiled. Else as it was."
     return nn.functional.pad(x, (0, 0, 0, -len(x) % step)) if x.dtype == torch.bfloat16 else x
 
 # %% ../nbs/paper/8_kernels.ipynb #0da7fa03
@@ -115,7 +115,7 @@ def dropped(
     bits = numbers.view(torch.int16)[:x.numel()]
     return x * (bits >= cut - 2**15).to(x.dtype).mul_(2**16 / (2**16 - cut)).view(x.shape)
 
-# %% ../nbs/paper/8_kernels.ipynb #5b5ed603
+# %% ../nbs/paper/8_kernels.ipynb #b3ff7a92
 def added_up(
         z: Tensor,      # float [n, M, d]
         alpha: Tensor,  # float [n, M]
