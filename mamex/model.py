@@ -35,6 +35,7 @@ class Config:
     placeholder: bool = False      # a learned vector stands in for what an item lacks (else it is masked)
     context: str = "none"          # who sees `Features.context`: "none", "gate", "routers", "both"
     precision: str = "float32"     # of the products in experts and gate: "float32", or "bfloat16" (all else stays float32)
+    kernels: str = "fast"          # the sums of eq. 3, 5 and 6: "fast", or "plain", as the paper prints them
     normalise: bool = True         # L2-normalise the frozen vectors (print: as they are)
     gate: str = "dense"            # "dense" softmax, "sparse" (print, eq. 5), or "mean": no gate
     adapter_kl: str = "u||p"       # direction in eq. 4 (print: "p||u")
@@ -65,6 +66,7 @@ TARGETS = ("uniform", "performance", "none")
 CHOICES = dict(gate=("dense", "sparse", "mean"), design=DESIGNS, context=("none", "gate", "routers", "both"), adapter_target=TARGETS, fusion_target=TARGETS,
                select_pool=("joint", "own"), adapter_kl=("u||p", "p||u"), fusion_kl=("u||p", "p||u"),
                align_reduction=("mean", "sum"), regularise_on=("all", "warm", "step"), negatives=("all", "warm"), precision=tuple(PRECISIONS),
+               kernels=("fast", "plain"),
                weight_reg=("batch", "theta"))
 
 # %% ../nbs/paper/5_model.ipynb #72df7d61
@@ -115,8 +117,8 @@ class MAMEX(nn.Module):
         self.config, self.modalities = config, features.modalities
         self.users = nn.Parameter(torch.randn(n_users, config.dim) * .1)
         self.widths = {m: v.shape[1] for m, v in features.vectors.items()}
-        self.adapters = Adapters(self.widths, config.dim, config.n_experts, config.top_k, config.design, config.precision)
-        self.gate = FusionGate(config.dim, len(self.modalities), config.dropout, config.gate, config.precision)
+        self.adapters = Adapters(self.widths, config.dim, config.n_experts, config.top_k, config.design, config.precision, config.kernels)
+        self.gate = FusionGate(config.dim, len(self.modalities), config.dropout, config.gate, config.precision, config.kernels)
         self.prior = nn.Parameter(torch.zeros(config.dim))  # scores an item that has no modality at all
         M, K = len(self.modalities), config.n_experts  # what the balance terms aim at; the trainer moves it where the settings say so
         self.register_buffer("fusion_aim", torch.full((M,), 1 / M)); self.register_buffer("adapter_aim", torch.full((M, K), 1 / K))
@@ -147,7 +149,7 @@ class MAMEX(nn.Module):
         out = self.adapters(h, has, hints)
         z = torch.stack([o.z for o in out]).transpose(0, 1)  # laid out so that z[:, m] is contiguous
         alpha = self.gate(z, has, context @ self.context_gate.T if c in ("gate", "both") else None, self.lift(at(self.met)))
-        e, bare = fuse(z, alpha), ~has.any(1, keepdim=True)
+        e, bare = fuse(z, alpha, kernels=self.config.kernels), ~has.any(1, keepdim=True)
         if bare.any(): e = e + bare * self.prior
         return Items(e, z, alpha, [o.probs for o in out], [o.gates for o in out], has)
 
