@@ -141,12 +141,14 @@ class AuthorsWay:
 class Ours:
     "The same handles for `Trainer`."
     def __init__(self, features: Features, split: Split, config: Config = Config(), seed: int = 0, device: str = "cpu"):
-        self.trainer, self.split, self.batch_size, self.device = Trainer(features, split, config, seed, device), split, config.batch_size, device
+        self.trainer = Trainer(features, split, config, seed, device)
+        self.split, self.batch_size, self.device = split, config.batch_size, device
 
     def draw(self): return self.trainer.sampler.epoch(self.trainer.rng)
     def step(self, batch): self.trainer.model.train(); self.trainer.step(batch)
 
-    def validate(self, most: int | None = None) -> float:  # all users in both pools, and what the history says of gate and experts
+    def validate(self, most: int | None = None) -> float:
+        "All users in both pools, and what the history says of gate and experts."
         t = self.trainer; t.next_epoch += 1
         t.split = few_users(self.split, most) if most else self.split
         return t.validate(t.next_epoch - 1, {})[selected_by(t.config)]

@@ -54,7 +54,7 @@ def conditions(
     each = [y for x in patterns for y in (names if x == "each" else [x]) if y != "by kind" or kinds is not None]
     return [] if len(names) == 1 else [(x, float(r)) for x in each for r in sorted(rates) if r > 0]
 
-# %% ../../nbs/studies/missing_modality.ipynb #12cfd30d
+# %% ../../nbs/studies/missing_modality.ipynb #c7252ad8
 def plan_ways(
         features: Features,
         ways: list[str],            # keys of `WAYS`; masked is always there
@@ -125,8 +125,13 @@ def look(
     return facts, dict(own=own, complete=whole, lacking=gaps, scores=scores)
 
 # %% ../../nbs/studies/missing_modality.ipynb #9d2fa2d1
-def train_ways(features: Features, split: Split, base: Config, pairs: list[tuple], alike: bool, seed: int, device: str = "cpu", checkpoints=None, progress: bool = True) -> dict:
-    "(way, dropout) → Run, for one seed; a training that diverges is left out."
+def train_ways(
+        features: Features, split: Split, base: Config,
+        pairs: list[tuple],  # (way, dropout)
+        alike: bool,         # of `is_complete`
+        seed: int, device: str = "cpu", checkpoints=None, progress: bool = True,
+    ) -> dict:               # (way, dropout) → Run
+    "Every way for one seed; a training that diverges is left out."
     warm, needed = split.warm_items, dict.fromkeys(weights_of(w, d, alike) for w, d in pairs)
     jobs = {(w, d): (equip(features, w, warm, base.normalise), way_config(base, w, d)) for w, d in needed}
     runs, _ = train_all(jobs, split, [seed], device, checkpoints, progress)
@@ -159,8 +164,15 @@ class Ledger:
                                            if k == "own" or pattern == "none" and k != "scores"}
 
 # %% ../../nbs/studies/missing_modality.ipynb #30031b57
-def look_at_all(ledger: Ledger, runs: dict, features: Features, split: Split, key: tuple, seed: int, before: dict = {}) -> dict:  # (way, dropout) → scores
-    "Every way over one catalogue, into the ledger; key: training, pattern, rate."
+def look_at_all(
+        ledger: Ledger,
+        runs: dict,         # (way, dropout) → Run
+        features: Features, split: Split,
+        key: tuple,         # training, pattern, rate
+        seed: int,
+        before: dict = {},  # (way, dropout) → scores when nothing was lost
+    ) -> dict:              # (way, dropout) → scores
+    "Every way over one catalogue, into the ledger."
     scores, worn = {}, {}
     for (way, dropout), run in runs.items():
         if way not in worn: worn[way] = equip(features, way, split.warm_items, run.config.normalise)
@@ -179,23 +191,29 @@ def compare_ways(
         kinds: np.ndarray | None = None, device: str = "cpu", checkpoints=None, progress: bool = True,
     ) -> Ledger:
     "All ways, seeds and losses. Rate 0 is what the data really lack."
-    ledger, every = Ledger(), np.arange(split.n_items)
+    ledger, every, kept = Ledger(), np.arange(split.n_items), (device, checkpoints, progress)
     for seed in seeds:
-        runs = train_ways(features, split, base, pairs, is_complete(features, split), seed, device, checkpoints, progress); ledger.count(runs, True)
+        runs = train_ways(features, split, base, pairs, is_complete(features, split), seed, *kept)
+        ledger.count(runs, True)
         before = look_at_all(ledger, runs, features, split, ("complete", "none", 0.), seed)
         for pattern, rate in losses:
-            look_at_all(ledger, runs, lose(features, rate, pattern, seed, split.test_items, kinds), split, ("complete", pattern, rate), seed, before)
+            lost = lose(features, rate, pattern, seed, split.test_items, kinds)
+            look_at_all(ledger, runs, lost, split, ("complete", pattern, rate), seed, before)
         for pattern, rate in trained:
             lost = lose(features, rate, pattern, seed, every, kinds)
-            runs = train_ways(lost, split, base, again, False, seed, device, checkpoints, progress); ledger.count(runs)
+            runs = train_ways(lost, split, base, again, False, seed, *kept); ledger.count(runs)
             look_at_all(ledger, runs, lost, split, ("missing", pattern, rate), seed)
     return ledger
 
 # %% ../../nbs/studies/missing_modality.ipynb #37454f33
-def references(features: Features, split: Split, base: Config, seeds: list[int], device: str = "cpu", checkpoints=None, progress: bool = True) -> tuple[list[dict], list]:
-    "Rows of the models with one modality, trained that way; and their runs."
+def references(
+        features: Features, split: Split, base: Config, seeds: list[int],
+        device: str = "cpu", checkpoints=None, progress: bool = True,
+    ) -> tuple[list[dict], list]:  # rows; runs
+    "The models with one modality, trained that way."
     if len(features.modalities) == 1: return [], []
-    runs, _ = train_all({m: (features.subset([m]), base) for m in features.modalities}, split, seeds, device, checkpoints, progress)
+    jobs = {m: (features.subset([m]), base) for m in features.modalities}
+    runs, _ = train_all(jobs, split, seeds, device, checkpoints, progress)
     row = lambda m, r: dict(modality=m, seed=r.seed, own=float(ndcg(*scores_of_test(r.model.scorer(), split)).mean()),
                             joint=float(evaluate(r.model.scorer(), split, "test", "joint", ks=(20,))["ndcg@20"].mean()))
     return [row(m, r) for m, rs in runs.items() for r in rs], [r for rs in runs.values() for r in rs]
@@ -261,7 +279,7 @@ def real_gaps(ledger: Ledger) -> dict | None:  # None: every test item has every
                        | paired_interval(a[:, ok], b[:, ok]))
     return dict(items=rows[0]["lacking"], share_met=rows[0]["share_met"], rows=rows, effects=effects)
 
-# %% ../../nbs/studies/missing_modality.ipynb #b6f11b8a
+# %% ../../nbs/studies/missing_modality.ipynb #19140acc
 def at_half(ledger: Ledger) -> tuple | None:  # (training, pattern, rate); None: nothing was lost
     "Where exposure and α are looked at."
     keys = [k for k in keys_of(ledger)[0] if k[0] == "complete" and k[2]]
@@ -273,7 +291,7 @@ def rounded(x, digits: int = 6):
     if isinstance(x, (list, tuple)): return [rounded(v, digits) for v in x]
     return round(x, digits) if isinstance(x, float) else x
 
-# %% ../../nbs/studies/missing_modality.ipynb #3c4e3bd9
+# %% ../../nbs/studies/missing_modality.ipynb #b64043e0
 def missing_report(ledger: Ledger, refs: list[dict], card: dict) -> dict:
     "Everything that `missing_modality.json` holds."
     at = at_half(ledger)
@@ -282,7 +300,7 @@ def missing_report(ledger: Ledger, refs: list[dict], card: dict) -> dict:
                   effects=effects_of(ledger), pooled=pooled_effects(ledger))
     return rounded(report | dict(recommendation=recommend(report)))
 
-# %% ../../nbs/studies/missing_modality.ipynb #fae40629
+# %% ../../nbs/studies/missing_modality.ipynb #210935d2
 def rows(
         lab: Lab,
         p,  # parameters of the notebook
