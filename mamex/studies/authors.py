@@ -23,6 +23,7 @@ def balance_term(p: Tensor) -> Tensor:  # p: float [K], mean weight of each
     "KL(u‖p) of the uniform weights and these."
     return F.kl_div(p.log(), torch.full_like(p, 1 / len(p)), reduction="sum")
 
+# %% ../../nbs/studies/authors.ipynb #5c64070f
 class Expertise(nn.Module):
     "The mixture of one modality with one `Linear` an expert."
     def __init__(self, d_in, d, K, k):
@@ -157,6 +158,7 @@ class Ours:
     def rank(self, score, most: int | None = None):  # score: of `items`
         for pool in ("joint", "own"): evaluate(score, few_users(self.split, most), "val", pool)
 
+# %% ../../nbs/studies/authors.ipynb #cebda1be
 def few_users(split: Split, most: int) -> Split:
     "The first users of validation only."
     return replace(split, val=split.val[np.isin(split.val[:, 0], np.unique(split.val[:, 0])[:most])])

@@ -20,7 +20,7 @@ from ..model import Config, MAMEX, Run
 from ..extensions.fills import WAYS, equip, way_config
 from ..extensions.losing import kinds_of, lose
 from .lab import Lab
-from .missing_page import figures, page, tables
+from .missing_page import exposure_sentence, figures, page, real_note, tables
 from .missing_verdict import recommend
 from .variants import train_all
 
@@ -141,6 +141,7 @@ def train_ways(
 BASELINE = ("masked", 0.)  # what everything is compared with
 DIVERGED = ("the loss of the masked model became NaN or infinite, and all ways are compared with it; lower lr")
 
+# %% ../../nbs/studies/missing_modality.ipynb #322968e4
 class Ledger:
     "Rows for the json, and per-user arrays for the paired intervals."
     def __init__(self): self.rows, self.users, self.seconds, self.trained, self.masked = [], {}, 0., 0, []
@@ -236,6 +237,7 @@ def keys_of(ledger: Ledger) -> tuple[list, list]:  # (training, pattern, rate); 
     seen = lambda *cols: list(dict.fromkeys(tuple(r[c] for c in cols) for r in ledger.rows))
     return seen("training", "pattern", "rate"), [w for w in seen("way", "dropout") if w != BASELINE]
 
+# %% ../../nbs/studies/missing_modality.ipynb #cc5cf01d
 def effects_of(ledger: Ledger) -> list[dict]:
     "Paired interval of every way against the masked gate, condition by condition."
     out = []
@@ -251,6 +253,7 @@ def mean_over(ledger: Ledger, keys: list[tuple], way: tuple) -> np.ndarray | Non
     each = [stacked(ledger, k, way) for k in keys]
     return None if any(x is None for x in each) else np.mean(each, axis=0)
 
+# %% ../../nbs/studies/missing_modality.ipynb #a6380bad
 def pooled_effects(ledger: Ledger) -> list[dict]:
     ("The same, averaged over all conditions in which items lost something; where there are none, over what "
      "the data lack. All: those that every way went through.")
@@ -279,12 +282,13 @@ def real_gaps(ledger: Ledger) -> dict | None:  # None: every test item has every
                        | paired_interval(a[:, ok], b[:, ok]))
     return dict(items=rows[0]["lacking"], share_met=rows[0]["share_met"], rows=rows, effects=effects)
 
-# %% ../../nbs/studies/missing_modality.ipynb #19140acc
+# %% ../../nbs/studies/missing_modality.ipynb #2b94aac9
 def at_half(ledger: Ledger) -> tuple | None:  # (training, pattern, rate); None: nothing was lost
     "Where exposure and α are looked at."
     keys = [k for k in keys_of(ledger)[0] if k[0] == "complete" and k[2]]
     return min(keys, key=lambda k: (k[1] != "either", abs(k[2] - .5)), default=None)
 
+# %% ../../nbs/studies/missing_modality.ipynb #c2356215
 def rounded(x, digits: int = 6):
     "Nested dicts and lists with their floats rounded: a report of hundreds of rows stays readable."
     if isinstance(x, dict): return {k: rounded(v, digits) for k, v in x.items()}
