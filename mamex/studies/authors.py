@@ -23,6 +23,7 @@ def balance_term(p: Tensor) -> Tensor:  # p: float [K], mean weight of each
     "KL(u‖p) of the uniform weights and these."
     return F.kl_div(p.log(), torch.full_like(p, 1 / len(p)), reduction="sum")
 
+# %% ../../nbs/studies/authors.ipynb #5c64070f
 class Expertise(nn.Module):
     "The mixture of one modality with one `Linear` an expert."
     def __init__(self, d_in, d, K, k):
@@ -141,12 +142,14 @@ class AuthorsWay:
 class Ours:
     "The same handles for `Trainer`."
     def __init__(self, features: Features, split: Split, config: Config = Config(), seed: int = 0, device: str = "cpu"):
-        self.trainer, self.split, self.batch_size, self.device = Trainer(features, split, config, seed, device), split, config.batch_size, device
+        self.trainer = Trainer(features, split, config, seed, device)
+        self.split, self.batch_size, self.device = split, config.batch_size, device
 
     def draw(self): return self.trainer.sampler.epoch(self.trainer.rng)
     def step(self, batch): self.trainer.model.train(); self.trainer.step(batch)
 
-    def validate(self, most: int | None = None) -> float:  # all users in both pools, and what the history says of gate and experts
+    def validate(self, most: int | None = None) -> float:
+        "All users in both pools, and what the history says of gate and experts."
         t = self.trainer; t.next_epoch += 1
         t.split = few_users(self.split, most) if most else self.split
         return t.validate(t.next_epoch - 1, {})[selected_by(t.config)]
@@ -155,6 +158,7 @@ class Ours:
     def rank(self, score, most: int | None = None):  # score: of `items`
         for pool in ("joint", "own"): evaluate(score, few_users(self.split, most), "val", pool)
 
+# %% ../../nbs/studies/authors.ipynb #cebda1be
 def few_users(split: Split, most: int) -> Split:
     "The first users of validation only."
     return replace(split, val=split.val[np.isin(split.val[:, 0], np.unique(split.val[:, 0])[:most])])

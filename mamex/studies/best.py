@@ -60,6 +60,7 @@ def inner_split(ds: Dataset,
 # %% ../../nbs/studies/best.ipynb #2ae7fb38
 VIEWS = dict(two=("title", "description"), rich=None, each="each")  # name → text columns
 
+# %% ../../nbs/studies/best.ipynb #e1b81fb1
 def views_of(ds: Dataset, encoder: str, device: str = "cpu",
              long_text: str = "cut",  # as in `extract`
             ) -> dict[str, Features]:
@@ -82,6 +83,7 @@ class Rung(NamedTuple):
     settings: dict # changes to it
     trained: bool = False  # by the recipe of the studies, with a seed
 
+# %% ../../nbs/studies/best.ipynb #8a5e9a50
 LINEAR = dict(reach=0., denoise=0., damp=0.)
 RUNGS = [
     Rung("released", "two", "released", dict(select_pool="joint"), True),
@@ -103,6 +105,7 @@ AROUND = [Rung(f"best, {what}", view, "best", s) for what, view, s in [
     ("512 experts", "each", dict(n_experts=512)),
     ("λ = .3", "each", dict(ridge=.3)), ("λ = 3", "each", dict(ridge=3.))]]
 
+# %% ../../nbs/studies/best.ipynb #4ce96ab1
 def config_of(rung: Rung, way: dict, **changes):  # way: recipe of the trained rungs
     "The settings of a rung."
     return preset(rung.preset, **((way if rung.trained else {}) | rung.settings | changes))
@@ -228,13 +231,14 @@ def against(
     rivals = {n: frames for n, frames in measured[part].items() if meets(n)}
     return versus(measured[part][model], rivals, metric, over="splits")
 
-# %% ../../nbs/studies/best.ipynb #f3129d07
+# %% ../../nbs/studies/best.ipynb #0f7ed3d7
 @dataclass
 class LadderLab(Lab):
     "A laboratory with several views of the items and several cold splits."
     views: dict = field(default_factory=dict)   # name → features
     splits: list = field(default_factory=list)  # that results are reported on
 
+# %% ../../nbs/studies/best.ipynb #2dca348c
 def lab_of(
         p,  # parameters of the notebook
     ) -> LadderLab:
@@ -245,13 +249,14 @@ def lab_of(
     way = schedule(splits[0], epochs=p.epochs, eval_every=p.eval_every, patience=p.patience)
     return LadderLab(**vars(make_lab(p, ds, views["each"], splits[0], way)), views=views, splits=splits)
 
-# %% ../../nbs/studies/best.ipynb #7441e8f4
+# %% ../../nbs/studies/best.ipynb #8b6d51bd
 def peers_of(p) -> list[str]:
     "The peers that the parameters ask for."
     if not p.peers: return []
     names = [n for n in contenders([] if p.peers == ["all"] else p.peers) if n != "mamex"]
     return names[:2] if p.quick else names
 
+# %% ../../nbs/studies/best.ipynb #d5b5918f
 def climb_all(lab: LadderLab, p) -> tuple[dict, list, list]:  # facts of the search; ladder; around best
     "The ladder and what is around it, on inner splits of the items that no reported split tests."
     items = never_tested(lab.splits)
@@ -260,6 +265,7 @@ def climb_all(lab: LadderLab, p) -> tuple[dict, list, list]:  # facts of the sea
     around = steps(found, [RUNGS[-1], *AROUND], against=RUNGS[-1].name)
     return dict(items=len(items), splits=len(inner)), steps(found, RUNGS), around
 
+# %% ../../nbs/studies/best.ipynb #2b4807d7
 def best_card(lab: LadderLab, p, search: dict, chosen: dict) -> dict:
     "The run card of `best` on the first split, and what everybody was given."
     views = {k: dict(modalities=v.modalities, fingerprint=v.fingerprint[:16]) for k, v in lab.views.items()}

@@ -16,11 +16,12 @@ from ..rivals.peers import PEERS
 from ..reports.cards import card_table
 from ..reports.words import cell, markdown_table, results_table, short
 
-# %% ../../nbs/studies/best_page.ipynb #cdee9ea6
+# %% ../../nbs/studies/best_page.ipynb #e1e0b6bc
 def signed(d: dict) -> str:  # d: {"diff", "ci95"}
     "A difference and its interval."
     return f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
 
+# %% ../../nbs/studies/best_page.ipynb #1bd7be55
 def steps_table(
         rows: list[dict],  # of `steps`
     ) -> pd.DataFrame:
@@ -60,6 +61,7 @@ def mean_of(measured: dict, metric: str) -> dict:  # measured: model → per-use
     "Mean over the splits."
     return {n: float(np.mean([f[metric].mean() for f in frames])) for n, frames in measured.items()}
 
+# %% ../../nbs/studies/best_page.ipynb #b75a78e9
 def against_table(vs: dict, measured: dict, part: str = "test") -> pd.DataFrame:
     "One row a model, the best first: its mean over the splits, and what `mamex/best` has over it."
     model, metric, means = "mamex/best", "ndcg@10", mean_of(measured[part], "ndcg@10")
@@ -148,6 +150,7 @@ BEST_CAPTIONS = dict(
             "Orange: the interval leaves out zero.")
 SEEN_AS = dict(image="the picture", text="title and description as one text")
 
+# %% ../../nbs/studies/best_page.ipynb #b2a8a4be
 def seen_of(card: dict, view: str) -> list:  # "two" or "each"
     "The modalities of a view."
     if views := card.get("views"): return views[view]["modalities"]
@@ -195,6 +198,7 @@ def verdicts(report: dict, pool: str, where: str) -> list[str]:
     each = [compared(report, v, pool) for v in views_told(report)]
     return [wins(vs, model, where) for model, vs in each]
 
+# %% ../../nbs/studies/best_page.ipynb #f4b5d001
 def pool_part(report: dict, pool: str) -> list[str]:
     "The tables of a pool, one a view, and what the further columns bring."
     views = views_told(report)
@@ -202,12 +206,13 @@ def pool_part(report: dict, pool: str) -> list[str]:
     tables = (x for v in views for x in (head(v), markdown_table(equal_table(report, v, pool))))
     return [*tables, *more_columns(report, pool)]
 
+# %% ../../nbs/studies/best_page.ipynb #c75f2ba8
 def seconds_table(seconds: dict, names) -> pd.DataFrame:
     "Median seconds of training."
     rows = [{"model": n, "median s": f"{np.median(s):.1f}"} for n, s in seconds.items() if n in names]
     return pd.DataFrame(rows).set_index("model")
 
-# %% ../../nbs/studies/best_page.ipynb #0b2248f3
+# %% ../../nbs/studies/best_page.ipynb #68709296
 def ladder_part(report: dict) -> list[str]:
     "The ladder, and what is around its last rung."
     return ["## The ladder", markdown_table(steps_table(report["ladder"])),
@@ -215,6 +220,7 @@ def ladder_part(report: dict) -> list[str]:
             "## Around best", "Each setting moved by itself; gains are against `best`.",
             markdown_table(steps_table(report["around"]))]
 
+# %% ../../nbs/studies/best_page.ipynb #8aad6b5d
 def page(report: dict) -> str:
     "`best.md` from `best.json`."
     card = report["card"]
@@ -230,12 +236,14 @@ def page(report: dict) -> str:
         "## Seconds of training", markdown_table(seconds_table(report["seconds"], shown["test"])),
         "## Run card", markdown_table(card_table(card))])
 
+# %% ../../nbs/studies/best_page.ipynb #56eb45e2
 def figures(report: dict) -> dict:  # name → figure
     "The figures of the report."
     out = dict(ladder=plot_steps(report["ladder"]), against=plot_against(report["compare"]))
     for fig in out.values(): plt.close(fig)  # a notebook shows it where its text speaks of it
     return out
 
+# %% ../../nbs/studies/best_page.ipynb #191a7b47
 def tables(report: dict) -> dict:  # name → table
     "What the notebook shows between its paragraphs."
     pools = {f"{v}, {pool}": equal_table(report, v, pool) for v in views_told(report) for pool in ("joint", "own")}
@@ -244,6 +252,7 @@ def tables(report: dict) -> dict:  # name → table
 # %% ../../nbs/studies/best_page.ipynb #49549690
 FLOORS = ("random", "presence/", "profile/", "ridge/", "linear-cf")
 
+# %% ../../nbs/studies/best_page.ipynb #cbd0d894
 def headline_row(name: str, r: dict, view: str, pool: str) -> dict:
     "`best`, `released` and the strongest floor and peer of a dataset, all on the same inputs."
     res, (mine, vs) = r["test" if pool == "joint" else "test_own"], compared(r, view, pool)

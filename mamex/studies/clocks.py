@@ -32,6 +32,7 @@ def clock(f, device: str = "cpu") -> float:
     wait(); began = time.perf_counter(); f(); wait()
     return time.perf_counter() - began
 
+# %% ../../nbs/studies/clocks.ipynb #ae41540c
 def epoch_seconds(
         way,             # `AuthorsWay` or `Ours`
         most: int = 40,  # steps that are run
@@ -69,6 +70,7 @@ def in_turn(
             if r: out[n].append(s)
     return out
 
+# %% ../../nbs/studies/clocks.ipynb #8305a0c5
 def spread(x) -> dict:  # {"median", "min", "max"}
     "Median and extremes."
     return dict(median=float(np.median(x)), min=float(np.min(x)), max=float(np.max(x)))
@@ -106,6 +108,7 @@ OURS = {"released": {},
         HALF: dict(precision="bfloat16"),
         f"{STEP}, bfloat16": dict(regularise_on="step", precision="bfloat16")}
 
+# %% ../../nbs/studies/clocks.ipynb #ea0889f5
 def ways(features: Features, split: Split, device: str = "cpu") -> dict:  # name → (way, its settings)
     "What races."
     ours = {n: preset("released", **settings) for n, settings in OURS.items()}
@@ -128,6 +131,7 @@ def write_vectors(path: Path, n: int, width: int, rng, block: int = 2**16) -> np
     v.flush()
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
+# %% ../../nbs/studies/clocks.ipynb #62dee584
 def synthetic_features(
         n_items: int, widths=(512, 512), seed: int = 0,
         folder=None,  # where memory-mapped files go
@@ -155,6 +159,7 @@ def synthetic_split(n_users: int, n_items: int, n_pairs: int, seed: int = 0) -> 
 # %% ../../nbs/studies/clocks.ipynb #e27d345f
 BASE = dict(users=4000, items=4000, interactions=40_000, experts=4, dim=64, width=256)
 
+# %% ../../nbs/studies/clocks.ipynb #24566b61
 def growth_point(
         size: dict,     # as `BASE`
         rounds: int = 3,
@@ -179,6 +184,7 @@ def growth(base: dict = BASE, factors=(1, 2, 4, 8), dimensions=tuple(BASE), **kw
     return [dict(dimension=d, factor=f, value=base[d] * f, **r) for d in dimensions
             for f in factors for r in (at if f == 1 else growth_point(base | {d: base[d] * f}, **kw))]
 
+# %% ../../nbs/studies/clocks.ipynb #02a3e4bc
 def exponents(rows: list[dict]) -> pd.DataFrame:  # one row a dimension and way: time, work
     "Slopes of the logarithms of time and of needed operations."
     slope = lambda g, y: float(np.polyfit(np.log(g["factor"]), np.log(g[y]), 1)[0])
@@ -202,13 +208,14 @@ def material(
                 extract(ds, encoder, say=lambda said: None))
     return ds, features, make_split(ds)
 
-# %% ../../nbs/studies/clocks.ipynb #58ddb94e
+# %% ../../nbs/studies/clocks.ipynb #dad714b3
 def solve_trial(features: Features, split: Split) -> dict:
     "All of `best` with one damping, so that nothing is chosen on validation."
     before, half = peak_memory_mib(), replace(split, val=split.val[:0])
     run = fit(features, half, preset("best", damp=.3))
     return dict(solved_s=run.seconds, before_mib=before, peak_mib=peak_memory_mib())
 
+# %% ../../nbs/studies/clocks.ipynb #db8b50b6
 def step_trial(
         way,          # `AuthorsWay` or `Ours`
         steps: int,   # at most
@@ -282,12 +289,14 @@ SIZES = dict(
     full=dict(base=BASE, factors=(1, 2, 4, 8),
               items=1_000_000, interactions=10_000_000, users=200_000, widths=(512, 512)))
 
+# %% ../../nbs/studies/clocks.ipynb #b7b642d9
 def check_scale(v: str) -> str:
     "A key of `SIZES`, or `auto`."
     known = (*SIZES, "auto")
     if v not in known: raise UsageError(f"scale is {v!r}; choose one of {', '.join(map(repr, known))}")
     return v
 
+# %% ../../nbs/studies/clocks.ipynb #3a41a44d
 def sizes(scale: str, ds) -> dict:
     "What growth and the large catalogue are made of; `auto` is small for toy, else full."
     return SIZES[scale if scale != "auto" else "small" if ds.name == "toy" else "full"]

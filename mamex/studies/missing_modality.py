@@ -20,7 +20,7 @@ from ..model import Config, MAMEX, Run
 from ..extensions.fills import WAYS, equip, way_config
 from ..extensions.losing import kinds_of, lose
 from .lab import Lab
-from .missing_page import figures, page, tables
+from .missing_page import exposure_sentence, figures, page, real_note, tables
 from .missing_verdict import recommend
 from .variants import train_all
 
@@ -54,7 +54,7 @@ def conditions(
     each = [y for x in patterns for y in (names if x == "each" else [x]) if y != "by kind" or kinds is not None]
     return [] if len(names) == 1 else [(x, float(r)) for x in each for r in sorted(rates) if r > 0]
 
-# %% ../../nbs/studies/missing_modality.ipynb #12cfd30d
+# %% ../../nbs/studies/missing_modality.ipynb #c7252ad8
 def plan_ways(
         features: Features,
         ways: list[str],            # keys of `WAYS`; masked is always there
@@ -125,8 +125,13 @@ def look(
     return facts, dict(own=own, complete=whole, lacking=gaps, scores=scores)
 
 # %% ../../nbs/studies/missing_modality.ipynb #9d2fa2d1
-def train_ways(features: Features, split: Split, base: Config, pairs: list[tuple], alike: bool, seed: int, device: str = "cpu", checkpoints=None, progress: bool = True) -> dict:
-    "(way, dropout) → Run, for one seed; a training that diverges is left out."
+def train_ways(
+        features: Features, split: Split, base: Config,
+        pairs: list[tuple],  # (way, dropout)
+        alike: bool,         # of `is_complete`
+        seed: int, device: str = "cpu", checkpoints=None, progress: bool = True,
+    ) -> dict:               # (way, dropout) → Run
+    "Every way for one seed; a training that diverges is left out."
     warm, needed = split.warm_items, dict.fromkeys(weights_of(w, d, alike) for w, d in pairs)
     jobs = {(w, d): (equip(features, w, warm, base.normalise), way_config(base, w, d)) for w, d in needed}
     runs, _ = train_all(jobs, split, [seed], device, checkpoints, progress)
@@ -136,6 +141,7 @@ def train_ways(features: Features, split: Split, base: Config, pairs: list[tuple
 BASELINE = ("masked", 0.)  # what everything is compared with
 DIVERGED = ("the loss of the masked model became NaN or infinite, and all ways are compared with it; lower lr")
 
+# %% ../../nbs/studies/missing_modality.ipynb #322968e4
 class Ledger:
     "Rows for the json, and per-user arrays for the paired intervals."
     def __init__(self): self.rows, self.users, self.seconds, self.trained, self.masked = [], {}, 0., 0, []
@@ -159,8 +165,15 @@ class Ledger:
                                            if k == "own" or pattern == "none" and k != "scores"}
 
 # %% ../../nbs/studies/missing_modality.ipynb #30031b57
-def look_at_all(ledger: Ledger, runs: dict, features: Features, split: Split, key: tuple, seed: int, before: dict = {}) -> dict:  # (way, dropout) → scores
-    "Every way over one catalogue, into the ledger; key: training, pattern, rate."
+def look_at_all(
+        ledger: Ledger,
+        runs: dict,         # (way, dropout) → Run
+        features: Features, split: Split,
+        key: tuple,         # training, pattern, rate
+        seed: int,
+        before: dict = {},  # (way, dropout) → scores when nothing was lost
+    ) -> dict:              # (way, dropout) → scores
+    "Every way over one catalogue, into the ledger."
     scores, worn = {}, {}
     for (way, dropout), run in runs.items():
         if way not in worn: worn[way] = equip(features, way, split.warm_items, run.config.normalise)
@@ -179,23 +192,29 @@ def compare_ways(
         kinds: np.ndarray | None = None, device: str = "cpu", checkpoints=None, progress: bool = True,
     ) -> Ledger:
     "All ways, seeds and losses. Rate 0 is what the data really lack."
-    ledger, every = Ledger(), np.arange(split.n_items)
+    ledger, every, kept = Ledger(), np.arange(split.n_items), (device, checkpoints, progress)
     for seed in seeds:
-        runs = train_ways(features, split, base, pairs, is_complete(features, split), seed, device, checkpoints, progress); ledger.count(runs, True)
+        runs = train_ways(features, split, base, pairs, is_complete(features, split), seed, *kept)
+        ledger.count(runs, True)
         before = look_at_all(ledger, runs, features, split, ("complete", "none", 0.), seed)
         for pattern, rate in losses:
-            look_at_all(ledger, runs, lose(features, rate, pattern, seed, split.test_items, kinds), split, ("complete", pattern, rate), seed, before)
+            lost = lose(features, rate, pattern, seed, split.test_items, kinds)
+            look_at_all(ledger, runs, lost, split, ("complete", pattern, rate), seed, before)
         for pattern, rate in trained:
             lost = lose(features, rate, pattern, seed, every, kinds)
-            runs = train_ways(lost, split, base, again, False, seed, device, checkpoints, progress); ledger.count(runs)
+            runs = train_ways(lost, split, base, again, False, seed, *kept); ledger.count(runs)
             look_at_all(ledger, runs, lost, split, ("missing", pattern, rate), seed)
     return ledger
 
 # %% ../../nbs/studies/missing_modality.ipynb #37454f33
-def references(features: Features, split: Split, base: Config, seeds: list[int], device: str = "cpu", checkpoints=None, progress: bool = True) -> tuple[list[dict], list]:
-    "Rows of the models with one modality, trained that way; and their runs."
+def references(
+        features: Features, split: Split, base: Config, seeds: list[int],
+        device: str = "cpu", checkpoints=None, progress: bool = True,
+    ) -> tuple[list[dict], list]:  # rows; runs
+    "The models with one modality, trained that way."
     if len(features.modalities) == 1: return [], []
-    runs, _ = train_all({m: (features.subset([m]), base) for m in features.modalities}, split, seeds, device, checkpoints, progress)
+    jobs = {m: (features.subset([m]), base) for m in features.modalities}
+    runs, _ = train_all(jobs, split, seeds, device, checkpoints, progress)
     row = lambda m, r: dict(modality=m, seed=r.seed, own=float(ndcg(*scores_of_test(r.model.scorer(), split)).mean()),
                             joint=float(evaluate(r.model.scorer(), split, "test", "joint", ks=(20,))["ndcg@20"].mean()))
     return [row(m, r) for m, rs in runs.items() for r in rs], [r for rs in runs.values() for r in rs]
@@ -218,6 +237,7 @@ def keys_of(ledger: Ledger) -> tuple[list, list]:  # (training, pattern, rate); 
     seen = lambda *cols: list(dict.fromkeys(tuple(r[c] for c in cols) for r in ledger.rows))
     return seen("training", "pattern", "rate"), [w for w in seen("way", "dropout") if w != BASELINE]
 
+# %% ../../nbs/studies/missing_modality.ipynb #cc5cf01d
 def effects_of(ledger: Ledger) -> list[dict]:
     "Paired interval of every way against the masked gate, condition by condition."
     out = []
@@ -233,6 +253,7 @@ def mean_over(ledger: Ledger, keys: list[tuple], way: tuple) -> np.ndarray | Non
     each = [stacked(ledger, k, way) for k in keys]
     return None if any(x is None for x in each) else np.mean(each, axis=0)
 
+# %% ../../nbs/studies/missing_modality.ipynb #a6380bad
 def pooled_effects(ledger: Ledger) -> list[dict]:
     ("The same, averaged over all conditions in which items lost something; where there are none, over what "
      "the data lack. All: those that every way went through.")
@@ -261,19 +282,20 @@ def real_gaps(ledger: Ledger) -> dict | None:  # None: every test item has every
                        | paired_interval(a[:, ok], b[:, ok]))
     return dict(items=rows[0]["lacking"], share_met=rows[0]["share_met"], rows=rows, effects=effects)
 
-# %% ../../nbs/studies/missing_modality.ipynb #b6f11b8a
+# %% ../../nbs/studies/missing_modality.ipynb #2b94aac9
 def at_half(ledger: Ledger) -> tuple | None:  # (training, pattern, rate); None: nothing was lost
     "Where exposure and α are looked at."
     keys = [k for k in keys_of(ledger)[0] if k[0] == "complete" and k[2]]
     return min(keys, key=lambda k: (k[1] != "either", abs(k[2] - .5)), default=None)
 
+# %% ../../nbs/studies/missing_modality.ipynb #c2356215
 def rounded(x, digits: int = 6):
     "Nested dicts and lists with their floats rounded: a report of hundreds of rows stays readable."
     if isinstance(x, dict): return {k: rounded(v, digits) for k, v in x.items()}
     if isinstance(x, (list, tuple)): return [rounded(v, digits) for v in x]
     return round(x, digits) if isinstance(x, float) else x
 
-# %% ../../nbs/studies/missing_modality.ipynb #3c4e3bd9
+# %% ../../nbs/studies/missing_modality.ipynb #b64043e0
 def missing_report(ledger: Ledger, refs: list[dict], card: dict) -> dict:
     "Everything that `missing_modality.json` holds."
     at = at_half(ledger)
@@ -282,7 +304,7 @@ def missing_report(ledger: Ledger, refs: list[dict], card: dict) -> dict:
                   effects=effects_of(ledger), pooled=pooled_effects(ledger))
     return rounded(report | dict(recommendation=recommend(report)))
 
-# %% ../../nbs/studies/missing_modality.ipynb #fae40629
+# %% ../../nbs/studies/missing_modality.ipynb #210935d2
 def rows(
         lab: Lab,
         p,  # parameters of the notebook

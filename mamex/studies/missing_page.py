@@ -63,6 +63,7 @@ def draw_curves(
         ax.plot(x, g.mean(), "o-", ms=3, lw=lw, label=way, color=col, zorder=zorder)
         ax.fill_between(x, g.min(), g.max(), alpha=.12, lw=0, color=col)
 
+# %% ../../nbs/studies/missing_page.ipynb #355f1529
 def draw_references(
         ax,
         refs: pd.DataFrame,  # of `references`
@@ -71,12 +72,13 @@ def draw_references(
     for n, (m, v) in enumerate(refs.groupby("modality", sort=False)["own"].mean().items()):
         ax.axhline(v, color=".45", ls=("--", ":", "-.")[n % 3], lw=1, label=f"{m} alone")
 
-# %% ../../nbs/studies/missing_page.ipynb #8870d15f
+# %% ../../nbs/studies/missing_page.ipynb #8db687d2
 def curve_title(pattern: str, drop: float) -> str:
     "What was lost, and whether training dropped modalities."
     lost = {"either": "one of them", "by kind": "by kind"}.get(pattern, f"{pattern} lost")
     return f"{lost}{', dropout' if drop else ''}"
 
+# %% ../../nbs/studies/missing_page.ipynb #b05c0bdc
 def plot_missing(report: dict, training: str = "complete"):
     "NDCG@20 against the rate: a column a pattern, a row with and one without dropout."
     d, refs = frame(report["curves"]), frame(report["references"])
@@ -105,6 +107,7 @@ def draw_pooled(ax, rows: list[dict], names: list[str]):
     ax.axvline(0, color=".4", lw=.8, ls="--")
     ax.set(xlabel="NDCG@20 minus masked", yticks=range(len(names)), yticklabels=names)
 
+# %% ../../nbs/studies/missing_page.ipynb #a7b930ef
 def plot_pooled(report: dict):
     "Forest plot of the pooled effects; a colour a way, a panel a sort of training."
     d = frame(report["pooled"])
@@ -130,6 +133,7 @@ def draw_ranges(
         ax.plot([factor * x.min(), factor * x.max()], [y, y], color=COLOURS[way], lw=2)
         ax.plot(factor * x.mean(), y, "o", color=COLOURS[way])
 
+# %% ../../nbs/studies/missing_page.ipynb #7cdc5a14
 def plot_exposure(report: dict):
     "Left: places of incomplete items. Right: what the complete ones lose."
     d = frame(report["exposure"]).assign(change=lambda x: x["own_complete"] - x["own_complete_before"])
@@ -151,6 +155,7 @@ def mean_alpha(
     "Mean weight of a modality, over the seeds that have such items."
     return np.mean([a[modality][where] for a in facts if a[modality][where] is not None])
 
+# %% ../../nbs/studies/missing_page.ipynb #24da8e0c
 def plot_alpha_lost(report: dict):
     "Mean α of each modality where it is there (open) and where it was lost (filled)."
     names, g = list(report["exposure"][0]["alpha"]), by_way(report["exposure"])["alpha"]
@@ -206,11 +211,13 @@ def interval(d: dict) -> str:  # d: {"diff", "ci95"}
     "A difference and its interval."
     return f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
 
+# %% ../../nbs/studies/missing_page.ipynb #105b1b1a
 def nearest_rate(report: dict, training: str) -> float:
     "The rate next to one half."
     rates = (r["rate"] for r in report["effects"] if r["training"] == training and r["rate"])
     return min(rates, key=lambda x: abs(x - .5))
 
+# %% ../../nbs/studies/missing_page.ipynb #a9361afa
 def effects_at(report: dict, training: str = "complete") -> pd.DataFrame:
     "Differences to the masked gate at the rate next to one half: a row a way, a column a pattern."
     rate, out = nearest_rate(report, training), {}
@@ -229,12 +236,14 @@ EXPOSURE_COLUMNS = [  # heading, what the json calls it, how it is written
     ("the same, after", "own_complete", short),
     ("NDCG@20, incomplete items", "own_lacking", short)]
 
+# %% ../../nbs/studies/missing_page.ipynb #b375d29c
 def exposure_table(report: dict) -> pd.DataFrame:
     "Who gets the top-20 places, and what the complete items lose, mean over the seeds."
     g = by_way(report["exposure"])[[c for _, c, _ in EXPOSURE_COLUMNS]].mean()
     table = pd.DataFrame({heading: g[c].map(write) for heading, c, write in EXPOSURE_COLUMNS})
     return table.set_axis([label(*k) for k in g.index]).rename_axis("way")
 
+# %% ../../nbs/studies/missing_page.ipynb #0c66214e
 def alpha_table(report: dict) -> pd.DataFrame:
     "Mean α where a modality is there and where it was lost, over the seeds."
     row = lambda x: {f"{m}, {k}": f"{mean_alpha(x, m, k):.3f}" for m in x.iloc[0] for k in ("there", "lost")}
@@ -254,6 +263,7 @@ def real_table(report: dict) -> pd.DataFrame:
                    "their top-20 places": f"{x['places'].mean():.1%}"}
     return pd.DataFrame(rows).T.rename_axis("way")
 
+# %% ../../nbs/studies/missing_page.ipynb #0f0037c1
 def real_note(report: dict) -> str:
     "How many items really lack something, and how many users met one."
     real = report["real"]
@@ -291,10 +301,12 @@ SHARED = ("Next to no training item lacks a modality, so with complete training 
           "the weights of the masked model; the placeholder has next to nothing to learn from there.")
 CURVES = "NDCG@20, own pool, mean over the seeds; columns: share of the items that lost a modality."
 
+# %% ../../nbs/studies/missing_page.ipynb #ffd2fecc
 def figure_text(name: str) -> str:
     "A figure and its caption."
     return f"![{name}](missing_modality_{name}.png)\n\n{MISSING_CAPTIONS[name]}"
 
+# %% ../../nbs/studies/missing_page.ipynb #c246b4ab
 def training_part(report: dict, training: str, patterns: list[str], figure: str) -> list[str]:
     "What one sort of training shows: curves, their tables, differences at one half."
     out = [f"## Training {training}", figure_text(figure)]
@@ -302,13 +314,14 @@ def training_part(report: dict, training: str, patterns: list[str], figure: str)
     return [*out, f"### Against the masked gate, at {nearest_rate(report, training):.0%}",
             markdown_table(effects_at(report, training))]
 
-# %% ../../nbs/studies/missing_page.ipynb #0e75ae2e
+# %% ../../nbs/studies/missing_page.ipynb #57ac3c3f
 def exposure_part(report: dict) -> list[str]:
     "Places and weights, where something was lost."
     if not report["exposure"]: return []
     return ["## Exposure", exposure_sentence(report), figure_text("exposure"), markdown_table(exposure_table(report)),
             "## What α does", figure_text("alpha"), markdown_table(alpha_table(report))]
 
+# %% ../../nbs/studies/missing_page.ipynb #67ccedff
 def page(report: dict) -> str:
     "`missing_modality.md` from `missing_modality.json`."
     card, real = report["card"], report["real"]

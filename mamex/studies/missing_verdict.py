@@ -17,11 +17,12 @@ def label(way: str, dropout: float) -> str:
     "A way as tables and sentences name it."
     return f"{way} + dropout" if dropout else way
 
-# %% ../../nbs/studies/missing_verdict.ipynb #71775ced
+# %% ../../nbs/studies/missing_verdict.ipynb #0eb925ca
 def pooled_all(report: dict) -> list[dict]:
     "Differences to the mask over the losses that every way went through."
     return [r for r in report["pooled"] if r["training"] == "all"]
 
+# %% ../../nbs/studies/missing_verdict.ipynb #f93df42f
 def recommend(
         report: dict,  # effects and pooled; exposure, where something was lost
     ) -> dict:         # way, dropout, diff, ci95, text

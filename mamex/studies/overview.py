@@ -24,6 +24,7 @@ def over_datasets(root: Path, model: str = "mamex/tuned") -> dict:  # dataset â†
         if model in r.get("compare", {}): out[p.parent.name] = r["compare"][model]
     return out
 
+# %% ../../nbs/studies/overview.ipynb #f224ec7c
 def in_order(
         names: list[str],  # of models, as they are met
         model: str,        # the one that the figure or table is about

@@ -67,7 +67,7 @@ def duels(
     others = {n: frames for n, frames in measured[part].items() if n not in (model, ORACLE)}
     return versus(measured[part][model], others, metric, tests=True)
 
-# %% ../../nbs/studies/peers.ipynb #f4dbf647
+# %% ../../nbs/studies/peers.ipynb #89174d52
 def cost_of(runs: list[Run], trial: dict) -> dict:
     "What a trained model costs: time and memory of one trial; epochs are means over the seeds."
     second = trial["seconds"] / trial["epochs"]
@@ -76,18 +76,20 @@ def cost_of(runs: list[Run], trial: dict) -> dict:
                 epochs=float(np.mean([r.history[-1]["epoch"] + 1 for r in runs])),
                 best_epoch=float(np.mean([r.best_epoch + 1 for r in runs])), peak_mib=trial["peak_mib"])
 
+# %% ../../nbs/studies/peers.ipynb #4ae8cbb6
 def costs(runs: dict[str, list[Run]], found: dict) -> dict:  # name → `cost_of`
     "What each trained model costs."
     search = {n: found[n.split("/")[0]] for n in runs}
     return {n: cost_of(rs, search[n]["trials"][0] if n.endswith("/released") else search[n]["best"])
             for n, rs in runs.items()}
 
-# %% ../../nbs/studies/peers.ipynb #99a1462e
+# %% ../../nbs/studies/peers.ipynb #256cfa75
 def beyond_run(run: Run, features: Features, split: Split, part: str) -> dict:
     "`beyond` and `agreement` of a trained model."
     agreed = agreement(run, features, split, part)
     return beyond(run.model.scorer(), split, part) | {f"agreement {k}": v for k, v in agreed.items()}
 
+# %% ../../nbs/studies/peers.ipynb #ee26706f
 def beyond_all(lines: dict, runs: dict[str, list[Run]], features: Features, split: Split, part: str = "test") -> dict:
     "The measures of `mamex.protocol.exposure`: name → {measure → mean and sd}; `agreement` of those that are trained."
     first = {"random": lines["random"], ORACLE: oracle_popularity(split, part)}
@@ -96,7 +98,7 @@ def beyond_all(lines: dict, runs: dict[str, list[Run]], features: Features, spli
     stat = lambda x: dict(mean=float(np.mean(x)), sd=float(np.std(x, ddof=1)) if len(x) > 1 else None)
     return {n: {m: stat([x[m] for x in r]) for m in r[0]} for n, r in rows.items()}
 
-# %% ../../nbs/studies/peers.ipynb #ee44ec7c
+# %% ../../nbs/studies/peers.ipynb #db83803b
 def lab_of(
         p,         # parameters of the notebook
     ) -> Lab:
@@ -108,17 +110,19 @@ def lab_of(
     way = schedule(split, epochs=p.epochs, eval_every=p.eval_every, patience=p.patience)
     return make_lab(p, ds, read_vectors(ds, p), split, way)
 
+# %% ../../nbs/studies/peers.ipynb #297004be
 def search_of(lab: Lab, p) -> dict:
     "`search_all` as the parameters want it; its trials lie in the cache."
     return search_all(contenders(p.models), lab.features, lab.split, lab.recipe, p.trials, p.cap_s,
                       cache_dir() / "peers", p.search_seed, lab.device, lab.checkpoints, lab.progress)
 
-# %% ../../nbs/studies/peers.ipynb #7570ec12
+# %% ../../nbs/studies/peers.ipynb #2ced0ef2
 def seconds_of(runs: dict[str, list[Run]], found: dict) -> int:
     "All training of the study: trials and choices."
     return round(sum(r.seconds for rs in runs.values() for r in rs)
                  + sum(t["seconds"] for s in found.values() for t in s["trials"]))
 
+# %% ../../nbs/studies/peers.ipynb #e70dc4b8
 def rows(lab: Lab, p) -> Report:
     "Search, choices over seeds, comparisons, costs."
     found, began = search_of(lab, p), time.time()

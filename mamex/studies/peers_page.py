@@ -31,7 +31,7 @@ def who_wins(vs: dict, model: str, where: str = "in the joint pool") -> str:
     parts = [f"{w} {names[s]}" for s, w in words.items() if names[s]]
     return f"On test NDCG@10 {where}, `{model}` {'; '.join(parts)}."
 
-# %% ../../nbs/studies/peers_page.ipynb #c91b4a18
+# %% ../../nbs/studies/peers_page.ipynb #d90efc9c
 def duel_table(
         vs: dict,  # of `duels`
         metric: str = "ndcg@10",
@@ -46,6 +46,7 @@ def duel_table(
                f"{model} is": lambda d: word[told(d)]}
     return table_of(vs, columns, "against")
 
+# %% ../../nbs/studies/peers_page.ipynb #beca359e
 def table_of(
         rows: dict,     # name → what a row is made of
         columns: dict,  # heading → function of that
@@ -54,12 +55,13 @@ def table_of(
     "A table from a list of columns."
     return pd.DataFrame([{index: n} | {h: f(x) for h, f in columns.items()} for n, x in rows.items()]).set_index(index)
 
-# %% ../../nbs/studies/peers_page.ipynb #06f800d0
+# %% ../../nbs/studies/peers_page.ipynb #4a845070
 def settings_text(settings: dict) -> str:
     "Settings as in a call, in short."
     number = lambda v: f"{v:.3g}" if isinstance(v, float) else f"{v}"
     return ", ".join(f"{k}={number(v)}" for k, v in settings.items()) or "the defaults"
 
+# %% ../../nbs/studies/peers_page.ipynb #2561fbfd
 def search_table(found: dict) -> pd.DataFrame:
     "One row a model: what the search did and what it chose."
     count = lambda state: lambda s: sum(t["state"] == state for t in s["trials"])
@@ -138,7 +140,7 @@ def printed_table(
         rows += [row(f"{p}, printed", v), row(f"{ours[p]}, here", [here[m]["mean"] for m in METRICS])]
     return pd.DataFrame(rows).set_index("model") if rows else None
 
-# %% ../../nbs/studies/peers_page.ipynb #4eacd61b
+# %% ../../nbs/studies/peers_page.ipynb #33f159c9
 def forest(
         ax,
         vs: dict,          # of `duels`
@@ -152,6 +154,7 @@ def forest(
     ax.axvline(0, color=".4", lw=.8, ls="--")
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5))
 
+# %% ../../nbs/studies/peers_page.ipynb #0aa6e3e2
 def plot_duels(vs: dict, model: str = "mamex/tuned"):
     "Forest plot of one dataset."
     fig, ax = plt.subplots(figsize=(6.4, .26 * len(vs) + .9))
@@ -159,11 +162,12 @@ def plot_duels(vs: dict, model: str = "mamex/tuned"):
     ax.set_xlabel(f"test NDCG@10 of {model} minus that of the other, joint pool"); fig.tight_layout()
     return fig
 
-# %% ../../nbs/studies/peers_page.ipynb #d4abff74
+# %% ../../nbs/studies/peers_page.ipynb #2b37e6ef
 def subject_of(report: dict) -> str:
     "The model that the page is about: MAMEX as tuned, or as released where its search failed."
     return "mamex/tuned" if "mamex/tuned" in report["compare"] else "mamex/released"
 
+# %% ../../nbs/studies/peers_page.ipynb #10f7feb7
 def figures(report: dict) -> dict:  # name → figure
     "The figures of the report."
     model = subject_of(report)
@@ -171,6 +175,7 @@ def figures(report: dict) -> dict:  # name → figure
     plt.close(fig)  # a notebook shows it where its text speaks of it
     return dict(duels=fig)
 
+# %% ../../nbs/studies/peers_page.ipynb #ecf1f071
 def tables(report: dict) -> dict:  # name → table
     "What the notebook shows between its paragraphs."
     model = subject_of(report)
@@ -204,23 +209,25 @@ CUT = "Trials that ran into the cap count with what they had reached; trials tha
 COSTS = ("Seconds of processor time, training and validation, and the peak of the whole process: "
          "in the trial of that setting. Epochs: means over the seeds.")
 
-# %% ../../nbs/studies/peers_page.ipynb #ef707d8d
+# %% ../../nbs/studies/peers_page.ipynb #af6bb425
 def same_choice(found: dict) -> bool:  # found: of `search_all`
     "Has the search kept MAMEX's defaults?"
     best = found["mamex"]["best"]
     return bool(best and not best["settings"])
 
+# %% ../../nbs/studies/peers_page.ipynb #c21e0272
 def duel_section(model: str, vs: dict) -> list[str]:
     "One model against each other."
     return [f"## {model} against each other", markdown_table(duel_table(vs, model=model))]
 
+# %% ../../nbs/studies/peers_page.ipynb #50669269
 def verdict_part(report: dict) -> list[str]:
     "What came of it, in sentences."
     vs, main, same = report["compare"], subject_of(report), same_choice(report["search"])
     return [who_wins(vs[main], main), *(who_wins(v, n) for n, v in vs.items() if n != main and not same),
             who_wins(report["compare_own"][main], main, "in the own pool"), *([SAME_CHOICE] if same else [])]
 
-# %% ../../nbs/studies/peers_page.ipynb #eed68c88
+# %% ../../nbs/studies/peers_page.ipynb #72ade20a
 def ranking_part(report: dict) -> list[str]:
     "What test and validation say."
     vs, main, same = report["compare"], subject_of(report), same_choice(report["search"])
@@ -230,6 +237,7 @@ def ranking_part(report: dict) -> list[str]:
             "## Test, own pool", markdown_table(results_table(report, "test_own")),
             "## Validation, joint pool", markdown_table(results_table(report, "val"))]
 
+# %% ../../nbs/studies/peers_page.ipynb #90f46689
 def search_part(report: dict) -> list[str]:
     "What was searched, and what the choices cost."
     found = report["search"]

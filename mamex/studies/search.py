@@ -37,7 +37,7 @@ def positive(v):  # of a notebook: trials, cap_s
         raise UsageError(f"trials and cap_s must be numbers above 0, not {v!r}")
     return v
 
-# %% ../../nbs/studies/search.ipynb #c2bc5e2b
+# %% ../../nbs/studies/search.ipynb #543de613
 def schedule(
         split: Split,
         **changes,  # epochs, eval_every, patience; 0: as here
@@ -48,6 +48,7 @@ def schedule(
     tenth = dict(eval_every=max(1, way["epochs"] // 10), patience=max(2, 3 * way["epochs"] // 10))
     return way | tenth | {k: v for k, v in changes.items() if v}
 
+# %% ../../nbs/studies/search.ipynb #1ccb7262
 def defaults(
         name: str,
         way: dict,  # settings of the recipe
@@ -94,9 +95,10 @@ def peak_memory():
     try: yield top
     finally: over.set(); t.join()
 
-# %% ../../nbs/studies/search.ipynb #9caa481d
+# %% ../../nbs/studies/search.ipynb #602816a1
 class OutOfTime(Exception): "A trial has met the cap."
 
+# %% ../../nbs/studies/search.ipynb #aeab1855
 def stop_at(
         left_s: float,  # seconds of processor time, from now
         rows: list,     # grows by one a validation
@@ -132,13 +134,14 @@ def attempt(
         out.update(value=best[selected_by(config)], best_epoch=best["epoch"])
     return out | dict(seconds=round(seconds, 2), epochs=rows[-1]["epoch"] + 1 if rows else 0, peak_mib=round(top[0]))
 
-# %% ../../nbs/studies/search.ipynb #96831299
+# %% ../../nbs/studies/search.ipynb #98c1df16
 def search_folder(root: Path, name: str, features: Features, split: Split, base, seed: int, cap_s: float) -> Path:
     "Where the trials of a search lie."
     what = [run_key(features, split, base, seed), SPACES[name], cap_s, optuna.__version__]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     return Path(root) / f"{name}-{key}"
 
+# %% ../../nbs/studies/search.ipynb #3104f0ed
 def read_trials(folder: Path) -> list[dict]:
     "The trials so far, in order, up to the first that is missing."
     out = []

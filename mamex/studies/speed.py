@@ -16,11 +16,11 @@ from ..model import Config
 from ..trainer import fit
 from ..reports.files import Report
 from .authors import AuthorsWay
-from .clocks import (AUTHORS, OURS, clock, epoch_seconds, growth, in_child, in_turn, items_of_step, large,
-                                  material, matmul_rate, others, recommendation_rate, sizes, spread, step_flops,
-                                  validation_seconds, ways)
+from .clocks import (AUTHORS, OURS, check_scale, clock, epoch_seconds, growth, in_child, in_turn,
+                                  items_of_step, large, material, matmul_rate, others, recommendation_rate, sizes,
+                                  spread, step_flops, validation_seconds, ways)
 from .lab import Lab, make_lab
-from .speed_page import figures, page, tables
+from .speed_page import figures, page, race_sentences, tables
 from .variants import effects, outcomes, recipe
 
 # %% ../../nbs/studies/speed.ipynb #347bab0f
@@ -89,7 +89,7 @@ def whole_fit(features: Features, split: Split, config: Config, seed: int = 0, d
     seconds = clock(lambda: box.append(fit(features, split, config, seed, device, progress=False)), device)
     return dict(seconds=seconds) | {f"val{'_own' * (pool == 'own')}/ndcg@10": float(evaluate(box[0].model.scorer(), split, "val", pool)["ndcg@10"].mean()) for pool in ("joint", "own")}
 
-# %% ../../nbs/studies/speed.ipynb #ff3ebee1
+# %% ../../nbs/studies/speed.ipynb #e803f56f
 def lab_of(
         p,  # parameters of the notebook
     ) -> Lab:
@@ -99,6 +99,7 @@ def lab_of(
     lab = make_lab(p, ds, features, split, recipe(split) | dict(select_pool="own"))
     return lab if p.quality else lab.on(recipe=lab.recipe | dict(epochs=1), seeds=lab.seeds[:1])
 
+# %% ../../nbs/studies/speed.ipynb #bf5289e6
 def races(lab: Lab, p, rates: dict) -> dict:  # race, race_gpu, memory
     "The race on the processor, and on the accelerator if there is one; memory of each way."
     facts = race(lab.features, lab.split, p.rounds, p.steps, p.users, rates=rates)
@@ -107,13 +108,14 @@ def races(lab: Lab, p, rates: dict) -> dict:  # race, race_gpu, memory
     job = dict(steps=3, rank=p.users, dataset=p.dataset, encoder=p.encoder, k=p.k_core)
     return dict(race=facts, race_gpu=gpu, memory={n: in_child(dict(way=n) | job) for n in facts["ways"]})
 
-# %% ../../nbs/studies/speed.ipynb #08f65372
+# %% ../../nbs/studies/speed.ipynb #8c3a7599
 def whole_fits(lab: Lab, p) -> dict:  # fits, to_best
     "Presets that are solved, timed from nothing to the result; the authors' way to its best validation, if asked for."
     fits = {n: whole_fit(lab.features, lab.split, c) for n, c in others().items()}
     to_best = {AUTHORS: time_to_best(lab.features, lab.split, most_s=p.to_best_s)} if p.to_best_s else {}
     return dict(fits=fits, to_best=to_best)
 
+# %% ../../nbs/studies/speed.ipynb #4d0c0f3c
 def quality(lab: Lab, p) -> tuple[dict | None, list, float]:  # seeds, epochs, effect; runs of released; seconds here
     "What the changed sums do to the ranking."
     began = time.time()

@@ -15,7 +15,7 @@ from ..reports.cards import card_table
 from ..reports.words import markdown_table
 from .clocks import AUTHORS, HALF, OURS, exponents
 
-# %% ../../nbs/studies/speed_page.ipynb #ae8159c7
+# %% ../../nbs/studies/speed_page.ipynb #298005a0
 def ceiling(
         facts: dict,  # of `race`
         name: str,
@@ -23,6 +23,7 @@ def ceiling(
     "The ratio to the authors' way that the matrix products alone would allow."
     return facts["ways"][AUTHORS]["epoch_s"]["min"] / facts["ways"][name]["limit_s"]
 
+# %% ../../nbs/studies/speed_page.ipynb #d308d5fc
 def race_sentences(
         facts: dict,
         aims: dict = {n: 8. if "regularise_on" in s else 3. for n, s in OURS.items()},  # way → ratio
@@ -39,7 +40,7 @@ def race_sentences(
                    f"at {w['rate'] / 1e9:.0f} GFLOP/s, would allow {top:.1f}×.")
     return out
 
-# %% ../../nbs/studies/speed_page.ipynb #a1b4df93
+# %% ../../nbs/studies/speed_page.ipynb #3934c525
 def growth_range(
         rows: list[dict],  # of `growth`
     ) -> str:
@@ -47,6 +48,7 @@ def growth_range(
     return ", ".join(f"{d} {g['value'].min():,} to {g['value'].max():,}"
                      for d, g in pd.DataFrame(rows).groupby("dimension", sort=False))
 
+# %% ../../nbs/studies/speed_page.ipynb #8a1ca630
 def growth_sentences(
         rows: list[dict],
         slack: float = .15,  # what the clock's noise may add
@@ -58,13 +60,14 @@ def growth_sentences(
             for r in steep]
     return said or ["Nowhere does the time grow faster than the products that are needed."]
 
-# %% ../../nbs/studies/speed_page.ipynb #f2df22fb
+# %% ../../nbs/studies/speed_page.ipynb #bdd65bf2
 SPEED_CAPTIONS = dict(
     race="Seconds of an epoch, a tenth of a validation included; the line spans the rounds. "
          "The grey mark is what the needed matrix products take at the machine's full rate.",
     growth="Seconds of an epoch against one dimension, all others at their base. "
            "Dashed: the operations that are needed, from the same starting point.")
 
+# %% ../../nbs/studies/speed_page.ipynb #f6f6db6b
 def plot_race(facts: dict):
     "A line for each way, with its limit."
     fig, ax = plt.subplots(figsize=(6, 2))
@@ -77,7 +80,7 @@ def plot_race(facts: dict):
     ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
     return fig
 
-# %% ../../nbs/studies/speed_page.ipynb #0dae278b
+# %% ../../nbs/studies/speed_page.ipynb #cef85cd2
 def draw_growth(ax, name: str, d: pd.DataFrame):
     "Seconds of each way, and the work that is needed, against one dimension."
     for n, (w, g) in enumerate(d.groupby("way", sort=False)):
@@ -88,6 +91,7 @@ def draw_growth(ax, name: str, d: pd.DataFrame):
     at = sorted(d["value"].unique())
     ax.set_xticks(at, [f"{v:,}" for v in at]); ax.xaxis.set_minor_formatter("")
 
+# %% ../../nbs/studies/speed_page.ipynb #ba87a362
 def plot_growth(rows: list[dict]):
     "A panel for each dimension."
     d = pd.DataFrame(rows); names = list(d["dimension"].unique())
@@ -98,17 +102,19 @@ def plot_growth(rows: list[dict]):
     axs[0, 0].legend(fontsize=6); fig.tight_layout()
     return fig
 
+# %% ../../nbs/studies/speed_page.ipynb #ac82d1ef
 def figures(report: dict) -> dict:  # name → figure
     "The figures of the report."
     out = dict(race=plot_race(report["race"]), growth=plot_growth(report["growth"]))
     for fig in out.values(): plt.close(fig)  # a notebook shows it where its text speaks of it
     return out
 
-# %% ../../nbs/studies/speed_page.ipynb #ca261690
+# %% ../../nbs/studies/speed_page.ipynb #0fc97934
 def span(s: dict, digits: int = 2) -> str:  # s: of `spread`
     "Median, and in brackets the extremes."
     return f"{s['median']:.{digits}f} ({s['min']:.{digits}f} to {s['max']:.{digits}f})"
 
+# %% ../../nbs/studies/speed_page.ipynb #a07e024d
 def race_table(report: dict) -> pd.DataFrame:
     "One row a way; the column of the accelerator is empty where there is none."
     gpu = report.get("race_gpu")
@@ -124,10 +130,11 @@ def race_table(report: dict) -> pd.DataFrame:
                "s an epoch, GPU": lambda n, w: span(gpu["ways"][n]["epoch_s"]) if gpu else ""}
     return pd.DataFrame([{h: f(n, w) for h, f in columns.items()} for n, w in report["race"]["ways"].items()])
 
-# %% ../../nbs/studies/speed_page.ipynb #414debec
+# %% ../../nbs/studies/speed_page.ipynb #f52700c5
 LARGE_COLUMNS = dict(step_s="s a step", steps_run="steps run", epoch_s="s an epoch (scaled)", solved_s="s to solve",
                      validation_s="s a validation (scaled)")
 
+# %% ../../nbs/studies/speed_page.ipynb #610fcfd9
 def large_row(r: dict) -> dict:  # r: of `trial`
     "A way on the large catalogue."
     if "failed" in r: return {"failed": r["failed"]}
@@ -135,12 +142,13 @@ def large_row(r: dict) -> dict:  # r: of `trial`
     times = {name: show(r[k]) for k, name in LARGE_COLUMNS.items() if r.get(k) is not None}
     return times | {"peak GiB": f"{r['peak_mib'] / 1024:.1f}"}
 
+# %% ../../nbs/studies/speed_page.ipynb #938be7f5
 def large_table(report: dict) -> pd.DataFrame:
     "The large catalogue, one row a way."
     d = pd.DataFrame([{"": n} | large_row(r) for n, r in report["large"]["ways"].items()]).fillna("")
     return d[[c for c in ("", *LARGE_COLUMNS.values(), "peak GiB", "failed") if c in d]]
 
-# %% ../../nbs/studies/speed_page.ipynb #00021a9f
+# %% ../../nbs/studies/speed_page.ipynb #6dcee977
 def growth_table(rows: list[dict]) -> pd.DataFrame:
     "Exponent of time (of work): a row a dimension, a column a way."
     exp = exponents(rows)
@@ -148,6 +156,7 @@ def growth_table(rows: list[dict]) -> pd.DataFrame:
     order = [list(dict.fromkeys(exp[c])) for c in ("dimension", "way")]
     return exp.pivot(index="dimension", columns="way", values="x").loc[order[0], order[1]].reset_index()
 
+# %% ../../nbs/studies/speed_page.ipynb #c14df39e
 def table_of_rows(rows, columns: dict) -> str:  # heading → function of a row
     "A table as markdown, from a list of columns."
     return markdown_table(pd.DataFrame([{h: f(r) for h, f in columns.items()} for r in rows]))
@@ -158,7 +167,7 @@ def tables(report: dict) -> dict:  # name → table
     return dict(race=race_table(report), recommendations=pd.DataFrame(report["recommendations"]).round(3),
                 growth=growth_table(report["growth"]), large=large_table(report))
 
-# %% ../../nbs/studies/speed_page.ipynb #9c1120f3
+# %% ../../nbs/studies/speed_page.ipynb #6ef55dcb
 def fits_table(fits: dict) -> str:  # preset → of `whole_fit`
     "Presets that are timed whole."
     scores = lambda r: f"{r['val/ndcg@10']:.4f} / {r['val_own/ndcg@10']:.4f}"
@@ -166,6 +175,7 @@ def fits_table(fits: dict) -> str:  # preset → of `whole_fit`
                                         "s of fit": lambda x: f"{x[1]['seconds']:.1f}",
                                         "validation NDCG@10, joint / own": lambda x: scores(x[1])})
 
+# %% ../../nbs/studies/speed_page.ipynb #62cbfcbd
 def to_best_table(to_best: dict) -> str:  # way → of `time_to_best`
     "Seconds until the best validation."
     return table_of_rows(to_best.items(), {"way": lambda x: x[0],
@@ -175,7 +185,7 @@ def to_best_table(to_best: dict) -> str:  # way → of `time_to_best`
                                            "s until it stopped": lambda x: f"{x[1]['seconds']:.1f}",
                                            "stopped by": lambda x: x[1]["stopped"]})
 
-# %% ../../nbs/studies/speed_page.ipynb #78439bb2
+# %% ../../nbs/studies/speed_page.ipynb #402a09df
 def quality_part(q: dict) -> list[str]:  # seeds, epochs, effect
     "What the changed sums do to the ranking."
     f = lambda s: f"{s['diff']:+.4f} [{s['ci95'][0]:+.4f}, {s['ci95'][1]:+.4f}]"
@@ -185,6 +195,7 @@ def quality_part(q: dict) -> list[str]:  # seeds, epochs, effect
             markdown_table(pd.DataFrame([{"way": n} | {m: f(s) for m, s in e.items()}
                                          for n, e in q["effect"].items()]))]
 
+# %% ../../nbs/studies/speed_page.ipynb #864d814e
 def extra_tables(report: dict) -> list[str]:
     "Presets that are timed whole, time to the best validation, and quality, where they were measured."
     out = []
@@ -207,12 +218,13 @@ def speed_note(report: dict) -> list[str]:
             f"validation ranked {f['users_ranked']:,} of {f['users']:,} users{part}. Median (least to most).",
             *(["The vectors are random numbers, not the set's."] if made_up else [])]
 
-# %% ../../nbs/studies/speed_page.ipynb #9f116252
+# %% ../../nbs/studies/speed_page.ipynb #09b45b69
 RATES = {"ten best of": lambda r: r["what"],
          "candidates": lambda r: f"{r['candidates']:,}",
          "s a thousand users": lambda r: f"{r['seconds']:.3f}",
          "limit s": lambda r: f"{r['limit_s']:.3f}"}
 
+# %% ../../nbs/studies/speed_page.ipynb #de86d2c7
 def growth_part(rows: list[dict]) -> list[str]:
     "How the time of an epoch grows."
     return ["## Growth", "Exponent of the time of an epoch (of the products that are needed), each dimension alone, "
@@ -220,12 +232,14 @@ def growth_part(rows: list[dict]) -> list[str]:
             "\n".join(f"- {s}" for s in growth_sentences(rows)),
             "![growth](speed_growth.png)", SPEED_CAPTIONS["growth"]]
 
+# %% ../../nbs/studies/speed_page.ipynb #239610f3
 def large_part(report: dict) -> list[str]:
     "The large catalogue."
     big = report["large"]
     return ["## A large catalogue", f"{big['items']:,} items, {big['interactions']:,} interactions, "
             f"{big['users']:,} users, made up; vectors memory-mapped.", markdown_table(large_table(report))]
 
+# %% ../../nbs/studies/speed_page.ipynb #da3a8e2a
 def page(report: dict) -> str:
     "`speed.md` from `speed.json`."
     card = report["card"]
@@ -236,7 +250,7 @@ def page(report: dict) -> str:
         "## Recommendations", table_of_rows(report["recommendations"], RATES),
         *growth_part(report["growth"]), *large_part(report), "## Run card", markdown_table(card_table(card))])
 
-# %% ../../nbs/studies/speed_page.ipynb #3f74339d
+# %% ../../nbs/studies/speed_page.ipynb #250e2a4c
 def fast_row(n: str, s: dict) -> dict:  # s: speed.json of dataset n
     "The race of a dataset."
     ways, first = s["race"]["ways"], "s an epoch, authors' way"
@@ -245,6 +259,7 @@ def fast_row(n: str, s: dict) -> dict:  # s: speed.json of dataset n
     return {"dataset": n, first: f"{ways[AUTHORS]['whole_s']['median']:.1f}"} | named | {
         "threads": s["card"]["hardware"]["threads"]}
 
+# %% ../../nbs/studies/speed_page.ipynb #234c0b3b
 def fast_sentence(n: str, s: dict) -> str:
     "`best` beside the way to the authors' best validation."
     b, t = s["fits"]["best"]["seconds"], s["to_best"][AUTHORS]

@@ -62,9 +62,11 @@ MODELS = {  # name → (of `Life`, None: none; settings)
     "mamex/time": (dict(context=("age", "period"), behaviour=False), dict(context="both")),
     "mamex/behaviour+time": (dict(context=CONTEXT), dict(context="both", fusion_target="none"))}
 
+# %% ../../nbs/studies/temporal_coldstart.ipynb #bd5d8140
 def _less(life={}, **settings):
     return dict(context=CONTEXT) | life, dict(context="both", fusion_target="none") | settings
 
+# %% ../../nbs/studies/temporal_coldstart.ipynb #40363992
 ABLATED = {  # of mamex/behaviour+time, one thing at a time
     "without count": _less(dict(context=("age", "period"))), "without age": _less(dict(context=("count", "period"))),
     "without period": _less(dict(context=("count", "age"))), "only the gate sees time": _less(context="gate"),
@@ -196,7 +198,7 @@ def chance_window(ds: Dataset, features: Features, born: np.ndarray, share: floa
     return Window(features.rows(items), s, born[items], t[np.concatenate(where)], items,
                   (np.nanmax(born), np.nanmax(born), np.inf))
 
-# %% ../../nbs/studies/temporal_coldstart.ipynb #27a97ffe
+# %% ../../nbs/studies/temporal_coldstart.ipynb #835aec56
 @dataclass
 class TimeLab(Lab):
     "A laboratory with windows in time."
@@ -204,6 +206,7 @@ class TimeLab(Lab):
     born: np.ndarray | None = None               # float [n_items], launch of each; NaN: unknown
     by: str = ""                                 # what a launch is
 
+# %% ../../nbs/studies/temporal_coldstart.ipynb #7659352a
 def lab_of(
         p,  # parameters of the notebook
     ) -> TimeLab:
@@ -215,16 +218,18 @@ def lab_of(
     lab = make_lab(p, ds, features, wins[-1].split, recipe(wins[-1].split))
     return TimeLab(**vars(lab.on(recipe=timely(lab.recipe))), windows=wins, born=born, by=by)
 
+# %% ../../nbs/studies/temporal_coldstart.ipynb #efa0d303
 def window_sizes(wins: list[Window]) -> list[dict]:
     "Items, pairs and users of each window."
     return [dict(training=len(s.warm_items), validation=len(s.val_items), new=len(s.test_items), pairs=len(s.train),
                  test_pairs=len(s.test), users=len(np.unique(s.test[:, 0]))) for s in (w.split for w in wins)]
 
-# %% ../../nbs/studies/temporal_coldstart.ipynb #96bc46bc
+# %% ../../nbs/studies/temporal_coldstart.ipynb #bc6d110e
 def trained_in(lab: TimeLab, win: Window, cf: Collaborative, models: dict, p) -> dict:
     "`train_timed` as the parameters want it."
     return train_timed(win, cf, models, lab.preset(p.preset), lab.seeds, **lab.kept)
 
+# %% ../../nbs/studies/temporal_coldstart.ipynb #21be1c3c
 def one_at_a_time(lab: TimeLab, cf: Collaborative, trained: dict, p) -> tuple[dict, list]:  # effects; what was trained
     "What each part of `mamex/behaviour+time` is worth, in the last window, on the first day and after eight users."
     if not p.ablate: return {}, []
@@ -233,6 +238,7 @@ def one_at_a_time(lab: TimeLab, cf: Collaborative, trained: dict, p) -> tuple[di
     effect = lambda d, m: {k: versus(d[m], d[FULL], k) for k in ("ndcg@10", "ndcg@20")}
     return {str(n): {m: effect(d, m) for m in ABLATED} for n, d in seen.items()}, [less]
 
+# %% ../../nbs/studies/temporal_coldstart.ipynb #85d84310
 def by_chance(lab: TimeLab, first_day: dict, grid: list, p) -> tuple[list, float, dict]:  # rows; Kendall's τ; trained
     "The same models where the cold items are drawn by chance, and how well the two rankings agree."
     win = chance_window(lab.dataset, lab.features, lab.born, p.share)
@@ -242,12 +248,13 @@ def by_chance(lab: TimeLab, first_day: dict, grid: list, p) -> tuple[list, float
     tau = kendalltau([r["rank by time"] for r in ranks], [r["rank by chance"] for r in ranks]).statistic
     return ranks, float(tau), trained
 
-# %% ../../nbs/studies/temporal_coldstart.ipynb #7978afd7
+# %% ../../nbs/studies/temporal_coldstart.ipynb #707211da
 def time_sentences(rows: list[dict], gap: dict) -> list[str]:
     "What the warm-up shows, and who is to blame for a gap."
     ours = [s for m in MODELS if "behaviour" in m for s in says_time(rows, m)[:2]]
     return [*ours, *says_time(rows)[2:], says_why(gap)]
 
+# %% ../../nbs/studies/temporal_coldstart.ipynb #7888c614
 def rows(lab: TimeLab, p) -> Report:
     "Windows, warm-up, the gate, one thing at a time, and the split by chance."
     began, grid, wins, steps = time.time(), CF_GRID[:1] if p.quick else CF_GRID, lab.windows, tuple(p.steps)

@@ -22,6 +22,7 @@ CONTENT, PAST = "mamex/static", "collaborative"
 LINES = {CONTENT: "C0", "mamex/behaviour": "C1", "mamex/time": "C4", "mamex/behaviour+time": "C3",
          PAST: "C2", "ridge/all": ".4", "popularity": ".7"}
 
+# %% ../../nbs/studies/temporal_page.ipynb #445714bd
 def plot_warmup(rows: list[dict]):
     "NDCG@20 against the interactions that every new item has had."
     d, (fig, ax) = pd.DataFrame(rows), plt.subplots(figsize=(6.6, 3.6))
@@ -194,12 +195,14 @@ def interval(d: dict) -> str:  # d: {"diff", "ci95"}
     "A difference and its interval."
     return f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
 
+# %% ../../nbs/studies/temporal_page.ipynb #c86d22ee
 def wide_table(rows: list[dict], column: str) -> pd.DataFrame:
     "Means and intervals: a row a model, a column a window or n."
     cells = [f"{r['mean']:.4f} [{r['ci95'][0]:.4f}, {r['ci95'][1]:.4f}]" for r in rows]
     table = pd.DataFrame(rows).assign(x=cells).pivot(index="model", columns=column, values="x")
     return table.reindex(list(dict.fromkeys(r["model"] for r in rows))).fillna("")
 
+# %% ../../nbs/studies/temporal_page.ipynb #fc08e40b
 def warmup_table(rows: list[dict]) -> pd.DataFrame:
     "Each of MAMEX against the static and the collaborative model."
     vs = lambda r, other: interval(r[f"vs {other}"]) if f"vs {other}" in r else ""
@@ -217,9 +220,10 @@ def tables(report: dict) -> dict:  # name → table
     return dict(cuts=pd.DataFrame(report["cuts"]).rename_axis("window"), windows=first,
                 warmup=wide_table(report["warmup"], "n"), ranks=pd.DataFrame(report["rankings"]).set_index("model"))
 
-# %% ../../nbs/studies/temporal_page.ipynb #1c78c421
+# %% ../../nbs/studies/temporal_page.ipynb #d0843326
 FULL = "mamex/behaviour+time"  # what the ablations change one thing of
 
+# %% ../../nbs/studies/temporal_page.ipynb #db3e50e5
 def figures(report: dict) -> dict:  # name → figure
     "The figures of the report."
     out = dict(windows=plot_windows(report["windows"]), warmup=plot_warmup(report["warmup"]),
@@ -229,11 +233,12 @@ def figures(report: dict) -> dict:  # name → figure
     for fig in out.values(): plt.close(fig)  # a notebook shows it where its text speaks of it
     return out
 
+# %% ../../nbs/studies/temporal_page.ipynb #2bd54ea0
 def figure_text(name: str) -> str:
     "A figure and its caption."
     return f"![{name}](temporal_coldstart_{name}.png)\n\n{TIME_CAPTIONS[name]}"
 
-# %% ../../nbs/studies/temporal_page.ipynb #0168a542
+# %% ../../nbs/studies/temporal_page.ipynb #0b247f05
 def time_note(report: dict) -> str:
     "How the items were launched, and what the numbers are."
     card = report["card"]
@@ -246,6 +251,7 @@ def time_note(report: dict) -> str:
             "differences are paired by user and seed, their intervals cover both. "
             "Only users whom training knows are asked.")
 
+# %% ../../nbs/studies/temporal_page.ipynb #187534e4
 def ablation_part(ablation: dict) -> list[str]:  # n as text → variant → metric → difference
     "One thing at a time, where that was asked."
     if not ablation: return []
