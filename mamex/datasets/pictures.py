@@ -94,7 +94,7 @@ def folder_paths(folder) -> dict:  # path with slashes -> function that gives th
 
 # %% ../../nbs/data/4_pictures.ipynb #44c02b8f
 def _zip_name(info):
-    "A member's name, slashes between folders; UTF-8 without its flag (macOS's archiver) is not taken for code page 437."
+    "A member's name with slashes between folders; UTF-8 without its flag (as macOS has it) is no code page 437."
     name = info.filename
     if not info.flag_bits & 0x800 and not name.isascii():
         try: name = name.encode("cp437").decode("utf-8")

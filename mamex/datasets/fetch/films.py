@@ -31,7 +31,7 @@ def table(path: Path, **kw) -> pd.DataFrame:
 # %% ../../../nbs/data/fetch/4_films.ipynb #89b108c2
 def matched(t: pd.DataFrame,  # user, item, rating, timestamp, as texts
             m: pd.DataFrame,  # item, title, genres
-           ) -> tuple:        # ratings that are ratings, as numbers; one row an item, those that were lost without title
+           ) -> tuple:        # ratings that are ratings, as numbers; one row an item, a lost one without title
     "Ratings and films without odd lines; `attrs` of the ratings counts what was lost."
     n = {c: pd.to_numeric(t[c], errors="coerce") for c in ("rating", "timestamp")}
     ok = t["user"].map(is_id) & t["item"].map(is_id) & np.isfinite(n["rating"]) & sane(n["timestamp"])

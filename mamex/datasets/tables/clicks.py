@@ -202,6 +202,7 @@ def _asked(t, where):
     return {next((c for c in t.rows if name_key(c) == name_key(CONDITION.fullmatch(w)[1])), "")
             for w in ([where] if isinstance(where, str) else where or ())}
 
+# %% ../../../nbs/data/tables/5_clicks.ipynb #e554c47e
 def _repeated(t, out):
     "Which clicks were made before, bool; each is a note."
     again = (out.sort_values("timestamp", kind="stable") if "timestamp" in out else out

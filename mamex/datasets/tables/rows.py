@@ -252,10 +252,14 @@ ROLES = dict(
 
 # %% ../../../nbs/data/tables/2_rows.ipynb #dcd2c415
 NEEDED = dict(products=("item",), clicks=("user", "item"))
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #3df8a280
 SESSIONS = set("session sessionid sitzung sitzungid visit visitid basket basketid cookie cookieid deviceid "
                "orderid order bestellnummer".split())
 AMOUNTS = set("quantity qty amount count units menge anzahl stuck stueck quantite cantidad quantidade quantita "
               "aantal hoeveelheid".split())
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #b2f80040
 EVENTS = set("event eventtype eventname action actiontype behavior behaviour behaviortype type interaction "
              "interactiontype ereignis aktion evenement evento".split())
 SHOWN = set("click clicks clicked isclick isclicked label target like liked islike isbuy bought purchased ispurchase "
