@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'LIKE', 'READING', 'opt', 'command', 'add_word', 'parser', 'pairs', 'typed', 'typed_settings',
-           'import_command', 'check_command', 'fetch_command', 'fit_command', 'write_table', 'check_ending',
-           'on_screen', 'recommend_command', 'column_notes', 'some', 'left_out_notes', 'add_command', 'explain_command',
-           'reports_parser', 'reports_command', 'main', 'as_typed', 'closed_pipe']
+           'import_command', 'check_command', 'fetch_command', 'fit_command', 'on_screen', 'recommend_command',
+           'column_notes', 'some', 'left_out_notes', 'add_command', 'explain_command', 'reports_parser',
+           'reports_command', 'main', 'as_typed', 'closed_pipe']
 
 # %% ../nbs/shop/9_cli.ipynb #d3a6844a
 import argparse, os, re, sys, warnings
 import pandas as pd
-from pathlib import Path
 from . import __version__
-from .base import UsageError, atomic
+from .base import UsageError
 from .datasets.checks.folder import check_folder
 from .datasets.checks.problems import say_problems
 from .datasets.fetch.sources import fetch
@@ -22,7 +21,7 @@ from .datasets.ids import near_hint
 from .datasets.tables.columns import guess_columns
 from .datasets.tables.importer import CatalogueError, from_tables
 from .datasets.tables.products import match_pictures, picture_files, products_table
-from .datasets.tables.rows import read_table
+from .datasets.tables.rows import check_ending, read_table, write_table
 # what needs torch is imported where it is used: neither a check nor `--help` should wait for it
 
 # %% ../nbs/shop/9_cli.ipynb #47931651
@@ -187,19 +186,6 @@ def fit_command(a) -> int:
           f"{'then learned from all ' + format(b['interactions'], ',') + ' interactions; ' if a.refit else ''}"
           f"{b['seconds']:.0f} seconds", *b["watch"], sep="\n")
     return 0
-
-# %% ../nbs/shop/9_cli.ipynb #f10b3f36
-def write_table(t: pd.DataFrame, path):
-    "A table as .csv, .json (one record a row) or .parquet, atomically."
-    how = {".csv": lambda p: t.to_csv(p, index=False),
-           ".json": lambda p: t.to_json(p, orient="records", force_ascii=False, indent=1),
-           ".parquet": lambda p: t.to_parquet(p, index=False)}.get(Path(path).suffix.lower())
-    check_ending(path)
-    with atomic(path) as tmp: how(tmp)
-
-def check_ending(path):
-    if path and Path(path).suffix.lower() not in (".csv", ".json", ".parquet"):
-        raise UsageError(f"{path} should end in .csv, .json or .parquet: choose one of them.")
 
 # %% ../nbs/shop/9_cli.ipynb #92b26def
 def on_screen(t: pd.DataFrame, most: int = 60) -> str:

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['ITEM', 'ROLES', 'NEEDED', 'SESSIONS', 'AMOUNTS', 'EVENTS', 'SHOWN', 'SEEN_BESIDE', 'sniff_delimiter', 'Table',
-           'read_table']
+           'read_table', 'write_table', 'check_ending']
 
 # %% ../../../nbs/data/tables/2_rows.ipynb #60792efc
 import csv, io, itertools, json, re, sys
 import numpy as np, pandas as pd
 from dataclasses import dataclass, field
 from pathlib import Path
-from ...base import UsageError, _read
+from ...base import UsageError, _read, atomic
 from ..checks.problems import _problems
 from ..ids import id_text, name_key
 from .decoding import decode_csv
@@ -328,3 +328,16 @@ def read_table(source,                  # path of a CSV file, JSON lines or parq
     t.notes = [f"{_n(lines, 'line')}, {_n(len(t.rows), 'row')} read{several}; {note}, delimiter {delimiter!r}"
                + (f"; {quotes}" if quotes else "")]
     return t
+
+# %% ../../../nbs/data/tables/2_rows.ipynb #f10b3f36
+def write_table(t: pd.DataFrame, path):
+    "A table as .csv, .json (one record a row) or .parquet, atomically."
+    how = {".csv": lambda p: t.to_csv(p, index=False),
+           ".json": lambda p: t.to_json(p, orient="records", force_ascii=False, indent=1),
+           ".parquet": lambda p: t.to_parquet(p, index=False)}.get(Path(path).suffix.lower())
+    check_ending(path)
+    with atomic(path) as tmp: how(tmp)
+
+def check_ending(path):
+    if path and Path(path).suffix.lower() not in (".csv", ".json", ".parquet"):
+        raise UsageError(f"{path} should end in .csv, .json or .parquet: choose one of them.")
