@@ -40,7 +40,7 @@ class DropoutNet(Peer):
         self.f_user, self.from_content, self.from_factors = tower(d, h, d), nn.Linear(self.content.shape[1], h), nn.Linear(d, h, bias=False)
         self.top = nn.Sequential(Norm(h), nn.Tanh(), nn.Linear(h, d))
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         unique, at = once(positives, negatives)
         items, u = torch.cat([positives, negatives]), self.f_user(self.p[users]).repeat(2, 1)
         keep = torch.rand(len(items), 1, device=u.device) >= self.config.dropout
@@ -93,7 +93,7 @@ class MetaEmbed(Peer):
         e = F.embedding(users, self.users).detach()
         return F.binary_cross_entropy_with_logits((e @ phi.unsqueeze(2)).squeeze(2), labels, reduction="none").mean(1)
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         u, i, j = F.embedding(users, self.users), self.id(positives), self.id(negatives)
         base = F.softplus(-(u * i).sum(1)).mean() + F.softplus((u * j).sum(1)).mean()
         items = positives.unique(); phi = self.generate(items)
@@ -126,7 +126,7 @@ class MTPR(Peer):
         self.users, self.readers, self.ids = self.table(self.n_users), self.table(self.n_users), self.table(self.n_items)
         self.encoder = nn.Linear(self.content.shape[1], config.dim, bias=False)
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         unique, at = once(positives, negatives)
         code = self.encoder(self.content[unique])
         u, f, (ci, cj) = F.embedding(users, self.users), F.embedding(users, self.readers), (F.embedding(k, code) for k in at)
