@@ -21,7 +21,7 @@ from ..protocol.exposure import agreement, beyond
 from ..protocol.intervals import clear, holm, paired_interval, paired_test
 from ..protocol.metrics import evaluate
 from ..protocol.splits import Split
-from ..model import Run, selected_by
+from ..protocol.runs import Run, selected_by
 from ..trainer import fit, preset, run_key
 from ..rivals.floors import extra_floors, floors, oracle_popularity
 from ..rivals.interface import EXTRA, PEERS
@@ -173,7 +173,7 @@ def closed_forms(features: Features, split: Split,
 
 def measure_all(lines: dict, runs: dict[str, list[Run]], split: Split) -> dict:  # part → {name → per-user frames, one a seed}
     "Closed forms, oracle and models on both halves and in both pools."
-    out = measure({n: [s] for n, s in lines.items()} | {n: [r.model.scorer() for r in rs] for n, rs in runs.items()}, split)
+    out = measure({n: [s] for n, s in lines.items()} | {n: [r.scorer() for r in rs] for n, rs in runs.items()}, split)
     first = {k: {"random": v["random"], ORACLE: [evaluate(oracle_popularity(split, part), split, part, pool)]} for (k, v), (part, pool) in zip(out.items(), PARTS.values())}
     return {k: first[k] | v for k, v in out.items()}
 
@@ -208,7 +208,7 @@ def beyond_all(lines: dict, runs: dict[str, list[Run]], features: Features, spli
     "Chapter 08b's measures of every closed form and model; `agreement` of those that are trained."
     rows = {n: [beyond(s, split, part)] for n, s in ({"random": lines["random"], ORACLE: oracle_popularity(split, part)} | lines).items()}
     for n, rs in runs.items():
-        rows[n] = [beyond(r.model.scorer(), split, part) | {f"agreement {k}": v for k, v in agreement(r, features, split, part).items()} for r in rs]
+        rows[n] = [beyond(r.scorer(), split, part) | {f"agreement {k}": v for k, v in agreement(r, features, split, part).items()} for r in rs]
     stat = lambda x: dict(mean=float(np.mean(x)), sd=float(np.std(x, ddof=1)) if len(x) > 1 else None)
     return {n: {m: stat([x[m] for x in r]) for m in r[0]} for n, r in rows.items()}
 
