@@ -34,7 +34,8 @@ def check_fields(c,                # settings, a dataclass; MAMEX's or a peer's
     for name in ("dim", "n_experts", "top_k", "lr", "batch_size", "epochs", "eval_every"):
         if not getattr(c, name, 1) > 0: raise UsageError(f"{name} is {getattr(c, name)}; it must be positive")
     if not 0 <= getattr(c, "dropout", 0) < 1: raise UsageError(f"dropout is {c.dropout}; choose 0 <= dropout < 1")
-    if not 0 < getattr(c, "holdout", .5) < 1: raise UsageError(f"holdout is {c.holdout}; choose a share between 0 and 1")
+    if not 0 < getattr(c, "holdout", .5) < 1:
+        raise UsageError(f"holdout is {c.holdout}; choose a share between 0 and 1")
     if not 0 <= getattr(c, "modality_dropout", 0) <= 1:
         raise UsageError(f"modality_dropout is {c.modality_dropout}; it is a share between 0 and 1")
     if hasattr(c, "top_k") and c.top_k > c.n_experts:
