@@ -10,72 +10,62 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .base import UsageError
-from .kernels import Distances
 
 # %% ../nbs/paper/4_losses.ipynb #4515a0f4
-def bpr_loss(
-        users: Tensor,      # float [b, d], e_u
-        positives: Tensor,  # float [b, d], e_i
-        negatives: Tensor,  # float [b, d], e_j
-    ) -> Tensor:            # scalar
+def bpr_loss(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:  # e_u, e_i, e_j, each float [b, d]
     "Mean of −ln σ(s_ui − s_uj) over the batch (eq. 9 and 10)."
     return F.softplus((users * (negatives - positives)).sum(1)).mean()
 
 # %% ../nbs/paper/4_losses.ipynb #22edb099
 def align_loss(
-        e: Tensor,                 # float [n, d], fused vectors
-        z: Tensor,                 # float [n, M, d], adapted vectors
+        e: Tensor, z: Tensor,      # float [n, d], fused vectors; [n, M, d], adapted ones
         mask: Tensor,              # bool [n, M], True: counts
         reduction: str = "mean",   # over the coordinates: "mean" (released) or "sum" (the print)
     ) -> Tensor:                   # scalar
     "Squared distance of the fused vector to each modality's, mean over items, summed over modalities (eq. 8)."
     if reduction not in ("mean", "sum"): raise UsageError(f"align_reduction is {reduction!r}; it is 'mean' or 'sum'")
-    per_modality = (Distances.apply(e, z) * mask).sum(0) / mask.sum(0).clamp_min(1)
+    gap = e.unsqueeze(1) - z
+    squares = torch.linalg.vecdot(gap, gap)  # ‖e − z_m‖², float [n, M], without the squares of the coordinates
+    per_modality = (squares * mask).sum(0) / mask.sum(0).clamp_min(1)
     return per_modality.sum() / (e.shape[1] if reduction == "mean" else 1)
 
 # %% ../nbs/paper/4_losses.ipynb #8f48a664
 def balance_kl(
         p: Tensor,                  # float [K], a distribution
         direction: str = "u||p",    # "u||p" (released) or "p||u" (the print)
-        target: Tensor | None = None,  # float [K], another distribution than the uniform one
+        target: Tensor = None,      # float [K], another distribution than the uniform one
     ) -> Tensor:                    # scalar ≥ 0, nats
     "KL divergence between a mean distribution and the uniform one, or `target` (eq. 4 and 7)."
     if direction not in ("u||p", "p||u"): raise UsageError(f"KL direction is {direction!r}; it is 'u||p' or 'p||u'")
-    logp, logK = p.clamp_min(torch.finfo(p.dtype).tiny).log(), torch.tensor(float(len(p))).log()
+    log = lambda x: x.clamp_min(torch.finfo(p.dtype).tiny).log()
+    logp, logK = log(p), torch.tensor(float(len(p))).log()
     if target is None: return -logK - logp.mean() if direction == "u||p" else (p * logp).sum() + logK
-    logt = target.clamp_min(torch.finfo(p.dtype).tiny).log()
+    logt = log(target)
     return (target * (logt - logp)).sum() if direction == "u||p" else (p * (logp - logt)).sum()
 
 # %% ../nbs/paper/4_losses.ipynb #2859e00a
 def adapter_loss(
         probs: list[Tensor],      # one float [n, K] a modality, dense softmax of its router
         mask: Tensor,             # bool [n, M], True: counts
-        direction: str = "u||p",  # see `balance_kl`
-        target: Tensor | None = None,  # float [M, K], see `balance_kl`
+        direction: str = "u||p", target: Tensor = None,  # see `balance_kl`; target: float [M, K]
     ) -> Tensor:                  # scalar ≥ 0
     "Balance of the experts: KL of the mean routing distribution, summed over modalities (eq. 4)."
     counts = mask.sum(0)
-    return sum(balance_kl((p * mask[:, m:m+1]).sum(0) / counts[m], direction, None if target is None else target[m])
-               if counts[m] else p.sum() * 0
+    aims = [None] * len(probs) if target is None else target
+    return sum(balance_kl((p * mask[:, m:m+1]).sum(0) / counts[m], direction, aims[m]) if counts[m] else p.sum() * 0
                for m, p in enumerate(probs))
 
 # %% ../nbs/paper/4_losses.ipynb #5c547637
 def fusion_loss(
-        alpha: Tensor,            # float [n, M]
-        mask: Tensor,             # bool [n, M], True: counts
-        direction: str = "u||p",  # see `balance_kl`
-        target: Tensor | None = None,  # float [M], see `balance_kl`
+        alpha: Tensor, mask: Tensor,  # float and bool [n, M], True: counts
+        direction: str = "u||p", target: Tensor = None,  # see `balance_kl`; target: float [M]
     ) -> Tensor:                  # scalar ≥ 0
     "Balance of the modalities: KL of the mean fusion weights (eq. 7)."
     full = mask.all(1, keepdim=True)
     return balance_kl((alpha * full).sum(0) / full.sum(), direction, target) if full.any() else alpha.sum() * 0
 
 # %% ../nbs/paper/4_losses.ipynb #13f12cd7
-def batch_norms(
-        users: Tensor,      # float [b, d]
-        positives: Tensor,  # float [b, d]
-        negatives: Tensor,  # float [b, d]
-    ) -> Tensor:            # scalar
+def batch_norms(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:  # each float [b, d]
     "Mean over the batch of ‖e_u‖² + ‖e_i‖² + ‖e_j‖² (the released last term of eq. 11)."
     return (users.square() + positives.square() + negatives.square()).sum(1).mean()
 

@@ -26,8 +26,9 @@ from .losses import adapter_loss, align_loss, batch_norms, bpr_loss, fusion_loss
 TARGETS = ("uniform", "performance", "none")
 CHOICES = dict(gate=("dense", "sparse", "mean"), design=DESIGNS, context=("none", "gate", "routers", "both"),
                adapter_target=TARGETS, fusion_target=TARGETS, adapter_kl=("u||p", "p||u"), fusion_kl=("u||p", "p||u"),
-               align_reduction=("mean", "sum"), regularise_on=("all", "warm", "step"), negatives=("all", "warm"),
-               precision=tuple(PRECISIONS), weight_reg=("batch", "theta"), select_pool=("joint", "own"))
+               align_reduction=("mean", "sum"), regularise_on=("all", "warm", "step"), weight_reg=("batch", "theta"),
+               precision=tuple(PRECISIONS), kernels=("fast", "plain"), negatives=("all", "warm"),
+               select_pool=("joint", "own"))
 
 @dataclass(frozen=True)
 class Config:
@@ -41,6 +42,7 @@ class Config:
     placeholder: bool = False      # a learned vector stands in for what an item lacks (else it is masked)
     context: str = "none"          # who sees `Features.context`: "none", "gate", "routers", "both"
     precision: str = "float32"     # of the products in experts and gate: "float32", "bfloat16"; all else is float32
+    kernels: str = "fast"          # the sums of eq. 3, 5 and 6: "fast", or "plain", as the paper prints them
     normalise: bool = True         # L2-normalise the frozen vectors (print: as they are)
     gate: str = "dense"            # "dense" softmax, "sparse" (print, eq. 5), or "mean": no gate
     adapter_kl: str = "u||p"       # direction in eq. 4 (print: "p||u")
@@ -91,8 +93,8 @@ class MAMEX(nn.Module):
         self.config, self.widths, self.modalities = c, dict(widths), list(widths)
         self.beside = dict(fills=sorted(fills), context=list(context))
         self.users = nn.Parameter(torch.randn(n_users, c.dim) * .1)
-        self.adapters = Adapters(self.widths, c.dim, K, c.top_k, c.design, c.precision)
-        self.gate = FusionGate(c.dim, M, c.dropout, c.gate, c.precision)
+        self.adapters = Adapters(self.widths, c.dim, K, c.top_k, c.design, c.precision, c.kernels)
+        self.gate = FusionGate(c.dim, M, c.dropout, c.gate, c.precision, c.kernels)
         self.prior = zeros(c.dim)  # scores an item that has no modality at all
         # what the balance terms aim at; the trainer moves it where the settings say so
         self.register_buffer("fusion_aim", torch.full((M,), 1 / M))
@@ -124,7 +126,7 @@ class MAMEX(nn.Module):
         z = torch.stack([o.z for o in out]).transpose(0, 1)  # laid out so that z[:, m] is contiguous
         hint = part.context @ self.context_gate.T if c in ("gate", "both") else None
         alpha = self.gate(z, has, hint, self.lift(part.met))
-        e, bare = fuse(z, alpha), ~has.any(1, keepdim=True)
+        e, bare = fuse(z, alpha, kernels=self.config.kernels), ~has.any(1, keepdim=True)
         if bare.any(): e = e + bare * self.prior
         return Items(e, z, alpha, [o.probs for o in out], [o.gates for o in out], has)
 
