@@ -6,20 +6,21 @@
 __all__ = ['Solved', 'check_solved', 'collaborative', 'SolvedMAMEX', 'draw_experts', 'solve_for', 'restore']
 
 # %% ../nbs/paper/6_solved.ipynb #7543f2c0
-import json, time, torch
+import time, torch
 import numpy as np
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fastcore.basics import patch
-from safetensors.torch import save
 from scipy import sparse
 from torch import Tensor, nn
 from typing import ClassVar
-from .base import UsageError, write_atomic
+from .base import UsageError
 from .vectors.attributes import truncated_svd
+from .vectors.catalogue import Catalogue, check_items
 from .vectors.features import Features, check_vectors
 from .protocol.metrics import evaluate
+from .protocol.runs import Run, write_model
 from .protocol.splits import Split
-from .model import Items, MAMEX, Run, check_items
+from .model import Items, MAMEX
 
 # %% ../nbs/paper/6_solved.ipynb #bab6d556
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Solved:
     dim: int = 256          # d, width of users and items
     n_experts: int = 4096   # at most: warm items drawn to be experts; where there are fewer, all of them
     reach: float = 1.       # β: an expert at cosine c has a say of exp(β (c − 1)); 0: cosine itself, a linear map
-    damp: float | tuple = (0., .15, .3, .5)  # a: what a user met counts (users who met it)^−a; of several, the one that validation prefers
+    # a: what a user met counts (users who met it)^−a; of several, the one that validation prefers
+    damp: float | tuple = (0., .15, .3, .5)
     denoise: float = 8.     # τ, in units of the mean squared singular value; 0: plain truncation
     ridge: float = 1.       # λ, against a say of 1 that an expert has about itself
-    select_on: ClassVar[str] = "ndcg@10"; select_pool: ClassVar[str] = "own"  # how damp is chosen, and what reports print
+    # how damp is chosen, and what reports print; vectors are centred before they get length 1
+    select_on: ClassVar[str] = "ndcg@10"; select_pool: ClassVar[str] = "own"; normalise: ClassVar[bool] = False
 
     def __post_init__(self):
         if isinstance(self.damp, list): object.__setattr__(self, "damp", tuple(self.damp))  # json knows no tuples
@@ -44,10 +47,12 @@ class Solved:
 def check_solved(c: Solved):
     "Refuse a setting out of its range, by name."
     for k in ("dim", "n_experts"):
-        if type(v := getattr(c, k)) is not int or v < 1: raise UsageError(f"{k} is {v!r}; it is a whole number of at least 1")
+        if type(v := getattr(c, k)) is not int or v < 1:
+            raise UsageError(f"{k} is {v!r}; it is a whole number of at least 1")
     if not c.damps: raise UsageError("damp is empty; give a number of 0 or more, or several to choose among")
     for k, v in [*((k, getattr(c, k)) for k in ("reach", "denoise", "ridge")), *(("damp", a) for a in c.damps)]:
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v < float("inf"): raise UsageError(f"{k} is {v!r}; it is a number of 0 or more")
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v < float("inf"):
+            raise UsageError(f"{k} is {v!r}; it is a number of 0 or more")
     if not c.ridge: raise UsageError("ridge is 0; the answers are not determined then, choose a penalty above 0")
 
 # %% ../nbs/paper/6_solved.ipynb #076a57d6
@@ -55,7 +60,8 @@ def collaborative(
         split: Split,
         config,          # its dim, denoise and one damp
         seed: int = 0,   # of the start of the decomposition
-    ) -> tuple[np.ndarray, np.ndarray]:  # users e_u float32 [n_users, d]; targets t_i float32 [n_warm, d], in the order of `split.warm_items`
+        # users e_u float32 [n_users, d]; targets t_i float32 [n_warm, d], in the order of `split.warm_items`
+    ) -> tuple[np.ndarray, np.ndarray]:
     "The collaborative part of the training pairs: a truncated SVD with shrunken singular values."
     row = np.searchsorted(split.warm_items, split.train[:, 1])
     y = sparse.csr_array((np.ones(len(row)), (row, split.train[:, 0])), shape=(len(split.warm_items), split.n_users))
@@ -71,15 +77,16 @@ def collaborative(
 class SolvedMAMEX(nn.Module):
     "MAMEX with warm items as experts. Answers and users are zero until `solve`."
     block = 8192  # items that pass at a time
-    def __init__(self, features: Features, n_users: int, config: Solved, n_experts: int):
+    kind, save = "solved", write_model
+    def __init__(self, widths: dict, n_users: int, config: Solved, n_experts: int):  # widths: modality → d_in
         super().__init__()
-        self.config, self.modalities, self.beside = config, features.modalities, dict(fills=[], context=[])
-        self.widths = {m: v.shape[1] for m, v in features.vectors.items()}
-        zeros = lambda *s: torch.zeros(s)
-        self.users, self.answers = (nn.Parameter(zeros(n, config.dim), requires_grad=False) for n in (n_users, n_experts))
-        self.register_buffer("share", zeros(n_experts, len(self.widths)))  # α of the experts
-        for m, d in self.widths.items(): self.register_buffer(f"centre_{m}", zeros(d)); self.register_buffer(f"place_{m}", zeros(n_experts, d))
-        self.set_items(features)
+        self.config, self.widths, self.modalities = config, dict(widths), list(widths)
+        self.beside, zeros = dict(fills=[], context=[]), torch.zeros
+        self.users = nn.Parameter(zeros(n_users, config.dim), requires_grad=False)
+        self.answers = nn.Parameter(zeros(n_experts, config.dim), requires_grad=False)
+        self.register_buffer("share", zeros(n_experts, len(widths)))  # α of the experts
+        for m, d in widths.items():
+            self.register_buffer(f"centre_{m}", zeros(d)); self.register_buffer(f"place_{m}", zeros(n_experts, d))
 
     def near(self, m: str, h: Tensor) -> Tensor:  # h: float [n, d_m], centred and of norm 1; returns float [n, K]
         "What each expert has to say about items, by one modality."
@@ -88,31 +95,37 @@ class SolvedMAMEX(nn.Module):
 
 # %% ../nbs/paper/6_solved.ipynb #e9076f09
 @patch
-def set_items(self: SolvedMAMEX, features: Features) -> SolvedMAMEX:
-    "Make `features` the catalogue. Same modalities, same widths."
-    if features.fills or features.context: raise UsageError("a solved model takes no fills and no context; use the features as they were extracted")
+def catalogue(self: SolvedMAMEX, features: Features) -> Catalogue:
+    "Items as this model reads them; refuses those of another kind."
+    if features.fills or features.context:
+        raise UsageError("a solved model takes no fills and no context; use the features as they were extracted")
     check_items(self.widths, self.beside, features)
-    self.vectors, self.mask = features.vectors, torch.as_tensor(features.mask.copy())
-    return self
+    return Catalogue.of(features, self.config)
 
 @patch
-def prepare(self: SolvedMAMEX, m: str, rows) -> Tensor:  # rows: int64 [n] or a slice; returns float [n, d_m]
+def centred(self: SolvedMAMEX, m: str, part: Catalogue) -> Tensor:  # float [n, d_m]
     "Frozen vectors centred and normalised; zeros where there is none."
-    h = torch.as_tensor(np.asarray(self.vectors[m][rows], np.float32)) - getattr(self, f"centre_{m}")
-    return nn.functional.normalize(h) * self.mask[rows, self.modalities.index(m), None]
+    h = part.read(m) - getattr(self, f"centre_{m}")
+    return nn.functional.normalize(h) * part.has[:, self.modalities.index(m), None]
 
 # %% ../nbs/paper/6_solved.ipynb #2648dbfa
 @patch
-def gate(self: SolvedMAMEX, rows) -> Tensor:  # float [n, M], squares sum to 1, or 0 for an item that has nothing
+def gate(self: SolvedMAMEX, has: Tensor) -> Tensor:  # bool [n, M]; float [n, M], squares sum to 1, or to 0
     "α: equal parts of what is there."
-    has = self.mask[rows].float()
+    has = has.float()
     return has / has.sum(1, keepdim=True).clamp_min(1).sqrt()
 
 @patch
-def say(self: SolvedMAMEX, rows) -> Tensor:  # float [n, K]
+def say(self: SolvedMAMEX, part: Catalogue) -> Tensor:  # float [n, K]
     "Σ_m α_im α_km g^m_ik: how loud each expert is for each item."
-    alpha = self.gate(rows)
-    return sum((self.near(m, self.prepare(m, rows)) * self.share[:, n]).mul_(alpha[:, n, None]) for n, m in enumerate(self.modalities))
+    alpha = self.gate(part.has)
+    return sum((self.near(m, self.centred(m, part)) * self.share[:, n]).mul_(alpha[:, n, None])
+               for n, m in enumerate(self.modalities))
+
+@patch
+def pieces(self: SolvedMAMEX, catalogue: Catalogue, items: np.ndarray):  # items: int64 [n]
+    "Some items, a block at a time."
+    for at in torch.as_tensor(items).split(self.block): yield catalogue.take(at)
 
 # %% ../nbs/paper/6_solved.ipynb #eb89eb9d
 def draw_experts(features: Features, split: Split, n: int, seed: int = 0) -> np.ndarray:  # int64, sorted
@@ -122,33 +135,38 @@ def draw_experts(features: Features, split: Split, n: int, seed: int = 0) -> np.
     return some if len(some) <= n else np.sort(np.random.default_rng([seed, 3]).choice(some, n, replace=False))
 
 @patch
-def appoint(self: SolvedMAMEX, experts: np.ndarray, warm: np.ndarray) -> SolvedMAMEX:  # int64 item rows, both
-    "Centre each modality by the warm items, and put the experts where they stand."
+def appoint(self: SolvedMAMEX, catalogue: Catalogue, experts: np.ndarray, warm: np.ndarray) -> SolvedMAMEX:
+    "Centre each modality by the warm items, and put the experts where they stand; both int64 rows of the catalogue."
+    them, warm = catalogue.take(torch.as_tensor(experts)), torch.as_tensor(warm)
     for n, m in enumerate(self.modalities):
-        has = warm[self.mask[warm, n].numpy()]
-        if len(has): getattr(self, f"centre_{m}").copy_(torch.as_tensor(np.asarray(self.vectors[m][has], np.float32).mean(0, dtype=np.float64)))
-        getattr(self, f"place_{m}").copy_(self.prepare(m, experts))
-    self.share.copy_(self.gate(experts))
+        has = warm[catalogue.has[warm, n]]
+        if len(has):
+            mean = catalogue.read(m, has).numpy().mean(0, dtype=np.float64)
+            getattr(self, f"centre_{m}").copy_(torch.as_tensor(mean))
+        getattr(self, f"place_{m}").copy_(self.centred(m, them))
+    self.share.copy_(self.gate(them.has))
     return self
 
 # %% ../nbs/paper/6_solved.ipynb #bb944e06
 @patch
 def system(self: SolvedMAMEX,
-           warm: np.ndarray,     # int64 [n], item rows
+           catalogue: Catalogue,
+           warm: np.ndarray,     # int64 [n], rows of the catalogue
            experts: np.ndarray,  # int64 [K], among them
            t: np.ndarray,        # float32 [n, d], targets
-          ) -> tuple[Tensor, Tensor, Tensor]:  # A, B float [K, K], right-hand side float [K, d]: W solves (A + λB) W = rhs
+          ) -> tuple[Tensor, Tensor, Tensor]:  # A, B [K, K], right-hand side [K, d]: W solves (A + λB) W = rhs
     "The normal equations, gathered block by block."
-    if len(experts) == len(warm): return self.say(experts), torch.eye(len(experts)), torch.as_tensor(t)
-    a, rhs, t = torch.zeros(len(experts), len(experts)), torch.zeros(len(experts), t.shape[1]), torch.as_tensor(t)
-    for i in range(0, len(warm), self.block):
-        n = self.say(warm[i:i+self.block])
-        a.addmm_(n.T, n); rhs.addmm_(n.T, t[i:i+self.block])
-    return a, self.say(experts), rhs
+    t, them = torch.as_tensor(t), self.say(catalogue.take(torch.as_tensor(experts)))
+    if len(experts) == len(warm): return them, torch.eye(len(experts)), t
+    a, rhs = torch.zeros(len(experts), len(experts)), torch.zeros(len(experts), t.shape[1])
+    for part, goal in zip(self.pieces(catalogue, warm), t.split(self.block)):
+        n = self.say(part)
+        a.addmm_(n.T, n); rhs.addmm_(n.T, goal)
+    return a, them, rhs
 
 # %% ../nbs/paper/6_solved.ipynb #4824e689
-def solve_for(a: Tensor, b: Tensor, rhs: Tensor, lam: float) -> Tensor:  # as `system` gives them, λ; returns float [K, d]
-    "W of (A + λB) W = rhs; what rounding may have made indefinite gets a little more on its diagonal, as often as it needs."
+def solve_for(a: Tensor, b: Tensor, rhs: Tensor, lam: float) -> Tensor:  # as of `system`, λ; returns float [K, d]
+    "W of (A + λB) W = rhs; where rounding made it indefinite, with a little more on its diagonal, as often as needed."
     m = (b * lam).add_(a)
     step = 1e-6 * m.diagonal().mean()
     for _ in range(8):
@@ -159,25 +177,27 @@ def solve_for(a: Tensor, b: Tensor, rhs: Tensor, lam: float) -> Tensor:  # as `s
 
 # %% ../nbs/paper/6_solved.ipynb #59c3a790
 @patch
-def forward(self: SolvedMAMEX, items=None) -> Items:  # items: int64 [n] rows; None: the whole catalogue
-    "Fused vectors, what each modality says, and its weight; experts are too many to list, so probs and gates are empty."
-    rows = np.arange(len(self.mask)) if items is None else np.asarray(items)
-    z = torch.empty(len(rows), len(self.modalities), self.config.dim)
-    for i in range(0, len(rows), self.block):
-        at = rows[i:i+self.block]
-        for n, m in enumerate(self.modalities):
-            z[i:i+self.block, n] = (self.near(m, self.prepare(m, at)) @ (self.share[:, n, None] * self.answers)) * self.mask[at, n, None]
-    alpha = self.gate(rows)
-    return Items((alpha.unsqueeze(2) * z).sum(1), z, alpha, [], [], self.mask[rows])
+def forward(self: SolvedMAMEX,
+            catalogue: Catalogue,
+            items: Tensor | None = None,  # int64 [n], these alone; None: all
+           ) -> Items:
+    "Fused vectors, what each modality says, its weight; experts are too many to list: probs and gates are empty."
+    items, z = np.arange(len(catalogue)) if items is None else items, []
+    for part in self.pieces(catalogue, items):
+        z.append(torch.stack([(self.near(m, self.centred(m, part)) @ (self.share[:, n, None] * self.answers))
+                              * part.has[:, n, None] for n, m in enumerate(self.modalities)], 1))
+    z, has = torch.cat(z), catalogue.has[torch.as_tensor(items)]
+    alpha = self.gate(has)
+    return Items((alpha.unsqueeze(2) * z).sum(1), z, alpha, [], [], has)
 
 # %% ../nbs/paper/6_solved.ipynb #1090532d
 SolvedMAMEX.scorer = MAMEX.scorer  # eq. 9; an item that has nothing gets the mean of the others
 
 @patch
-def diagnostics(self: SolvedMAMEX) -> dict[str, float]:
+def diagnostics(self: SolvedMAMEX, catalogue: Catalogue) -> dict[str, float]:
     "α² over the items that have every modality: its shares sum to 1."
-    full = self.mask.all(1)
-    share = self.gate(slice(None)).square()[full if full.any() else slice(None)]
+    full = catalogue.has.all(1)
+    share = self.gate(catalogue.has).square()[full if full.any() else slice(None)]
     return {f"{k}/{m}": v for n, m in enumerate(self.modalities)
             for k, v in dict(alpha=share[:, n].mean().item(), alpha_sd=share[:, n].std(correction=0).item()).items()}
 
@@ -189,21 +209,25 @@ def solve(self: Solved,
           split: Split,
           seed: int = 0,  # of the draw of experts and of the decomposition
          ) -> Run:
-    "What `fit` calls: users, experts and answers, in this order; one system for all values of `damp`, one row of history."
+    "What `fit` calls: users, experts, answers, in this order; one system for all values of `damp`, one row of history."
     start, experts = time.perf_counter(), draw_experts(features, split, self.n_experts, seed)
     some = draw_experts(features, split, split.n_items)  # all of them
     tries = [replace(self, damp=a) for a in self.damps]
     users, t = zip(*(collaborative(split, c, seed) for c in tries))
-    model = SolvedMAMEX(features, split.n_users, self, len(experts)).appoint(experts, split.warm_items)
-    answers = solve_for(*model.system(some, experts, np.concatenate(t, 1)[np.searchsorted(split.warm_items, some)]), self.ridge)
-    n = model.prefer(split, users, answers)
+    model = SolvedMAMEX({m: v.shape[1] for m, v in features.vectors.items()}, split.n_users, self, len(experts))
+    catalogue = model.catalogue(features)
+    model.appoint(catalogue, experts, split.warm_items)
+    targets = np.concatenate(t, 1)[np.searchsorted(split.warm_items, some)]
+    answers = solve_for(*model.system(catalogue, some, experts, targets), self.ridge)
+    n = model.prefer(catalogue, split, users, answers)
     model.config = tries[n]
     model.users.copy_(torch.as_tensor(users[n])); model.answers.copy_(answers.split(self.dim, 1)[n])
-    seconds = time.perf_counter() - start
-    return Run(model.eval(), [dict(epoch=0, damp=tries[n].damp) | model.validated(split)], 0, seconds, self, seed)
+    seconds, row = time.perf_counter() - start, dict(epoch=0, damp=tries[n].damp) | model.validated(catalogue, split)
+    return Run(model.eval(), [row], 0, seconds, self, seed, catalogue)
 
 @patch
 def prefer(self: SolvedMAMEX,
+           catalogue: Catalogue,
            split: Split,
            users: tuple,    # of float32 [n_users, d], one a try
            answers: Tensor, # float [K, d · tries], side by side
@@ -211,32 +235,26 @@ def prefer(self: SolvedMAMEX,
     "The try that ranks the validation items best by themselves; with nothing to ask, one from the middle."
     if len(users) == 1 or not len(split.val): return len(users) // 2
     items, c = split.val_items, self.config
-    e = torch.cat([self.say(items[i:i+self.block]) @ answers for i in range(0, len(items), self.block)]).numpy()
-    bare = ~self.mask[items].any(1).numpy()
+    e = torch.cat([self.say(part) @ answers for part in self.pieces(catalogue, items)]).numpy()
+    bare = ~catalogue.has[torch.as_tensor(items)].any(1).numpy()
     if not bare.all(): e[bare] = e[~bare].mean(0)  # as `scorer` has it
     at = lambda i: np.searchsorted(items, i)
-    said = [evaluate(lambda u, i: mine[u] @ v[at(i)].T, split, "val", c.select_pool)[c.select_on].mean() for mine, v in zip(users, np.split(e, len(users), 1))]
+    said = [evaluate(lambda u, i: mine[u] @ v[at(i)].T, split, "val", c.select_pool)[c.select_on].mean()
+            for mine, v in zip(users, np.split(e, len(users), 1))]
     return int(np.argmax(said))
 
 @patch
-def validated(self: SolvedMAMEX, split: Split) -> dict[str, float]:
-    "Validation metrics in both pools and the diagnostics, as in a trainer's history; without validation items, the latter alone."
-    if not len(split.val): return self.diagnostics()
-    score, row = self.scorer(), {}
+def validated(self: SolvedMAMEX, catalogue: Catalogue, split: Split) -> dict[str, float]:
+    "Validation metrics in both pools and the diagnostics, as in a trainer's history; without questions, only these."
+    if not len(split.val): return self.diagnostics(catalogue)
+    score, row = self.scorer(catalogue), {}
     for name, pool in (("val", "joint"), ("val_own", "own")):
         row |= {f"{name}/{k}": float(v) for k, v in evaluate(score, split, "val", pool).mean().items()}
-    return row | self.diagnostics()
+    return row | self.diagnostics(catalogue)
 
 # %% ../nbs/paper/6_solved.ipynb #8828ce32
-@patch
-def save(self: SolvedMAMEX, path, **about):  # about: further facts for the header, json-able
-    "Write experts, answers, users and settings to one safetensors file, atomically."
-    meta = dict(kind="solved", config=asdict(self.config), widths=self.widths, beside=self.beside, about=about)
-    write_atomic(path, save({k: v.contiguous().clone() for k, v in self.state_dict().items()}, {"mamex": json.dumps(meta)}))
-
-def restore(meta: dict, state: dict, features: Features) -> SolvedMAMEX:  # meta, state: as `load_model` reads them
-    "The model of a checkpoint, with these items as its catalogue."
-    check_items(meta["widths"], meta["beside"], features)
-    model = SolvedMAMEX(features, len(state["users"]), Solved(**meta["config"]), len(state["answers"]))
+def restore(meta: dict, state: dict) -> SolvedMAMEX:  # as `load_model` reads them
+    "The model of a checkpoint."
+    model = SolvedMAMEX(meta["widths"], len(state["users"]), Solved(**meta["config"]), len(state["answers"]))
     model.load_state_dict(state)
     return model.eval()

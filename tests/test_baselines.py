@@ -112,7 +112,7 @@ class Hand:
 
     def parts(self, seed=0):
         torch.manual_seed(seed)
-        p, aux = self.m.losses(*map(torch.as_tensor, (self.u, self.i, self.j)), None)
+        p, aux = self.m.losses(None, *map(torch.as_tensor, (self.u, self.i, self.j)), None)
         assert aux is None
         return {k: v.item() for k, v in p.items()}, self.m.total(p).item()
 
@@ -161,7 +161,7 @@ def test_metaembed_second_order():
     h = Hand("metaembed", alpha=0., inner_lr=5., lambda_reg=0.); m = h.m.double()
     def loss():
         torch.manual_seed(0)
-        return m.losses(*map(torch.as_tensor, (h.u, h.i, h.j)), None)[0]["warmed"]
+        return m.losses(None, *map(torch.as_tensor, (h.u, h.i, h.j)), None)[0]["warmed"]
     g, = torch.autograd.grad(loss(), m.scale)
     up, down = (loss().item() for d in (.05, -.1) if m.scale.data.add_(d) is not None)
     assert np.isclose(g.item(), (up - down) / .1, rtol=5e-3), (g.item(), (up - down) / .1)

@@ -1,5 +1,6 @@
 "What the fast ways must not change, and what the benchmark must be right about."
 from dataclasses import replace
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from mamex.studies.authors import AuthorsWay, Ours, Reference, copy_weights, few_users, rank_one_by_one
@@ -8,7 +9,7 @@ from mamex.studies.clocks import (AUTHORS, STEP, exponents, in_child, material, 
 from mamex.base import UsageError
 from mamex.datasets.folders import load_dataset
 from mamex.protocol.metrics import evaluate, user_metrics
-from mamex.model import MAMEX, Config
+from mamex.model import Config
 from mamex.trainer import preset
 from mamex.protocol.splits import cold_split
 from mamex.trainer import Trainer, fit
@@ -21,11 +22,12 @@ def made(seed, n_items=60, M=2, holes=False):
 
 def model(f, n_users=20, seed=0, **kw):
     torch.manual_seed(seed)
-    return MAMEX(f, n_users, Config(dim=16, dropout=0., **kw))
+    m = Config(dim=16, dropout=0., **kw).build(f, SimpleNamespace(n_users=n_users))
+    return m, m.catalogue(f)
 
 
-def gradients(m, batch, warm):
-    parts, it = m.losses(*batch, warm)
+def gradients(m, catalogue, batch, warm):
+    parts, it = m.losses(catalogue, *batch, warm)
     grads = torch.autograd.grad(m.total(parts), list(m.parameters()), allow_unused=True)
     return [*parts.values(), *(torch.zeros_like(p) if g is None else g for p, g in zip(m.parameters(), grads))], it
 
@@ -39,7 +41,7 @@ def test_step_with_every_item_is_all(seed, M, holes, design):
     f = made(seed % 100, M=M, holes=holes); n = len(f.mask)
     rng = torch.Generator().manual_seed(seed)
     batch = torch.randint(20, (n,), generator=rng), torch.randperm(n, generator=rng), torch.randint(n, (n,), generator=rng)
-    (a, _), (b, _) = (gradients(model(f, seed=seed, design=design, regularise_on=on), batch, torch.ones(n, dtype=torch.bool)) for on in ("all", "step"))
+    (a, _), (b, _) = (gradients(*model(f, seed=seed, design=design, regularise_on=on), batch, torch.ones(n, dtype=torch.bool)) for on in ("all", "step"))
     assert same(a, b)
 
 
@@ -52,8 +54,8 @@ def test_step_computes_its_own_items_alone(seed, holes):
     used = torch.cat([i, j]).unique()
     other = replace(f, vectors={m: np.where(np.isin(np.arange(len(v)), used)[:, None], v, np.float32(7)) for m, v in f.vectors.items()})
     batch, warm = (torch.as_tensor(rng.integers(0, 20, 8)), i, j), torch.ones(len(f.mask), dtype=torch.bool)
-    a, it = gradients(model(f, regularise_on="step"), batch, warm)
-    assert same(a, gradients(model(other, regularise_on="step"), batch, warm)[0]) and torch.allclose(it.e, model(f)().e[used], atol=1e-6)
+    a, it = gradients(*model(f, regularise_on="step"), batch, warm)
+    assert same(a, gradients(*model(other, regularise_on="step"), batch, warm)[0]) and torch.allclose(it.e, (lambda m, c: m(c))(*model(f)).e[used], atol=1e-6)
 
 
 @pytest.mark.parametrize("on", ["all", "step"])
@@ -64,12 +66,12 @@ def test_vectors_on_disk_and_in_blocks(tmp_path, on, holes):
     for m, v in f.vectors.items(): np.save(tmp_path / f"{m}.npy", v)
     mapped = replace(f, vectors={m: np.load(tmp_path / f"{m}.npy", mmap_mode="r") for m in f.vectors})
     batch, warm = tuple(torch.randint(n, (30,)) for n in (20, 60, 60)), torch.ones(60, dtype=torch.bool)
-    (a, _), (b, _), blocks = gradients(model(f, regularise_on=on), batch, warm), gradients(model(mapped, regularise_on=on), batch, warm), model(mapped, regularise_on=on)
+    (a, _), (b, _), (blocks, on_disk) = gradients(*model(f, regularise_on=on), batch, warm), gradients(*model(mapped, regularise_on=on), batch, warm), model(mapped, regularise_on=on)
     assert all(torch.equal(x, y) for x, y in zip(a, b))
     blocks.block = blocks.piece = 17
-    assert same(a, gradients(blocks, batch, warm)[0])
+    assert same(a, gradients(blocks, on_disk, batch, warm)[0])
     users, items = np.arange(20), np.arange(60)
-    assert np.allclose(blocks.scorer()(users, items), model(f).scorer()(users, items), atol=1e-5)
+    assert np.allclose(blocks.scorer(on_disk)(users, items), (lambda m, c: m.scorer(c))(*model(f))(users, items), atol=1e-5)
 
 
 @pytest.mark.parametrize("M", [1, 2])
@@ -90,9 +92,9 @@ def test_step_resumes_to_the_same_bytes(tmp_path, M):
 def test_experts_with_many_rows_take_turns(precision):
     "An expert that serves more rows than are gathered at once says and learns what it does in a catalogue that passes in pieces of fewer."
     f = made(1, n_items=9000); batch, warm = tuple(torch.randint(n, (500,)) for n in (20, 9000, 9000)), torch.ones(9000, dtype=torch.bool)
-    whole, pieces = model(f, precision=precision), model(f, precision=precision)
+    (whole, c), (pieces, _) = model(f, precision=precision), model(f, precision=precision)
     pieces.block = pieces.piece = 700
-    a, b = gradients(whole, batch, warm)[0], gradients(pieces, batch, warm)[0]
+    a, b = gradients(whole, c, batch, warm)[0], gradients(pieces, c, batch, warm)[0]
     if precision == "float32": assert same(a, b)
     for x, y in zip(a, b): assert (x - y).norm() <= .01 * y.norm() + 1e-6
 
@@ -102,11 +104,11 @@ def test_experts_with_many_rows_take_turns(precision):
 def test_bfloat16_rounds_and_no_more(design, on):
     "Losses and gradients of all weights stay near those in float32, are float32 themselves, and an absent vector still moves nothing."
     f = made(7, n_items=300, holes=True); batch, warm = tuple(torch.randint(n, (200,)) for n in (20, 300, 300)), torch.ones(300, dtype=torch.bool)
-    (a, it), (b, _) = (gradients(model(f, design=design, regularise_on=on, precision=p), batch, warm) for p in ("bfloat16", "float32"))
+    (a, it), (b, _) = (gradients(*model(f, design=design, regularise_on=on, precision=p), batch, warm) for p in ("bfloat16", "float32"))
     for x, y in zip(a, b): assert x.dtype == torch.float32 and (x - y).norm() <= .03 * y.norm() + 1e-5
     assert not same(a, b, atol=1e-7)
     loud = replace(f, vectors={m: np.where(f.mask[:, n:n+1], v, np.float32(9)) for n, (m, v) in enumerate(f.vectors.items())})
-    assert torch.equal(it.e, gradients(model(loud, design=design, regularise_on=on, precision="bfloat16"), batch, warm)[1].e)
+    assert torch.equal(it.e, gradients(*model(loud, design=design, regularise_on=on, precision="bfloat16"), batch, warm)[1].e)
 
 
 def test_evaluate_in_smaller_chunks_is_the_same():

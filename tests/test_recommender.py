@@ -146,8 +146,8 @@ def test_recommendations_are_sorted_unseen_and_the_model_s(rec, world):
     for _, g in t.groupby("user"): assert (np.diff(g["score"]) <= 0).all() and g["rank"].tolist() == list(range(1, len(g) + 1))
     all_ = rec.recommend(["u0007"], k=50, among="all", exclude_seen=False)
     assert len(all_) == 50 and len(rec.recommend(["u0007"], top_k=4, among=["i0001", "i0003", "i0001"], exclude_seen=False)) == 2
-    rec.model.set_items(Extractor("tiny").extract(world, progress=False))
-    score = rec.model.scorer()(np.array([7]), np.arange(50))[0]
+    catalogue = rec.model.catalogue(Extractor("tiny").extract(world, progress=False))
+    score = rec.model.scorer(catalogue)(np.array([7]), np.arange(50))[0]
     bare = ~rec.has.any(1)
     np.testing.assert_allclose(all_.set_index("item").loc[world.item_ids, "score"], score, rtol=0, atol=2e-6)
     assert set(rec.recommend()["item"]) == set(world.item_ids[44:]) and not bare.all()
@@ -379,9 +379,8 @@ from mamex.recommender.core import Recommender, embed
 n, users, rng = 1_000_000, 1000, np.random.default_rng(0)
 part = n // 10  # through the model; the rest of the vectors is drawn
 f = Features(dict(image=rng.standard_normal((part, 16), np.float32), text=rng.standard_normal((part, 16), np.float32)), np.ones((part, 2), bool), "made up", {})
-few = Features({m: v[:9] for m, v in f.vectors.items()}, f.mask[:9], "made up", {})
 torch.manual_seed(0)
-model = MAMEX(few, users, Config(dim=128)).eval()
+model = MAMEX(dict(image=16, text=16), users, Config(dim=128)).eval()
 start = time.perf_counter()
 rows = embed(model, f)
 made = time.perf_counter() - start

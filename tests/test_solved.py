@@ -36,7 +36,8 @@ def world(seed, n_users=40, n_items=60, widths=(5, 7), absent=.2):
 def test_the_experts_system_is_a_kernel(seed, reach):
     f, split = world(seed)
     experts = draw_experts(f, split, 10**6)
-    k = SolvedMAMEX(f, split.n_users, Solved(reach=reach), len(experts)).appoint(experts, split.warm_items).say(experts).double()
+    m = SolvedMAMEX({m: v.shape[1] for m, v in f.vectors.items()}, split.n_users, Solved(reach=reach), len(experts)); c = m.catalogue(f)
+    k = m.appoint(c, experts, split.warm_items).say(c.take(torch.as_tensor(experts))).double()
     assert torch.allclose(k, k.T, atol=1e-6) and torch.linalg.eigvalsh(k).min() > -1e-5
     assert torch.allclose(k.diagonal(), torch.ones(len(experts)).double(), atol=1e-5)
 
@@ -63,7 +64,7 @@ def test_validation_chooses_the_damping():
     with pytest.MonkeyPatch.context() as m:
         m.setattr(SolvedMAMEX, "block", 3)  # items pass piece by piece
         assert fit(f, split, preset("best")).model.config.damp == run.model.config.damp
-    assert np.allclose(run.model().e, alone[run.model.config.damp].model().e, atol=1e-4)
+    assert np.allclose(run.items().e, alone[run.model.config.damp].items().e, atol=1e-4)
     assert fit(f, replace(split, val=split.val[:0]), preset("best", damp=[0., .5, 1.])).model.config.damp == .5
 
 
@@ -71,19 +72,19 @@ def test_validation_chooses_the_damping():
 @given(seed=st.integers(0, 10**6))
 def test_what_an_item_lacks_says_nothing(seed):
     f, split = world(seed)
-    model = fit(f, split, preset("best")).model
+    run = fit(f, split, preset("best"))
     rubbish = {m: np.where(f.mask[:, k, None], v, 1e3).astype(np.float32) for k, (m, v) in enumerate(f.vectors.items())}
-    assert torch.equal(model().e, model.set_items(replace(f, vectors=rubbish))().e)
-    assert not model().e[~f.mask.any(1)].any()
+    assert torch.equal(run.items().e, run.items(replace(f, vectors=rubbish)).e)
+    assert not run.items().e[~f.mask.any(1)].any()
 
 
 def test_items_do_not_depend_on_their_neighbours_or_on_the_block():
     f, split = world(3)
-    model = fit(f, split, preset("best")).model
-    whole = model().e
-    model.block = 7
-    assert torch.allclose(model().e, whole, atol=1e-6)
-    assert torch.allclose(model(np.array([9, 2])).e, whole[[9, 2]], atol=1e-6)
+    run = fit(f, split, preset("best"))
+    whole = run.items().e
+    run.model.block = 7
+    assert torch.allclose(run.items().e, whole, atol=1e-6)
+    assert torch.allclose(run.model(run.catalogue, torch.tensor([9, 2])).e, whole[[9, 2]], atol=1e-6)
 
 
 def test_a_solved_model_ranks_far_above_chance():
@@ -91,7 +92,7 @@ def test_a_solved_model_ranks_far_above_chance():
     gain = []
     for seed in range(5):
         f, split = world(seed)
-        score = fit(f, split, preset("best")).model.scorer()
+        score = fit(f, split, preset("best")).scorer()
         chance = np.mean([evaluate(lambda u, i: np.random.default_rng(s).random((len(u), len(i))), split, "test", "joint")["ndcg@10"].mean() for s in range(20)])
         gain.append(evaluate(score, split, "test", "joint")["ndcg@10"].mean() / chance)
     assert min(gain) > 1.5, gain
@@ -99,8 +100,8 @@ def test_a_solved_model_ranks_far_above_chance():
 
 def test_a_sample_of_experts_comes_near_to_all_of_them():
     ds = load_dataset("toy"); split, f = cold_split(ds), extract(ds)
-    all_, half = (fit(f, split, preset("best", n_experts=n)).model for n in (4096, 160))
-    a, b = ((m().e @ m.users.T)[split.test_items].flatten().numpy() for m in (all_, half))
+    all_, half = (fit(f, split, preset("best", n_experts=n)) for n in (4096, 160))
+    a, b = ((r.items().e @ r.model.users.T)[split.test_items].flatten().numpy() for r in (all_, half)); half = half.model
     assert np.corrcoef(a, b)[0, 1] > .95 and len(half.answers) == 160
     assert torch.equal(half.answers, fit(f, split, preset("best", n_experts=160)).model.answers)
     assert not torch.equal(half.answers, fit(f, split, preset("best", n_experts=160), 1).model.answers)  # another seed draws others
@@ -117,8 +118,8 @@ def test_memory_mapped_vectors_give_the_same(tmp_path):
     f, split = world(7)
     for m, v in f.vectors.items(): np.save(tmp_path / f"{m}.npy", v)
     mapped = replace(f, vectors={m: np.load(tmp_path / f"{m}.npy", mmap_mode="r", allow_pickle=False) for m in f.vectors})
-    a, b = (fit(x, split, preset("best")).model for x in (f, mapped))
-    assert torch.equal(a.answers, b.answers) and torch.equal(a().e, b().e)
+    a, b = (fit(x, split, preset("best")) for x in (f, mapped))
+    assert torch.equal(a.model.answers, b.model.answers) and torch.equal(a.items().e, b.items().e)
 
 
 @pytest.mark.parametrize("bad, says", [(dict(dim=0), "dim is 0"), (dict(ridge=0.), "ridge is 0"), (dict(reach=float("nan")), "reach is nan"), (dict(n_experts=2.), "n_experts is 2.0")])
@@ -150,7 +151,8 @@ def test_a_recommender_of_best_goes_to_disk_and_takes_new_items(tmp_path):
     top = back.recommend(list(back.user_ids[:3]), k=2)
     assert set(top["item"]) == {"twin"} and back.refused == ["mute"] and np.isfinite(top["score"]).all()
     assert str(t["item"]) in set(back.explain("twin").neighbours["item"])
-    assert load_model(tmp_path / "rec" / "model.safetensors", extract(ds, "tiny", text_columns="each"))().e.shape == (ds.n_items, preset("best").dim)
+    model = load_model(tmp_path / "rec" / "model.safetensors")
+    assert model(model.catalogue(extract(ds, "tiny", text_columns="each"))).e.shape == (ds.n_items, preset("best").dim)
 
 
 def test_the_search_never_meets_a_test_item():

@@ -41,7 +41,7 @@ def test_designs_train_save_and_load(toy, design, tmp_path):
     run = fit(f, split, preset("released", design=design, epochs=3, dim=16), progress=False, checkpoints=tmp_path)
     again = fit(f, split, run.config, progress=False, checkpoints=tmp_path)  # from the checkpoint
     run.model.save(tmp_path / "m.safetensors")
-    for other in (again.model, load_model(tmp_path / "m.safetensors", f)): assert torch.equal(run.model().e, other().e)
+    for other in (again.model, load_model(tmp_path / "m.safetensors")): assert torch.equal(run.items().e, other(run.catalogue).e)
     assert run.history[-1]["bpr"] < run.history[0]["bpr"]
 
 

@@ -1,5 +1,6 @@
 "Time: nothing is seen before its day, and behaviour is a modality like any other."
 from dataclasses import replace
+from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import example, given, settings, strategies as st
 from conftest import needs
@@ -8,7 +9,7 @@ from mamex.datasets.core import Dataset
 from mamex.datasets.folders import load_dataset
 from mamex.vectors.features import Features
 from mamex.extractor import Extractor
-from mamex.model import BEHAVIOUR, MAMEX
+from mamex.vectors.catalogue import BEHAVIOUR
 from mamex.trainer import preset
 from mamex.protocol.windows import cuts, launches, poisoned, ranks_within, release_note, window
 from mamex.extensions.behaviour import CONTEXT, STEPS, Collaborative, Life, after_n, calibrate
@@ -22,6 +23,12 @@ def made(seed, M, present=.7):
     rng = np.random.default_rng(seed)
     mask = rng.random((N, M)) < present
     return Features({f"m{i}": (rng.normal(size=(N, 3 + i)) * mask[:, [i]]).astype(np.float32) for i in range(M)}, mask, "made up", {f"m{i}": {} for i in range(M)})
+
+
+FIVE = SimpleNamespace(n_users=5)
+
+
+def scores_of(m, f): return m.scorer(m.catalogue(f))(np.arange(5), np.arange(N))
 
 
 def with_behaviour(f): return replace(f, vectors=f.vectors | {BEHAVIOUR: np.zeros((N, R), np.float32)}, mask=np.c_[f.mask, np.zeros(N, bool)])
@@ -43,29 +50,29 @@ sizes = dict(seed=st.integers(0, 999), M=st.integers(1, 4), d=st.integers(2, 40)
 @settings(max_examples=80, deadline=None)
 def test_behaviour_that_is_absent_changes_no_bit(seed, M, d, K, gate):
     f, c = made(seed, M), preset("released", dim=d, n_experts=K, top_k=min(2, K), gate=gate)
-    torch.manual_seed(seed); plain, more = MAMEX(f, 5, c).eval(), MAMEX(with_behaviour(f), 5, c).eval()
+    torch.manual_seed(seed); plain, more = c.build(f, FIVE).eval(), c.build(with_behaviour(f), FIVE).eval()
     same_weights(more, plain)
-    assert np.array_equal(more.scorer()(np.arange(5), np.arange(N)), plain.scorer()(np.arange(5), np.arange(N)))
+    assert np.array_equal(scores_of(more, with_behaviour(f)), scores_of(plain, f))
 
 
 @given(**sizes)
 @settings(max_examples=40, deadline=None)
 def test_order_of_items_and_modalities_does_not_matter(seed, M, d, K, gate):
     f, c, rng = made(seed, M), preset("released", dim=d, n_experts=K, top_k=min(2, K), gate=gate), np.random.default_rng(seed)
-    torch.manual_seed(seed); a = MAMEX(f, 5, c).eval()
-    scores = a.scorer()(np.arange(5), np.arange(N))
+    torch.manual_seed(seed); a = c.build(f, FIVE).eval()
+    scores = scores_of(a, f)
     rows = rng.permutation(N)
-    a.set_items(replace(f, vectors={m: v[rows] for m, v in f.vectors.items()}, mask=f.mask[rows]))
-    assert np.allclose(a.scorer()(np.arange(5), np.arange(N)), scores[:, rows], atol=1e-5)
+    other = replace(f, vectors={m: v[rows] for m, v in f.vectors.items()}, mask=f.mask[rows])
+    assert np.allclose(scores_of(a, other), scores[:, rows], atol=1e-5) and np.array_equal(scores_of(a, f), scores)
     names = [str(m) for m in rng.permutation(f.modalities)]; at = [f.modalities.index(m) for m in names]
-    b = MAMEX(f.subset(names), 5, c).eval()
-    state = a.set_items(f).state_dict()
+    b = c.build(f.subset(names), FIVE).eval()
+    state = a.state_dict()
     if gate != "mean":
         state["gate.net.0.weight"] = torch.cat([state["gate.net.0.weight"].split(d, 1)[k] for k in at], 1)
         for k in ("gate.net.3.weight", "gate.net.3.bias"): state[k] = state[k][at]
     for k in ("fusion_aim", "adapter_aim"): state[k] = state[k][at]
     b.load_state_dict(state)
-    assert np.allclose(b.scorer()(np.arange(5), np.arange(N)), scores, atol=1e-5)
+    assert np.allclose(scores_of(b, f.subset(names)), scores, atol=1e-5)
 
 
 @given(seed=st.integers(0, 999), behaviour=st.booleans(), placeholder=st.booleans())
@@ -73,9 +80,10 @@ def test_order_of_items_and_modalities_does_not_matter(seed, M, d, K, gate):
 def test_an_item_of_which_nothing_is_known_never_ranks_first(seed, behaviour, placeholder):
     f = made(seed, 2); f.mask[3] = False; f.mask[4] = True
     for v in f.vectors.values(): v[3] = 0
-    torch.manual_seed(seed); m = MAMEX(with_behaviour(f) if behaviour else f, 5, preset("released", dim=6, placeholder=placeholder)).eval()
+    f = with_behaviour(f) if behaviour else f
+    torch.manual_seed(seed); m = preset("released", dim=6, placeholder=placeholder).build(f, FIVE).eval()
     with torch.no_grad(): m.prior.normal_(0, 9)
-    s = m.scorer()(np.arange(5), np.arange(N))
+    s = scores_of(m, f)
     assert np.isfinite(s).all()
     if not placeholder: assert (s[:, 3] < s.max(1)).all()
 
@@ -123,7 +131,7 @@ def everything(ds, features, cut, by, models=MODELS):
     out = [cf.p.tobytes(), own_ridge(w)(np.arange(3), w.split.test_items).tobytes(), popularity_scorer(w, w.split.train)(np.arange(3), w.split.test_items).tobytes()]
     for rs in train_timed(w, cf, models, QUICK, [0]).values():
         for run, life in rs:
-            out += [repr(run.history).encode(), run.model.scorer()(np.arange(9), w.split.test_items).tobytes()] + [v.numpy().tobytes() for v in run.model.state_dict().values()]
+            out += [repr(run.history).encode(), run.scorer()(np.arange(9), w.split.test_items).tobytes()] + [v.numpy().tobytes() for v in run.model.state_dict().values()]
     return w, out
 
 
@@ -152,7 +160,7 @@ def test_a_life_is_a_function_of_its_seed(timed, tmp_path):
     assert first.history == again.history
     for x, y in zip(first.model.state_dict().values(), again.model.state_dict().values()): assert torch.equal(x, y)
     seen = replay(w, life.cf, {"m": [(first, life)]}, (0, 4))
-    assert seen[0]["m"][0].equals(replay(w, life.cf, {"m": [(again, life)]}, (0,))[0]["m"][0])   # a replay leaves the model as it was
+    assert seen[0]["m"][0].equals(replay(w, life.cf, {"m": [(again, life)]}, (0,))[0]["m"][0])   # a replay changes nothing
 
 
 def test_what_a_user_has_met_is_no_candidate(timed):

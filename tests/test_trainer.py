@@ -7,7 +7,8 @@ from mamex.datasets.folders import load_dataset
 from mamex.extractor import Extractor
 from mamex.trainer import preset
 from mamex.protocol.splits import Split, cold_split
-from mamex.trainer import PairSampler, fit
+from mamex.protocol.pairs import PairSampler
+from mamex.trainer import fit
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["all", "warm"]))
@@ -31,9 +32,8 @@ SCRIPT = """
     import sys
     from mamex.datasets import load_dataset
     from mamex.extractor import Extractor
-    from mamex.model import preset
-    from mamex.splits import cold_split
-    from mamex.trainer import fit
+    from mamex.protocol.splits import cold_split
+    from mamex.trainer import fit, preset
     ds = load_dataset("toy")
     config = preset("released", dim=32, batch_size=512, epochs=61, eval_every=5)
     def tell(row): print(row["epoch"], flush=True)
@@ -70,6 +70,6 @@ def test_missing_modalities_and_three_modalities_train(name):
     mask = np.concatenate([f.mask, rng.random((ds.n_items, 1)) < .5], 1); mask[:6] = False
     f = replace(f, vectors=f.vectors | {"audio": sound}, mask=mask)
     run = fit(f, cold_split(ds), preset(name, dim=16, epochs=3, eval_every=1), progress=False)
-    it = run.model()
+    it = run.items()
     assert it.e.isfinite().all() and (it.alpha[~torch.as_tensor(mask)] == 0).all()
     assert torch.equal(it.e[0], run.model.prior) and run.model.prior.abs().sum() > 0  # the prior was learned

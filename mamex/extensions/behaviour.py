@@ -13,11 +13,12 @@ from dataclasses import replace
 from fastcore.basics import patch
 from scipy import sparse
 from ..base import UsageError
+from ..vectors.catalogue import BEHAVIOUR, Catalogue
 from ..vectors.features import Features, sha
 from ..protocol.metrics import user_metrics
+from ..protocol.runs import Run
 from ..protocol.splits import Split
 from ..protocol.windows import Window, YEAR, ranks_within
-from ..model import BEHAVIOUR
 
 # %% ../../nbs/extensions/3_behaviour.ipynb #9120acba
 def fold_in(
@@ -130,26 +131,32 @@ def context(self: Life,
 
 # %% ../../nbs/extensions/3_behaviour.ipynb #d660c22d
 @patch
-def show(self: Life, model, pairs: np.ndarray, when: np.ndarray):  # int64 [n, 2], float [n], s: the interactions so far
-    "Set the model's items to the moment after these interactions."
+def seen(self: Life,
+         catalogue: Catalogue,  # made of `features`, at whatever moment
+         pairs: np.ndarray,     # int64 [n, 2], the interactions so far
+         when: np.ndarray,      # float [n], s since 1970
+        ) -> Catalogue:
+    "The items at the moment after these interactions."
     N = self.win.split.n_items
     n, last = np.bincount(pairs[:, 1], minlength=N), np.full(N, -np.inf)
     np.maximum.at(last, pairs[:, 1], np.where(np.isnan(when), -np.inf, when))
     age = np.where(np.isfinite(last), np.maximum(last - self.win.born, 0), 0)
     c = self.context(n, age) if self.names else None
-    if self.behaviour: model.set_behaviour(self.cf.vectors(pairs, self.honest), n, c)
-    elif self.names: model.hold("context", c)
+    if not self.behaviour: return catalogue.with_context(c)
+    return catalogue.with_behaviour(self.cf.vectors(pairs, self.honest), n, c)
 
 # %% ../../nbs/extensions/3_behaviour.ipynb #453fcf83
 @patch
-def draw(self: Life, rng: np.random.Generator, model) -> np.ndarray:  # bool [n_train], the interactions still to come
+def draw(self: Life,
+         rng: np.random.Generator,
+         catalogue: Catalogue,             # see `seen`
+        ) -> tuple[Catalogue, np.ndarray]: # the items then; bool [n_train], the interactions still to come
     "A moment for every item."
     c = self.total.clip(1)
     n = np.floor(np.exp(rng.uniform(0, 1, len(c)) * np.log(c))).astype(int)  # log-uniform over 1 .. total − 1
     n = np.where(rng.uniform(size=len(c)) < self.newborn, 0, np.minimum(n, c - 1))
     past = self.order["train"] < n[self.win.split.train[:, 1]]
-    self.show(model, self.win.split.train[past], self.win.times("train")[past])
-    return ~past
+    return self.seen(catalogue, self.win.split.train[past], self.win.times("train")[past]), ~past
 
 # %% ../../nbs/extensions/3_behaviour.ipynb #2a5ea113
 @patch
@@ -162,13 +169,14 @@ def so_far(self: Life, n: int, part: str = "test") -> tuple[np.ndarray, np.ndarr
 
 # %% ../../nbs/extensions/3_behaviour.ipynb #da15a5fa
 @patch
-def after(self: Life, model, n: int, part: str = "test"):
+def at(self: Life, catalogue: Catalogue, n: int, part: str = "test") -> Catalogue:  # catalogue: see `seen`
     "The day of the ranking: training is known whole, and the first `n` interactions of every new item."
-    self.show(model, *self.so_far(n, part)[1:])
+    return self.seen(catalogue, *self.so_far(n, part)[1:])
 
-# %% ../../nbs/extensions/3_behaviour.ipynb #08526b36
 @patch
-def now(self: Life, model): self.after(model, 0)
+def now(self: Life, catalogue: Catalogue) -> Catalogue:
+    "The day of the launch: nobody has met a new item."
+    return self.at(catalogue, 0)
 
 # %% ../../nbs/extensions/3_behaviour.ipynb #1cb88102
 @patch
@@ -220,17 +228,18 @@ def tune_collaborative(win: Window, grid: tuple = CF_GRID, n: int = 8, dim: int 
 TRUST = tuple((a, b) for a in (-4., -2., 0., 2.) for b in (0., .5, 1., 2.))
 
 @torch.no_grad()
-def calibrate(life: Life, model, grid: tuple = TRUST, steps: tuple = STEPS) -> tuple:  # (a, b)
+def calibrate(life: Life,
+              run: Run,  # its model is given the numbers
+              grid: tuple = TRUST, steps: tuple = STEPS) -> tuple:  # (a, b)
     "Trust behaviour as far as it helps the validation slice, on average over n ≥ 1."
-    val = {g: [] for g in grid}
+    val, trust = {g: [] for g in grid}, run.model.trust
     for n in steps:
         past = life.so_far(n, "val")[0]
         if n == 0 or past.all(): continue
-        life.after(model, n, "val")
+        then = life.at(run.catalogue, n, "val")
         for g in grid:
-            model.trust[:] = torch.tensor(g)
-            val[g].append(after_n(model.scorer(), life.win, past, "val")["ndcg@20"].mean())
+            trust[:] = torch.tensor(g)
+            val[g].append(after_n(run.scorer(then), life.win, past, "val")["ndcg@20"].mean())
     best = max(grid, key=lambda g: (np.mean(val[g]) if val[g] else 0., -abs(g[0]) - g[1]))
-    model.trust[:] = torch.tensor(best)
-    life.now(model)
+    trust[:] = torch.tensor(best)
     return best

@@ -61,7 +61,8 @@ def as_neighbours(features: Features, donors: np.ndarray, k: int = 10, chunk: in
             top = np.argpartition(-s, min(k, len(d)) - 1, axis=1)[:, :k]
             w = np.isfinite(np.take_along_axis(s, top, 1)).astype(v.dtype)
             found = w.any(1)
-            fills[m][items[found]] = np.einsum("nk,nkd->nd", w[found] / w[found].sum(1, keepdims=True), v[d[top[found]]])
+            share = w[found] / w[found].sum(1, keepdims=True)
+            fills[m][items[found]] = np.einsum("nk,nkd->nd", share, v[d[top[found]]])
     return replace(features, fills=fills)
 
 # %% ../../nbs/extensions/1_fills.ipynb #269756b4
@@ -107,7 +108,8 @@ def as_is(features: Features, donors: np.ndarray) -> Features:
     "Nothing stands in."
     return replace(features, fills={})
 
-WAYS = {"masked": as_is, "zeros": as_zeros, "mean": as_mean, "neighbours": as_neighbours, "ridge": as_ridge, "placeholder": as_is}
+WAYS = {"masked": as_is, "zeros": as_zeros, "mean": as_mean,
+        "neighbours": as_neighbours, "ridge": as_ridge, "placeholder": as_is}
 
 # %% ../../nbs/extensions/1_fills.ipynb #4538721d
 def equip(
@@ -118,8 +120,10 @@ def equip(
     ) -> Features:
     "The features with what stands in for absent modalities."
     if way not in WAYS: raise UsageError(f"way is {way!r}; choose from {', '.join(WAYS)}")
-    scaled = replace(features, vectors={m: unit(v).astype(np.float32) for m, v in features.vectors.items()}) if normalise else features
+    scaled = features
+    if normalise: scaled = replace(features, vectors={m: unit(v).astype(np.float32) for m, v in features.vectors.items()})
     return replace(features, fills=WAYS[way](scaled, donors).fills)
 
 def way_config(base: Config, way: str, dropout: float) -> Config:
+    "The settings of a training that lives this way."
     return replace(base, placeholder=way == "placeholder", modality_dropout=dropout)

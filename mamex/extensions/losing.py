@@ -32,8 +32,10 @@ def lose(
     ) -> Features:
     "The features after some items have lost one modality; larger rates lose what smaller ones lose, and more."
     names, rng = features.modalities, np.random.default_rng([seed, 7])
-    if how not in names + ["either", "by kind"]: raise UsageError(f"pattern is {how!r}; choose from {', '.join(names)}, either, by kind")
-    if how == "by kind" and kinds is None: raise UsageError("nothing is known about the kinds of the items; leave out the pattern 'by kind'")
+    if how not in names + ["either", "by kind"]:
+        raise UsageError(f"pattern is {how!r}; choose from {', '.join(names)}, either, by kind")
+    if how == "by kind" and kinds is None:
+        raise UsageError("nothing is known about the kinds of the items; leave out the pattern 'by kind'")
     items = among[features.mask[among].sum(1) > 1]
     if how in names: items = having(features, how, items)
     turn, draw = rng.random(len(items)), np.where(features.mask[items], rng.random((len(items), len(names))), -1)
@@ -41,7 +43,8 @@ def lose(
     gone = np.argsort(turn, kind="stable")[:round(rate * len(items))]
     which = np.full(len(gone), names.index(how)) if how in names else draw[gone].argmax(1)
     mask = features.mask.copy(); mask[items[gone], which] = False
-    return replace(features, mask=mask, vectors={m: v * mask[:, [n]] for n, (m, v) in enumerate(features.vectors.items())})
+    left = {m: v * mask[:, [n]] for n, (m, v) in enumerate(features.vectors.items())}
+    return replace(features, mask=mask, vectors=left)
 
 # %% ../../nbs/extensions/2_losing.ipynb #5994f35a
 def kinds_of(ds: Dataset) -> np.ndarray | None:  # str [n_items]; None: nothing is known

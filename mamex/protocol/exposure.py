@@ -7,7 +7,6 @@ __all__ = ['top_k', 'lists', 'gini', 'cold_popularity', 'bands', 'jensen_shannon
            'overlap', 'agreement']
 
 # %% ../../nbs/protocol/5_exposure.ipynb #9c25b1e7
-import torch
 import numpy as np
 from dataclasses import replace
 from ..base import UsageError
@@ -148,19 +147,16 @@ def overlap(
 
 # %% ../../nbs/protocol/5_exposure.ipynb #06fe6a0e
 def agreement(
-        run,                   # with `model`, `config` and `seed`: what `mamex.trainer.fit` returns
+        run,                   # what `fit` returns
         features: Features,
         split: Split,
         part: str = "test",
         k: int = 10,
     ) -> dict[str, float]:     # "image/text" → mean Jaccard index, for each pair of modalities; empty with one
     "How far a model's lists from one modality are its lists from another."
-    items, names, scorers = split.pool(part), features.modalities, {}
+    items, names = split.pool(part), features.modalities
     items = items[features.mask[items].all(1)]
     if len(items) <= k or len(names) < 2: return {}
-    for m in names:
-        with torch.random.fork_rng(): model = run.config.build(only(features, m), split, run.seed)
-        model.load_state_dict(run.model.state_dict())
-        scorers[m] = model.eval().scorer()
+    scorers = {m: run.scorer(features.only(m)) for m in names}
     return {f"{a}/{b}": overlap(scorers[a], scorers[b], split, items, part, k)
             for n, a in enumerate(names) for b in names[n+1:]}

@@ -28,7 +28,7 @@ from ..model import Config, MAMEX
 from ..solved import draw_experts
 from ..trainer import Trainer, fit as train, preset, watch
 from ..rivals.floors import floors
-from .core import ANCHORS, Anchors, Recommender, embed, feature_rows, no_items
+from .core import ANCHORS, Anchors, Recommender, embed, feature_rows
 from .folding import FoldIn, LAMBDAS, choose_lambda, sums_of
 from .ranking import whole_number
 
@@ -80,10 +80,10 @@ def train_for(features, split, config, seed, device, epochs: int, progress=True)
     return t.model.eval()
 
 # %% ../../nbs/shop/5_fitting.ipynb #69da3d43
-def beside_floors(model, f: Features, split: Split,
+def beside_floors(run, f: Features, split: Split,
                   select_on: str) -> dict: # own, floors: name → mean; strongest; versus: diff, ci95
     "How the model and the floors rank the held-out items among themselves."
-    mine = evaluate(model.scorer(), split, "val", "own")[select_on]
+    mine = evaluate(run.scorer(), split, "val", "own")[select_on]
     said = {n: evaluate(score, split, "val", "own")[select_on] for n,
             (score, _) in floors(f, split, select_on, "own").items()}
     best = max(said, key=lambda n: said[n].mean())
@@ -183,9 +183,8 @@ def anchors_of(model, f: Features, split: Split, warm, seed) -> Anchors:
     rows = warm[draw_experts(feature_rows(f, warm), split, min(ANCHORS, model.config.n_experts if solved else ANCHORS),
                              seed)]
     if solved: return Anchors(rows)
-    z = torch.nn.functional.normalize(model.eval().set_items(feature_rows(f, rows))().z, dim=2).cpu().numpy()
-    model.set_items(no_items(model.widths))
-    return Anchors(rows, z)
+    z = model.eval()(model.catalogue(feature_rows(f, rows))).z
+    return Anchors(rows, torch.nn.functional.normalize(z, dim=2).cpu().numpy())
 
 # %% ../../nbs/shop/5_fitting.ipynb #084c4ff2
 @patch(cls_method=True)
@@ -197,10 +196,10 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     run = train(f, split, c, seed, device, progress=progress)
     solved = hasattr(c, "solve")
     if solved: c = run.model.config  # with the damping that was chosen
-    with torch.no_grad(): e = run.model().e.cpu().numpy()
+    e = run.items().e.cpu().numpy()
     users = run.model.users.detach().cpu().numpy()
     lams, best = choose_lambda(e, users, split, c), next(r for r in run.history if r["epoch"] == run.best_epoch)
-    lam, beside = max(LAMBDAS, key=lams.get), beside_floors(run.model, f, split, c.select_on)
+    lam, beside = max(LAMBDAS, key=lams.get), beside_floors(run, f, split, c.select_on)
     if refit: model = train_for(f, whole_split, c, seed, device, run.best_epoch + 1, progress)
     else: model = cls.adopt(run.model, e, split, lam)
     how = dict(held_out=split.rule, epochs=run.best_epoch + 1,

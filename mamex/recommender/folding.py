@@ -6,7 +6,7 @@
 __all__ = ['LAMBDAS', 'FoldIn', 'sums_of', 'choose_lambda', 'users_of', 'fold_in_test']
 
 # %% ../../nbs/shop/4_folding.ipynb #fe4f1217
-import torch, warnings
+import warnings
 import numpy as np, pandas as pd
 from dataclasses import replace as changed
 from fastcore.basics import patch
@@ -104,7 +104,7 @@ def choose_lambda(e, users, split: Split, config: Config) -> dict:  # λ → val
 # %% ../../nbs/shop/4_folding.ipynb #2b12e4eb
 def users_of(run) -> tuple:  # float32 [n_items, d] items, float32 [n_users, d] users
     "The vectors of a run."
-    with torch.no_grad(): return run.model().e.cpu().numpy(), run.model.users.detach().cpu().numpy()
+    return run.items().e.cpu().numpy(), run.model.users.detach().cpu().numpy()
 
 # %% ../../nbs/shop/4_folding.ipynb #86291d17
 def fold_in_test(ds: Dataset, features: Features,

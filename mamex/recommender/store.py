@@ -13,7 +13,7 @@ from pathlib import Path
 from scipy import sparse
 from ..base import UsageError, write_atomic
 from ..trainer import load_model
-from .core import Anchors, Recommender, missing, no_items
+from .core import Anchors, Recommender, missing
 
 # %% ../../nbs/shop/8_store.ipynb #0a11deeb
 FORMAT = 2       # of the folder that is written
@@ -103,7 +103,7 @@ def load(cls: Recommender, folder) -> Recommender:
     said = check_saved(folder)
     try:
         about, x = said["about"], safetensors.numpy.load_file(folder/"items.safetensors")
-        model = load_model(folder/"model.safetensors", no_items(about["widths"], about["encoder"]))
+        model = load_model(folder/"model.safetensors")
         items, users = (pd.read_parquet(folder/f"{n}.parquet") for n in ("items", "users"))
         n = len(items)
         beside = [k for k in ("carried", "near", "cosine") if k in x]  # a former version had none

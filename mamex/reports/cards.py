@@ -15,7 +15,7 @@ from ..base import project_root
 from ..datasets.core import Dataset
 from ..vectors.features import Features
 from ..protocol.splits import Split, split_card
-from ..model import Run
+from ..protocol.runs import Run
 
 # %% ../../nbs/reports/4_cards.ipynb #92b54b20
 def git_commit() -> str:

@@ -8,7 +8,7 @@ __all__ = ['use_style', 'plot_results', 'plot_curves', 'plot_effects']
 # %% ../../nbs/reports/5_figures.ipynb #dd7d2f95
 import matplotlib.pyplot as plt
 from ..protocol.intervals import clear
-from ..model import Run
+from ..protocol.runs import Run
 
 # %% ../../nbs/reports/5_figures.ipynb #d4e587e1
 def use_style():

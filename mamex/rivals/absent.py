@@ -43,7 +43,7 @@ class DropoutNet(Peer):
         self.from_content, self.from_factors = nn.Linear(self.content.shape[1], h), nn.Linear(d, h, bias=False)
         self.top = nn.Sequential(Norm(h), nn.Tanh(), nn.Linear(h, d))
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         unique, at = once(positives, negatives)
         items, u = torch.cat([positives, negatives]), self.f_user(self.p[users]).repeat(2, 1)
         keep = torch.rand(len(items), 1, device=u.device) >= self.config.dropout
@@ -115,7 +115,7 @@ class MetaEmbed(Peer):
     def judge(self, phi, users, labels):  # float [t, d], int64 [t, k], float [t, k]; returns float [t]
         return log_loss(phi, F.embedding(users, self.users).detach(), labels)
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         u, i, j = F.embedding(users, self.users), self.id(positives), self.id(negatives)
         base = F.softplus(-(u * i).sum(1)).mean() + F.softplus((u * j).sum(1)).mean()
         items = positives.unique()
@@ -151,7 +151,7 @@ class MTPR(Peer):
         self.ids = self.table(self.n_items)
         self.encoder = nn.Linear(self.content.shape[1], config.dim, bias=False)
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         unique, at = once(positives, negatives)
         code = self.encoder(self.content[unique])
         u, f = F.embedding(users, self.users), F.embedding(users, self.readers)

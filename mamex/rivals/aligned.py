@@ -53,7 +53,7 @@ class CLCRec(Peer):
         self.encoder = nn.Sequential(nn.Linear(self.content.shape[1], config.hidden), nn.LeakyReLU(),
                                      nn.Linear(config.hidden, config.dim))
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         c, others = self.config, negatives[:self.config.n_negatives]
         unique, at = once(positives, others)
         code = self.encoder(self.content[unique])
@@ -108,7 +108,7 @@ class GAR(Peer):
         self.generator = tower(self.content.shape[1], h, d, .1)
         self.of_user, self.of_item = tower(d, h, d, .5, True), tower(d, h, d, .5, True)
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         c, (who, (of,)), (unique, (i, j)) = self.config, once(users), once(positives, negatives)
         met, (at,) = once(positives)
         made, fake = self.generator(self.content[met]), asleep(self.generator, self.content[met]).detach()
@@ -174,7 +174,7 @@ class AlignRec(Peer):
     def encode(self, items):  # float [n, M, d]
         return torch.stack([f(x) for f, x in zip(self.encoders, self.content[items].split(self.widths, 1))], 1)
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         c, (unique, (at_i, at_j)) = self.config, once(positives, negatives)
         z, mask = self.encode(unique), self.mask[unique]
         code, v, u = mean_of(z, mask), self.id(unique), F.embedding(users, self.users)
@@ -226,7 +226,7 @@ class MILK(Peer):
     def encode(self, items):  # float [n, M, d]
         return torch.stack([f(x) for f, x in zip(self.encoders, self.content[items].split(self.widths, 1))], 1)
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         unique, at = once(positives, negatives)
         z, mask, u, M = self.encode(unique), self.mask[unique], F.embedding(users, self.users), len(self.widths)
         bpr, norms = [], []
@@ -261,7 +261,7 @@ class MLPConfig(PeerConfig):
 # %% ../../nbs/rivals/4_aligned.ipynb #2bb7ffef
 def weights_of_mamex(features: Features, dim: int) -> int:
     "The weights of released MAMEX of width `dim`, users aside."
-    with torch.random.fork_rng(): m = MAMEX(features, 1, Config(dim=dim))
+    with torch.random.fork_rng(): m = MAMEX({m: v.shape[1] for m, v in features.vectors.items()}, 1, Config(dim=dim))
     return sum(p.numel() for p in m.parameters()) - 2 * dim  # one user, and the prior
 
 # %% ../../nbs/rivals/4_aligned.ipynb #d6bfc542
@@ -279,7 +279,7 @@ class MLP(Peer):
     def encode(self):  # float [n_items, M, d]
         return torch.stack([f(x) for f, x in zip(self.encoders, self.content.split(self.widths, 1))], 1)
 
-    def losses(self, users, positives, negatives, warm, drop=None):
+    def losses(self, catalogue, users, positives, negatives, warm, drop=None):
         z = self.encode()
         e = mean_of(z, self.mask)
         u, i, j = F.embedding(users, self.users), F.embedding(positives, e), F.embedding(negatives, e)

@@ -8,14 +8,16 @@ __all__ = ['PeerConfig', 'contents', 'Peer', 'peer_of', 'once', 'Norm', 'tower',
 # %% ../../nbs/rivals/2_interface.ipynb #5040a919
 import torch
 import numpy as np, torch.nn.functional as F
+from copy import copy
 from dataclasses import dataclass
 from fastcore.basics import patch
 from torch import Tensor, nn
 from typing import ClassVar
 from ..base import UsageError
+from ..vectors.catalogue import Catalogue
 from ..vectors.features import Features
+from ..protocol.runs import check_fields, dot_scorer
 from ..protocol.splits import Split
-from ..model import check_fields
 
 # %% ../../nbs/rivals/2_interface.ipynb #1838acec
 @dataclass(frozen=True)
@@ -48,19 +50,14 @@ class PeerConfig:
         return self.model(features, split, self, seed)
 
 # %% ../../nbs/rivals/2_interface.ipynb #e67e2f6f
-def contents(features: Features, normalise: bool = True) -> list[Tensor]:  # one float [n_items, d of the modality] each
-    "The frozen vectors as the peers get them: what MAMEX gets, zero where absent."
-    out = []
-    for n, v in enumerate(features.vectors.values()):
-        h = torch.as_tensor(v, dtype=torch.float32)
-        if normalise: h = F.normalize(h)
-        nothing = torch.as_tensor(~features.mask[:, n:n+1]) | (h.abs() < 1e-20)  # subnormal products are slow
-        out.append(h.masked_fill(nothing, 0))
-    return out
+def contents(catalogue: Catalogue) -> Tensor:  # float [n_items, all widths]
+    "The frozen vectors side by side: what MAMEX gets, zero where absent."
+    return torch.cat(list(catalogue.take().vectors.values()), 1)
 
 # %% ../../nbs/rivals/2_interface.ipynb #2ccbfcf5
 class Peer(nn.Module):
-    "What all peers hold: the items' content, who is warm, and the ways to a total and to scores."
+    ("What all peers hold: the content of their items, who is warm, and the ways to a total, to scores and to a row of "
+     "the history. Half of their items have weights of their own, so a peer trains on the items that it was built for.")
     has_ids = True  # a warm item is more than its content
     def __init__(self, features: Features, split: Split, config: PeerConfig, seed: int = 0):
         super().__init__()
@@ -69,17 +66,20 @@ class Peer(nn.Module):
         self.config, self.modalities = config, features.modalities
         self.n_users, self.n_items = split.n_users, split.n_items
         self.widths = [v.shape[1] for v in features.vectors.values()]
-        data = dict(content=torch.cat(contents(features, config.normalise), 1),
-                    mask=features.mask.copy(),
-                    warm=np.isin(np.arange(split.n_items), split.train[:, 1]))
-        for k, x in data.items(): self.register_buffer(k, torch.as_tensor(x), persistent=False)  # not in checkpoints
+        catalogue, warm = Catalogue.of(features, config), np.isin(np.arange(split.n_items), split.train[:, 1])
+        for k, x in dict(content=contents(catalogue), mask=catalogue.has, warm=torch.as_tensor(warm)).items():
+            self.register_buffer(k, x, persistent=False)  # data: not in checkpoints
+
+    def catalogue(self, features: Features) -> Catalogue:
+        "The same items as it trained on, perhaps with less content."
+        return Catalogue.of(features, self.config, self.warm.device)
 
     def total(self, parts: dict[str, Tensor]) -> Tensor:
         "The sum of the terms, each times its `lambda_` setting or 1."
         lam = {k: getattr(self.config, f"lambda_{k}", 1.) for k in parts}
         return sum(l * parts[k] for k, l in lam.items() if l)
 
-    def diagnostics(self) -> dict[str, float]: return {}
+    def diagnostics(self, catalogue: Catalogue) -> dict[str, float]: return {}
 
     def table(self, rows: int): return nn.Parameter(torch.randn(rows, self.config.dim) * .1)  # as MAMEX's users
 
@@ -88,18 +88,23 @@ class Peer(nn.Module):
 
 # %% ../../nbs/rivals/2_interface.ipynb #4d5a598e
 @patch
-def scorer(self: Peer):  # (users int64 [n], items int64 [p]) → float32 [n, p]
-    "Scores of warm and cold items alike, dropout off; an item of which nothing is known gets the user's mean."
-    was = self.training
-    self.eval()
-    with torch.no_grad(): u, e = (x.cpu().numpy() for x in self.vectors())
+def over(self: Peer, catalogue: Catalogue) -> Peer:
+    "The same weights over the same items with this content; the peer itself stays as it is."
+    twin = copy(self)
+    twin._buffers = self._buffers | dict(content=contents(catalogue), mask=catalogue.has)
+    return twin
+
+@patch
+def scorer(self: Peer,
+           catalogue: Catalogue | None = None,  # None: what it trained on
+          ):  # (users int64 [n], items int64 [p]) → float32 [n, p]
+    ("Scores of warm and cold items alike, from `vectors()`, dropout off; "
+     "an item of which nothing is known gets the user's mean.")
+    me, was = self if catalogue is None else self.over(catalogue), self.training
+    me.eval()
+    with torch.no_grad(): users, items = me.vectors()
     self.train(was)
-    bare = ~(self.mask.any(1) | (self.warm & self.has_ids)).cpu().numpy()
-    def score(users, items):
-        s, unknown = u[users] @ e[items].T, bare[items]
-        if unknown.any(): s[:, unknown] = s[:, ~unknown].mean(1, keepdims=True) if not unknown.all() else 0.
-        return s
-    return score
+    return dot_scorer(users, items, ~(me.mask.any(1) | (me.warm & me.has_ids)))
 
 # %% ../../nbs/rivals/2_interface.ipynb #dd567f5f
 def peer_of(

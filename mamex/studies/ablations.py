@@ -53,7 +53,7 @@ def degrees(features: Features, split: Split, base: Config, modality: str, share
     jobs = {(s, aim): (scrambled(features, modality, s), replace(base, **c)) for s in shares for aim, c in AIMS.items()}
     jobs |= {(None, "the others alone"): (features.subset([m for m in features.modalities if m != modality]), base)}
     runs, _ = train_all(jobs, split, seeds, "cpu", checkpoints, progress)
-    row = lambda r: {f"{pool}": float(evaluate(r.model.scorer(), split, "test", pool)["ndcg@20"].mean()) for pool in ("joint", "own")} | (
+    row = lambda r: {f"{pool}": float(evaluate(r.scorer(), split, "test", pool)["ndcg@20"].mean()) for pool in ("joint", "own")} | (
         {"alpha": float(fusion_weights(r)[features.mask.all(1), r.model.modalities.index(modality)].mean())} if modality in r.model.modalities else {})
     return [dict(share=share, target=aim, seed=r.seed, **row(r)) for (share, aim), rs in runs.items() for r in rs]
 

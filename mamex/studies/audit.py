@@ -122,7 +122,7 @@ def trace(
     with progress_bar(1, "", False) as bar:
         while not done:
             done = t.advance(None, bar, None)
-            rows.append(dict(epoch=t.next_epoch - 1, **four_ways(t.model.scorer(), split)))
+            rows.append(dict(epoch=t.next_epoch - 1, **four_ways(t.model.scorer(t.catalogue), split)))
     if path: write_atomic(path, json.dumps(rows))
     return rows
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from ..vectors.features import Features
 from ..protocol.metrics import evaluate
 from ..protocol.splits import Split
-from ..model import Config, MAMEX, selected_by
+from ..protocol.runs import selected_by
+from ..model import Config, MAMEX
 from ..trainer import Trainer
 
 # %% ../../nbs/studies/authors.ipynb #360f5804
@@ -154,7 +155,7 @@ class Ours:
         t.split = few_users(self.split, most) if most else self.split
         return t.validate(t.next_epoch - 1, {})[selected_by(t.config)]
 
-    def items(self): return self.trainer.model.eval().scorer()
+    def items(self): return self.trainer.model.eval().scorer(self.trainer.catalogue)
     def rank(self, score, most: int | None = None):  # score: of `items`
         for pool in ("joint", "own"): evaluate(score, few_users(self.split, most), "val", pool)
 

@@ -126,7 +126,7 @@ def climb(rungs: list[Rung],
         seen = views if items is None else {k: v.rows(items) for k, v in views.items()}
         for r in rungs:
             run = fit(seen[r.view], split, config_of(r, way), n, device, checkpoints, progress=False)
-            out[r.name].append((evaluate(run.model.scorer(), split, "test", "own"), run.seconds))
+            out[r.name].append((evaluate(run.scorer(), split, "test", "own"), run.seconds))
     return out
 
 # %% ../../nbs/studies/best.ipynb #734ba121
@@ -213,7 +213,7 @@ def face_off(ds: Dataset,
             else: runs[name] = fit(views["each"], split, chosen[name], n, progress=False, **kw)
             say(f"split {n}: {name}, {runs[name].seconds:.0f} s")
         for name, (view, c) in mamex.items(): runs[name] = fit(views[view], split, c, n, progress=False, **kw)
-        for name, score in (lines | {k: r.model.scorer() for k, r in runs.items()}).items():
+        for name, score in (lines | {k: r.scorer() for k, r in runs.items()}).items():
             for part, (half, pool) in PARTS.items():
                 measured[part].setdefault(name, []).append(evaluate(score, split, half, pool))
         for k, r in runs.items(): seconds.setdefault(k, []).append(r.seconds)

@@ -13,7 +13,7 @@ from scipy import stats
 from ..datasets.core import Dataset, split_labels
 from ..vectors.features import Features
 from ..protocol.intervals import holm
-from ..model import Run
+from ..protocol.runs import Run
 
 # %% ../../nbs/studies/experts.ipynb #d11785f1
 def shares(run: Run, modality: str) -> pd.DataFrame:  # epochs × experts, rows sum to 1
@@ -59,7 +59,7 @@ def plot_entropy(runs: dict[str, Run]):
 def gates_of(run: Run, features: Features, modality: str) -> np.ndarray:  # float [n present, K]
     "Sparse gates of the items that have the modality."
     n = features.modalities.index(modality)
-    return run.model.eval()().gates[n].cpu().numpy()[features.mask[:, n]]
+    return run.items().gates[n].cpu().numpy()[features.mask[:, n]]
 
 # %% ../../nbs/studies/experts.ipynb #2d9ee588
 def pair_service(gates: np.ndarray) -> np.ndarray:  # gates: float [n, K]; returns float [K, K], symmetric, diagonal: alone or not, served at all

@@ -17,7 +17,7 @@ from ..vectors.features import Features
 from ..vectors.texts import clean_text
 from ..vectors.towers import decode_picture
 from ..protocol.splits import Split
-from ..model import Run
+from ..protocol.runs import Run
 from .experts import first_choice, gates_of, pair_service, routing_entropy
 
 # %% ../../nbs/studies/insight.ipynb #aa146689
@@ -144,7 +144,7 @@ INSIGHT_CAPTIONS = dict(
 @torch.no_grad()
 def fusion_weights(run: Run) -> np.ndarray:  # float [n_items, M]
     "α of every item under the trained model."
-    return run.model.eval()().alpha.cpu().numpy()
+    return run.items().alpha.cpu().numpy()
 
 # %% ../../nbs/studies/insight.ipynb #d3ab86c3
 def plot_alpha(run: Run, features: Features, split: Split):

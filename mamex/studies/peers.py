@@ -16,7 +16,7 @@ from ..protocol.exposure import agreement, beyond
 from ..protocol.intervals import versus
 from ..protocol.metrics import evaluate
 from ..protocol.splits import Split, make_split
-from ..model import Run
+from ..protocol.runs import Run
 from ..rivals.floors import extra_floors, floors, oracle_popularity, text_lengths
 from ..reports.files import Report
 from .lab import Lab, make_lab, read_dataset, read_vectors
@@ -52,7 +52,7 @@ def oracle_frame(split: Split, part: str, pool: str):  # per-user metrics
 
 def measure_all(lines: dict, runs: dict[str, list[Run]], split: Split) -> dict:
     "Closed forms, oracle and models on both halves and in both pools: part → {name → per-user frames, one a seed}."
-    models = {n: [r.model.scorer() for r in rs] for n, rs in runs.items()}
+    models = {n: [r.scorer() for r in rs] for n, rs in runs.items()}
     out = measure({n: [s] for n, s in lines.items()} | models, split)
     return {k: {"random": v["random"], ORACLE: [oracle_frame(split, *PARTS[k])]} | v for k, v in out.items()}
 
@@ -87,7 +87,7 @@ def costs(runs: dict[str, list[Run]], found: dict) -> dict:  # name → `cost_of
 def beyond_run(run: Run, features: Features, split: Split, part: str) -> dict:
     "`beyond` and `agreement` of a trained model."
     agreed = agreement(run, features, split, part)
-    return beyond(run.model.scorer(), split, part) | {f"agreement {k}": v for k, v in agreed.items()}
+    return beyond(run.scorer(), split, part) | {f"agreement {k}": v for k, v in agreed.items()}
 
 # %% ../../nbs/studies/peers.ipynb #ee26706f
 def beyond_all(lines: dict, runs: dict[str, list[Run]], features: Features, split: Split, part: str = "test") -> dict:

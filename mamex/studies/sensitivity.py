@@ -15,7 +15,8 @@ from pathlib import Path
 from ..base import UsageError, progress_bar
 from ..vectors.features import Features
 from ..protocol.splits import Split
-from ..model import Config, Run, selected_by
+from ..protocol.runs import Run, selected_by
+from ..model import Config
 from ..trainer import Diverged, fit, run_key
 from ..reports.cards import card_table
 from ..reports.words import effect_sentences, effect_table, markdown_table, short

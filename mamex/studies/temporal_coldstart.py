@@ -8,7 +8,7 @@ __all__ = ['MODELS', 'ABLATED', 'popularity_scorer', 'own_ridge', 'timely', 'tra
            'window_sizes', 'trained_in', 'one_at_a_time', 'by_chance', 'time_sentences', 'rows']
 
 # %% ../../nbs/studies/temporal_coldstart.ipynb #2d98284e
-import time, torch
+import time
 import numpy as np, pandas as pd
 from dataclasses import dataclass, field, replace
 from scipy.stats import kendalltau
@@ -17,8 +17,9 @@ from ..vectors.features import Features
 from ..protocol.intervals import summarise, versus
 from ..protocol.metrics import evaluate
 from ..protocol.splits import cold_split
+from ..protocol.runs import Run
 from ..protocol.windows import Window, cuts, launches, window
-from ..model import Config, Run
+from ..model import Config
 from ..trainer import fit
 from ..extensions.behaviour import (CF_GRID, CONTEXT, STEPS, Collaborative, Life, after_n, calibrate,
                                         tune_collaborative)
@@ -89,7 +90,7 @@ def train_timed(win: Window, cf: Collaborative, models: dict, base: Config, seed
         f = l.features() if l else win.features
         out[name] = [(fit(f, win.split, replace(base, **settings), s, device, checkpoints, False, life=l), l)
                      for s in seeds]
-        if l and l.behaviour and l.tuned: [calibrate(l, r.model) for r, _ in out[name]]
+        if l and l.behaviour and l.tuned: [calibrate(l, r) for r, _ in out[name]]
     return out
 
 # %% ../../nbs/studies/temporal_coldstart.ipynb #cef79408
@@ -112,9 +113,8 @@ def replay(
         out[n] = {m: [after_n(f, win, past)] * n_seeds for m, f in floors.items()}
         for m, runs in trained.items():
             for r, life in runs:
-                if life: life.after(r.model, n)
-                out[n].setdefault(m, []).append(after_n(r.model.scorer(), win, past))
-    for runs in trained.values(): [life.now(r.model) for r, life in runs if life]
+                then = life.at(r.catalogue, n) if life else None
+                out[n].setdefault(m, []).append(after_n(r.scorer(then), win, past))
     return out
 
 # %% ../../nbs/studies/temporal_coldstart.ipynb #85e24c9b
@@ -160,13 +160,9 @@ def alpha_rows(
     return rows
 
 # %% ../../nbs/studies/temporal_coldstart.ipynb #35fc48c1
-@torch.no_grad()
 def weights_after(run: Run, life: Life | None, n: int) -> np.ndarray:  # float32 [n_items, M]
     "α of every item after n interactions of each new one."
-    if life: life.after(run.model, n)
-    a = run.model.eval()().alpha.cpu().numpy()
-    if life: life.now(run.model)
-    return a
+    return run.items(life.at(run.catalogue, n) if life else None).alpha.cpu().numpy()
 
 # %% ../../nbs/studies/temporal_coldstart.ipynb #3a6579e0
 def followed(

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['CONTENT', 'PAST', 'LINES', 'TIME_CAPTIONS', 'FULL', 'plot_warmup', 'plot_alpha_n', 'plot_followed', 'plot_windows',
-           'window_rows', 'ranking_rows', 'plot_rankings', 'first_n', 'says_time', 'behind', 'says_why', 'interval',
-           'wide_table', 'warmup_table', 'tables', 'figures', 'figure_text', 'time_note', 'ablation_part', 'page']
+           'window_rows', 'ranking_rows', 'plot_rankings', 'first_n', 'says_time', 'behind', 'alone', 'says_why',
+           'interval', 'wide_table', 'warmup_table', 'tables', 'figures', 'figure_text', 'time_note', 'ablation_part',
+           'page']
 
 # %% ../../nbs/studies/temporal_page.ipynb #9a4733cb
-import torch
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
+from ..vectors.catalogue import BEHAVIOUR, Catalogue
 from ..protocol.intervals import summarise
 from ..protocol.windows import Window
 from ..extensions.behaviour import Collaborative, Life, after_n
@@ -155,14 +156,16 @@ def behind(
     ) -> dict:       # metric → mean of each
     "After n interactions: the model as it is, with α = 1 on behaviour, and the collaborative model."
     past, pairs, _ = Life(win, cf).so_far(n)
-    def score(run, life, whole):
-        kept = run.model.trust.clone()
-        if whole: run.model.trust[:] = torch.tensor([99., 0.])
-        life.after(run.model, n); out = after_n(run.model.scorer(), win, past)[metric].mean()
-        run.model.trust[:] = kept; life.now(run.model)
-        return out
-    return dict(n=n, collaborative=float(after_n(cf.scorer(pairs), win, past)[metric].mean()),
-                **{k: float(np.mean([score(r, life, k == "alone") for r, life in runs])) for k in ("model", "alone")})
+    ndcg = lambda score: float(after_n(score, win, past)[metric].mean())
+    then = [(run, life.at(run.catalogue, n)) for run, life in runs]
+    return dict(n=n, collaborative=ndcg(cf.scorer(pairs)), model=float(np.mean([ndcg(r.scorer(c)) for r, c in then])),
+                alone=float(np.mean([ndcg(r.scorer(alone(c))) for r, c in then])))
+
+def alone(catalogue: Catalogue) -> Catalogue:
+    "The same items, those that somebody has met as if they had nothing but behaviour."
+    drop = (catalogue.met > 0)[:, None].repeat(1, len(catalogue.vectors))
+    drop[:, [*catalogue.vectors].index(BEHAVIOUR)] = False
+    return catalogue.take(drop=drop)
 
 # %% ../../nbs/studies/temporal_page.ipynb #3471885b
 def says_why(x: dict) -> str:  # x: of `behind`

@@ -15,7 +15,8 @@ from ..vectors.features import Features
 from ..protocol.intervals import paired_interval, paired_test, summarise
 from ..protocol.metrics import evaluate
 from ..protocol.splits import Split, cold_split
-from ..model import Config, Run
+from ..protocol.runs import Run
+from ..model import Config
 from ..trainer import Diverged, fit
 
 # %% ../../nbs/studies/variants.ipynb #a0f8e683
@@ -99,7 +100,7 @@ def train_all(
 # %% ../../nbs/studies/variants.ipynb #6ae61b19
 def outcomes(runs: dict[str, list], split: Split) -> dict:  # part → {name → per-user frames, one a seed}
     "`measure` for runs."
-    return measure({name: [r.model.scorer() for r in rs] for name, rs in runs.items()}, split)
+    return measure({name: [r.scorer() for r in rs] for name, rs in runs.items()}, split)
 
 # %% ../../nbs/studies/variants.ipynb #b7f2526d
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
