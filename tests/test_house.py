@@ -89,7 +89,7 @@ STUDIES = sorted(p for n in ("best", "peers", "ablations", "sensitivity", "audit
 def test_study_pages_are_the_json(path):
     "Tables, sentences and all: the page is a function of the json."
     from mamex.studies import ablations, audit, best_page, missing_page, peers, sensitivity, speed, temporal_page
-    page = dict(best=best_page.best_page, peers=peers.peers_page, ablations=ablations.ablations_page, sensitivity=sensitivity.sensitivity_page, audit=audit.audit_page,
+    page = dict(best=best_page.best_page, peers=peers.peers_page, ablations=ablations.page, sensitivity=sensitivity.page, audit=audit.page,
                 missing_modality=missing_page.missing_page, temporal_coldstart=temporal_page.temporal_page, speed=speed.speed_page)[path.stem]
     text = path.with_suffix(".md").read_text()
     assert text == page(json.loads(path.read_text())).rstrip() + "\n"
