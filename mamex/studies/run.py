@@ -15,18 +15,19 @@ from ..rivals.floors import floors, text_lengths
 from ..reports.cards import card_table, unread_told
 from ..reports.figures import plot_curves, plot_results, quiet
 from ..reports.files import Report
+from ..reports.parameters import trained_preset
 from ..reports.words import BEATS, compare_table, markdown_table, paper_table, results_table, who_beats
 from .insight import alpha_by_warmth, gallery, plot_alpha, plot_experts
 from .lab import Lab, changes_to_recipe, plain_lab
 from .variants import compare, fit_seeds, measure, results
 
-# %% ../../nbs/studies/run.ipynb #5565fd8a
+# %% ../../nbs/studies/run.ipynb #861e1d9a
 def facts(lab: Lab) -> tuple:  # three frames
     "Dataset, split and vectors."
     counts = pd.DataFrame(lab.features.counts).T.fillna(0).astype(int).rename_axis(lab.features.encoder)
     return dataset_card(lab.dataset).set_index("what"), split_card(lab.split), counts
 
-# %% ../../nbs/studies/run.ipynb #6787260b
+# %% ../../nbs/studies/run.ipynb #3d9d0342
 def lab_of(p) -> Lab:
     "The usual laboratory, with the preset's own schedule in place of a recipe."
     return plain_lab(p).on(recipe=dict(epochs=p.epochs, patience=p.patience) | changes_to_recipe(p))
@@ -89,7 +90,7 @@ def verdict(diffs: dict,  # floor → difference
             "(95 % interval of the paired difference, over users alone). "
             f"The watch {'saw ' + ', '.join(alarms) if alarms else 'saw no failure signature'}.")
 
-# %% ../../nbs/studies/run.ipynb #444862ab
+# %% ../../nbs/studies/run.ipynb #f131d38d
 def page(report: Report) -> str:
     "`run.md`."
     (model, diffs), = report["compare"].items()
