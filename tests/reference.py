@@ -4,7 +4,8 @@
 """
 import sys
 from mamex.studies.clocks import material
-from mamex.studies.speed import race, race_sentences
+from mamex.studies.speed import race
+from mamex.studies.speed_page import race_sentences
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from dataclasses import replace
 import json
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
-from mamex.rivals.floors import (floors, presence_scorer, text_lengths, factorise, factors, interactions, LinearCF,
+from mamex.rivals.floors import (floors, presence_scorer, text_lengths, factorise, factors, LinearCF,
                                  oracle_popularity, random_scorer, tune_linear_cf)
 from mamex.base import UsageError
 from mamex.datasets.folders import load_dataset
@@ -14,8 +14,7 @@ from mamex.protocol.metrics import evaluate
 from mamex.model import Config
 from mamex.trainer import preset
 from mamex.rivals.aligned import environments
-from mamex.rivals.interface import EXTRA, PEERS
-from mamex.rivals.peers import SPACES, peer_config, suggest
+from mamex.rivals.peers import EXTRA, PEERS, SPACES, peer_config, suggest
 from mamex.protocol.splits import Split, cold_split
 from mamex.trainer import Trainer, fit, run_key, watch
 
@@ -75,7 +74,7 @@ def test_fits_a_tiny_set(name):
     if name == "gar": few |= dict(beta=.9)  # the ranker's weight on items not met: at .1 it learns to tell real from made, and little else
     t = Trainer(f, split, peer_config(name, dim=16, lr=1e-2, batch_size=64, **few))
     for _ in range(250): t.epoch()
-    score, met = t.model.scorer()(np.arange(split.n_users), split.warm_items), interactions(split).T.toarray()[:, split.warm_items] > 0
+    score, met = t.model.scorer()(np.arange(split.n_users), split.warm_items), split.matrix(dtype=bool).toarray()[:, split.warm_items]
     auc = np.mean([(row[hit][:, None] > row[~hit]).mean() for row, hit in zip(score, met)])
     assert auc > .97, auc
 
@@ -326,7 +325,7 @@ def test_factors_find_what_was_planted():
     p, q = factorise(pad, 2, reg=.1)
     s = p @ q.T
     assert s[gu[:, None] == gi].min() > s[gu[:, None] != gi].max()
-    known = interactions(pad).T.toarray() > 0
+    known = pad.matrix(dtype=bool).toarray()
     pop = known.sum(0)
     auc = lambda s: np.mean([(s[u, i] > s[u][~known[u]]).mean() for u, i in pairs[hide]])
     assert auc(s) > .65 > auc(np.broadcast_to(pop, s.shape))  # the other unmet items of the group are as good: .7 is all there is

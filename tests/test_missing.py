@@ -7,7 +7,7 @@ from mamex.vectors.features import Features
 from mamex.extensions.fills import WAYS, equip, way_config
 from mamex.extensions.losing import lose
 from mamex.studies.missing_modality import recommend
-from mamex.studies.missing_page import missing_page
+from mamex.studies.missing_page import page as missing_page
 from mamex.model import MAMEX
 from mamex.trainer import preset
 

@@ -1,11 +1,11 @@
 "The peers' study: what accuracy does not see, the search that survives a kill, Holm, the page, attributes, and the notebook end to end."
-import json, os, shutil
+import json, shutil
 from dataclasses import replace
 import numpy as np, pandas as pd, papermill as pm, pytest
 from hypothesis import given, settings, strategies as st
 from conftest import ROOT
 from mamex.rivals.peers import SPACES
-from mamex.studies import claims, overview, peers
+from mamex.studies import claims, overview, peers, peers_page, search
 from mamex.vectors.attributes import attribute_features, multi_hot, truncated_svd
 from mamex.protocol.exposure import (agreement, bands, beyond, cold_popularity, gini, jaccard, jensen_shannon,
                                      overlap, top_k)
@@ -100,7 +100,7 @@ def test_no_measure_of_a_broken_model(toy):
 
 def test_modalities_that_say_the_same_agree(toy):
     ds, f, split = toy
-    run = fit(f, split, peers.defaults("milk", peers.schedule(split, epochs=2, eval_every=1)), progress=False)
+    run = fit(f, split, search.defaults("milk", search.schedule(split, epochs=2, eval_every=1)), progress=False)
     before = run.model.scorer()(np.arange(3), split.cold_items)
     got = agreement(run, f, split)
     assert 0 < got["image/text"] < 1
@@ -122,7 +122,7 @@ def test_attributes_become_a_modality(toy):
     ds.items.loc[2, "attributes"] = ds.items.loc[1, "attributes"]
     b = attribute_features(ds).vectors["attributes"]
     assert np.allclose(b[1], b[2], atol=1e-5) and (twins or not np.allclose(a[1], a[2], atol=1e-3))
-    fit(f, cold_split(ds), peers.defaults("mamex", peers.schedule(cold_split(ds), epochs=1, eval_every=1)), progress=False)  # items without anything and all
+    fit(f, cold_split(ds), search.defaults("mamex", search.schedule(cold_split(ds), epochs=1, eval_every=1)), progress=False)  # items without anything and all
 
 
 def test_attributes_do_not_look_at_interactions(toy):
@@ -160,39 +160,39 @@ def test_holm_lies_between_p_and_bonferroni(p):
 
 def test_a_killed_search_goes_on_as_if_nothing_had_been(toy, tmp_path):
     ds, f, split = toy
-    base = peers.defaults("clcrec", peers.schedule(split, epochs=2, eval_every=1))
+    base = search.defaults("clcrec", search.schedule(split, epochs=2, eval_every=1))
     class Kill(Exception): pass
     def kill(): raise Kill
     facts = lambda trials: [(t["number"], t["settings"], t["value"], t["state"]) for t in trials]
-    whole = peers.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "a")
+    whole = search.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "a")
     for n in range(1, 4):  # killed after each of the first three trials
-        with pytest.raises(Kill): peers.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b", each=kill)
-    assert facts(peers.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b")) == facts(whole)
+        with pytest.raises(Kill): search.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b", each=kill)
+    assert facts(search.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b")) == facts(whole)
     assert len({json.dumps(t["settings"]) for t in whole}) == 7 and whole[0]["settings"] == {}
-    assert facts(peers.tune("clcrec", f, split, base, 4, 1e6, tmp_path / "a")) == facts(whole[:4])  # fewer are a part of more
-    other = peers.tune("clcrec", f, split, base, 2, 1e6, tmp_path / "a", seed=1)
+    assert facts(search.tune("clcrec", f, split, base, 4, 1e6, tmp_path / "a")) == facts(whole[:4])  # fewer are a part of more
+    other = search.tune("clcrec", f, split, base, 2, 1e6, tmp_path / "a", seed=1)
     assert other[1]["settings"] != whole[1]["settings"]
 
 
 def test_cap_and_failures_are_counted(toy, tmp_path):
     ds, f, split = toy
-    way = peers.schedule(split, epochs=2, eval_every=1)
-    cut = peers.tune("mtpr", f, split, peers.defaults("mtpr", way), 5, 1e-6, tmp_path)
+    way = search.schedule(split, epochs=2, eval_every=1)
+    cut = search.tune("mtpr", f, split, search.defaults("mtpr", way), 5, 1e-6, tmp_path)
     assert [t["state"] for t in cut] == ["cut"] and cut[0]["value"] > 0
-    wild = peers.search_all(["milk"], f, split, way | dict(lr=1e30), 1, 99, tmp_path, progress=False)
+    wild = search.search_all(["milk"], f, split, way | dict(lr=1e30), 1, 99, tmp_path, progress=False)
     assert wild["milk"]["best"] is None and wild["milk"]["trials"][0]["state"] == "failed"
-    row = peers.search_table(wild).loc["milk"]
+    row = peers_page.search_table(wild).loc["milk"]
     assert row["failed"] == 1 and row["chosen"] == "nothing: every trial failed"
     assert "milk" not in peers.finalists(wild | {"mamex": wild["milk"]}, way)
 
 
-@pytest.mark.parametrize("name", peers.contenders())
+@pytest.mark.parametrize("name", search.contenders())
 def test_every_model_can_be_asked_and_built(toy, name):
     ds, f, split = toy
-    base, past = peers.defaults(name, peers.schedule(split)), [dict(settings={}, value=.1)]
+    base, past = search.defaults(name, search.schedule(split)), [dict(settings={}, value=.1)]
     for n in range(6):
-        s = peers.ask(name, base, past)
-        assert set(s) == set(SPACES[name]) and peers.holds(SPACES[name], replace(base, **s))
+        s = search.ask(name, base, past)
+        assert set(s) == set(SPACES[name]) and search.holds(SPACES[name], replace(base, **s))
         past.append(dict(settings=s, value=.1 + n / 100))
 
 
@@ -211,10 +211,8 @@ def test_a_floor_stands_against_every_seed():
 def report(tmp_path_factory):
     "Two models, two trials, few epochs, two seeds: the whole notebook."
     out = tmp_path_factory.mktemp("peers")
-    was = os.environ.pop("IN_TEST", None)  # the parameters given here are short enough
-    try: pm.execute_notebook(ROOT / "nbs" / "peers.ipynb", out / "peers.ipynb", dict(models=["clcrec"], trials=2, cap_s=60, epochs=2, eval_every=1, seeds="0,1", out=str(out), device="cpu"), progress_bar=False, cwd=str(ROOT / "nbs"))
-    finally:
-        if was is not None: os.environ["IN_TEST"] = was
+    few = dict(models=["clcrec"], trials=2, cap_s=60, epochs=2, eval_every=1, seeds="0,1", out=str(out), device="cpu")
+    pm.execute_notebook(ROOT / "nbs" / "peers.ipynb", out / "peers.ipynb", few, progress_bar=False, cwd=str(ROOT / "nbs"))
     return out, json.loads((out / "peers.json").read_text())
 
 
@@ -233,11 +231,11 @@ def test_notebook_end_to_end(report):
 
 def test_page_is_a_function_of_the_json(report):
     out, r = report
-    assert (out / "peers.md").read_text() == peers.peers_page(r).rstrip() + "\n"
+    assert (out / "peers.md").read_text() == peers.page(r).rstrip() + "\n"
     changed = json.loads(json.dumps(r)); changed["test"]["clcrec"]["ndcg@10"]["mean"] = .9876
-    assert ".9876" in peers.peers_page(changed) and ".9876" not in peers.peers_page(r)
+    assert ".9876" in peers.page(changed) and ".9876" not in peers.page(r)
     sport = json.loads(json.dumps(r)); sport["card"]["dataset"]["name"] = "sport"
-    assert "not comparable" in peers.peers_page(sport) and "not comparable" not in peers.peers_page(r)
+    assert "not comparable" in peers.page(sport) and "not comparable" not in peers.page(r)
 
 
 def test_claim_and_figure_over_datasets(report, tmp_path):
@@ -253,7 +251,7 @@ def test_claim_and_figure_over_datasets(report, tmp_path):
 
 @pytest.mark.parametrize("bad", [0, -1, "long", None, True, float("nan"), float("inf")])
 def test_budgets_are_numbers_above_zero(bad):
-    with pytest.raises(UsageError, match="above 0"): peers.positive(bad)
+    with pytest.raises(UsageError, match="above 0"): search.positive(bad)
 
 
 @pytest.mark.parametrize("bad, sentence", [(dict(model=["milk"]), "unknown parameter 'model'"), (dict(models=["mlik"]), "did you mean 'milk'")])

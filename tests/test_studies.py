@@ -3,7 +3,7 @@ import json
 from dataclasses import asdict, replace
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
-from mamex.studies import ablations, audit, best, best_page, claims, peers, sensitivity
+from mamex.studies import ablations, audit, best, best_page, claims, peers, peers_page, sensitivity
 from mamex.adapters import DESIGNS, Adapters
 from mamex.base import UsageError
 from mamex.datasets.folders import load_dataset
@@ -102,7 +102,7 @@ def test_print_is_as_quoted():
     "The transcription: Table 1's last rows and Table 3, and what follows from them."
     t = audit.contradictions()
     assert t.holds.tolist() == [True, True, True, False, False, False, False]
-    assert peers.TABLE1["sport"]["MAMEX"] == (.0776, .1152, .0470, .0574) and audit.TABLE3["MAMEX"]["sport"] == (.0688, .1810)
+    assert peers_page.TABLE1["sport"]["MAMEX"] == (.0776, .1152, .0470, .0574) and audit.TABLE3["MAMEX"]["sport"] == (.0688, .1810)
     assert all(int(n.split()[-1]) > 50 for n in t.numbers[[4, 6]])
 
 

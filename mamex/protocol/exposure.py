@@ -21,7 +21,8 @@ def top_k(
         seed: int = 0,       # of the permutation that breaks ties
     ) -> np.ndarray:         # int64 [n_users, k], columns of `scores`, best first
     "The k best of each row."
-    if not np.isfinite(scores).all(): raise UsageError("scores hold NaN or infinity; a model that diverged cannot be ranked")
+    if not np.isfinite(scores).all():
+        raise UsageError("scores hold NaN or infinity; a model that diverged cannot be ranked")
     by_order = np.argsort(np.random.default_rng(seed).permutation(scores.shape[1]))
     s, rows = np.array(scores[:, by_order], dtype=float), np.arange(len(scores))
     out = np.empty((len(s), min(k, s.shape[1])), np.int64)
@@ -38,7 +39,7 @@ def lists(
         pool: str = "joint",   # "joint" (the paper) or "own"
         k: int = 10,
         chunk: int = 4096,     # users scored at a time
-    ):                         # yields users int64 [b] and their lists int64 [b, k], positions in `split.pool(part, pool)`
+    ):  # yields users int64 [b] and their lists int64 [b, k], positions in `split.pool(part, pool)`
     "The top-k lists of the users with interactions in `part`, block by block."
     if k < 1: raise UsageError(f"k is {k}; a list holds at least 1 item")
     items, users = split.pool(part, pool), np.unique(getattr(split, part)[:, 0])
@@ -98,8 +99,8 @@ def beyond(
     ) -> dict[str, float]:     # coverage, gini, novelty (bits), popularity_lift, miscalibration (bits)
     "What the top-k lists of a model do to the items, and how far they are from what users really met."
     items, pairs = split.pool(part, pool), getattr(split, part)
-    pop = cold_popularity(split)[items]
-    seen, band, n = np.zeros(len(items), np.int64), bands(pop), len(np.unique(np.concatenate([split.val, split.test])[:, 0]))
+    pop, n = cold_popularity(split)[items], len(np.unique(np.concatenate([split.val, split.test])[:, 0]))
+    seen, band = np.zeros(len(items), np.int64), bands(pop)
     met = pairs[np.argsort(pairs[:, 0], kind="stable")]
     at, total = np.searchsorted(items, met[:, 1]), np.zeros(4)  # users, popularity shown, popularity met, divergence
     for users, top in lists(score, split, part, pool, k, chunk):
@@ -107,7 +108,8 @@ def beyond(
         a, b = np.searchsorted(met[:, 0], [users[0], users[-1] + 1])
         row, own = np.searchsorted(users, met[a:b, 0]), at[a:b]
         took = np.bincount(row, pop[own]) / np.bincount(row)
-        apart = jensen_shannon(band_shares(np.repeat(np.arange(len(users)), top.shape[1]), band[top].ravel(), len(users)), band_shares(row, band[own], len(users)))
+        shown = band_shares(np.repeat(np.arange(len(users)), top.shape[1]), band[top].ravel(), len(users))
+        apart = jensen_shannon(shown, band_shares(row, band[own], len(users)))
         total += len(users), pop[top].mean(1).sum(), took.sum(), apart.sum()
     bits = -np.log2(np.maximum(pop, 1) / n)
     return dict(coverage=float((seen > 0).mean()), gini=gini(seen), novelty=float(seen @ bits / seen.sum()),
@@ -120,7 +122,8 @@ def only(
     ) -> Features:
     "The same items as if they had nothing but one modality."
     mask = features.mask & (np.array(features.modalities) == modality)
-    return replace(features, vectors={m: np.where(mask[:, [n]], v, np.float32(0)) for n, (m, v) in enumerate(features.vectors.items())}, mask=mask)
+    kept = {m: np.where(mask[:, [n]], v, np.float32(0)) for n, (m, v) in enumerate(features.vectors.items())}
+    return replace(features, vectors=kept, mask=mask)
 
 # %% ../../nbs/protocol/5_exposure.ipynb #66b5b918
 def jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # int64 [n, k] each, no item twice in a row; float [n]
@@ -129,7 +132,14 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # int64 [n, k] each, n
     return both / (a.shape[1] + b.shape[1] - both)
 
 # %% ../../nbs/protocol/5_exposure.ipynb #fce19fc4
-def overlap(first, second, split: Split, items: np.ndarray, part: str = "test", k: int = 10, chunk: int = 4096) -> float:
+def overlap(
+        first, second,        # score functions
+        split: Split,
+        items: np.ndarray,    # int64 [p], the candidates
+        part: str = "test",
+        k: int = 10,
+        chunk: int = 4096,    # users scored at a time
+    ) -> float:
     "Mean Jaccard index over users of the top-k lists of two score functions among `items`."
     users, total = np.unique(getattr(split, part)[:, 0]), 0.
     for a in range(0, len(users), chunk):

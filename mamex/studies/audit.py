@@ -26,7 +26,7 @@ from ..reports.figures import plot_effects, quiet
 from ..reports.files import Report
 from ..reports.words import effect_sentences, effect_table, markdown_table, signed
 from .lab import Lab
-from .peers import TABLE1
+from .peers_page import TABLE1
 from .variants import (METRICS, PARTS, changes, effects, outcomes, pool_effect, results, spent,
                                     variants)
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Callable
 from ..base import write_atomic
 from ..protocol.intervals import mean_ci, sign
-from ..rivals.interface import PEERS
+from ..rivals.peers import PEERS
 from ..reports.files import reports_root
 from ..reports.words import BEATS, says, markdown_table, results_table, signed, subject, who_beats
 from .best_page import headline
 from .overview import overview_table, write_overview
-from .peers import told, who_wins
+from .peers_page import told, who_wins
 from .run import verdict
 
 # %% ../../nbs/studies/claims.ipynb #5f4df212

@@ -89,7 +89,7 @@ class Study(AttrDict):
     def shorten(self, **most: int):
         "With `quick`: cuts lists to so many values, and numbers to at most so much."
         for k, n in most.items() if self.get("quick") else ():
-            self[k] = self[k][:n] if isinstance(self[k], (list, tuple)) else min(self[k], n)
+            if k in self: self[k] = self[k][:n] if isinstance(self[k], (list, tuple)) else min(self[k], n)
 
     def card(self,
              runs: list,          # the reference model's, one a seed
