@@ -100,8 +100,7 @@ STUDIES = sorted(p for n in ("best", "peers", "ablations", "sensitivity", "audit
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_study_pages_are_the_json(path):
     "Tables, sentences and all: the page is a function of the json."
-    study = importlib.import_module(f"mamex.studies.{path.stem}")
-    page = getattr(study, "page", None) or getattr(study, f"{path.stem}_page")
+    page = importlib.import_module(f"mamex.studies.{path.stem}").page
     text = path.with_suffix(".md").read_text()
     assert text == page(json.loads(path.read_text())).rstrip() + "\n"
     for png in re.findall(r"\]\((\S+\.png)\)", text): assert (path.parent / png).stat().st_size > 2000

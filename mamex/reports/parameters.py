@@ -129,9 +129,10 @@ def trained_preset(v: str) -> str:
                          "papermill nbs/best.ipynb compares it with all others")
     return v
 
-# %% ../../nbs/reports/1_parameters.ipynb #7a2188ef
-COMMON = dict(dataset=str, encoder=str, preset=str, seeds=parse_seeds, device=check_device, out=str, k_core=int,
-              text_columns=check_columns, long_text=check_long_text, settings=dict, quick=bool)
+# %% ../../nbs/reports/1_parameters.ipynb #1e54ac41
+COMMON = dict(dataset=str, encoder=str, preset=str, device=check_device, out=str, k_core=int, settings=dict, quick=bool,
+              text_columns=check_columns, long_text=check_long_text,
+              **dict.fromkeys(("seeds", "cold_seeds", "sweep_seeds"), parse_seeds))
 
 def declared(namespace: dict,  # the notebook's globals(), after a cell such as `seeds: list = [0, 1]`
             ) -> dict:         # name → type

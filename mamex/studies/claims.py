@@ -13,13 +13,12 @@ import json
 import numpy as np, pandas as pd
 from dataclasses import dataclass
 from pathlib import Path
-from scipy import stats
 from typing import Callable
 from ..base import write_atomic
-from ..protocol.intervals import clear
+from ..protocol.intervals import mean_ci, sign
 from ..rivals.peers import PEERS
 from ..reports.files import reports_root
-from ..reports.words import markdown_table, results_table, says, subject
+from ..reports.words import BEATS, says, markdown_table, results_table, signed, subject, who_beats
 from .best_page import headline
 from .overview import overview_table, write_overview
 from .peers_page import told, who_wins
@@ -45,14 +44,14 @@ def effect(report, name: str) -> dict | None:  # {"diff", "ci95"}; None: the rep
 # %% ../../nbs/studies/claims.ipynb #e7d5f622
 def by_effect(
         name: str,      # a variant in the report's effects
-        sign: int = -1, # the claim says that the variant is worse (-1) or better (1) than the full model
+        side: int = -1, # the claim says that the variant is worse (-1) or better (1) than the full model
     ) -> Callable:
     "Judge by the paired difference in test NDCG@20, joint pool."
     def judge(report):
         if effect(report, name) is None and name not in report["failed"]: return OPEN, f"`{name}` was not trained"
         if name in report["failed"]: return OPEN, f"`{name}` ends in a loss that is not a number"
         d = effect(report, name)
-        return {sign: HOLDS, -sign: FAILS, 0: OPEN}[clear(d)], f"{subject(name)} {says(d, 'NDCG@20')}"
+        return {side: HOLDS, -side: FAILS, 0: OPEN}[sign(d)], f"{subject(name)} {says(d, 'NDCG@20')}"
     return judge
 
 # %% ../../nbs/studies/claims.ipynb #53fe0198
@@ -68,9 +67,9 @@ def joined(judges: list) -> Callable:
 def beats_floors(report) -> tuple:
     "The model against every floor of `run.json`."
     (model, diffs), = report["compare"].items()
-    lost, won = ([n for n, d in diffs.items() if clear(d) == s] for s in (-1, 1))
-    words = "; ".join(f"{w} {', '.join(f'`{n}`' for n in ns)}" for w, ns in (("loses to", lost), ("beats", won)) if ns)
-    return (FAILS if lost else HOLDS if len(won) == len(diffs) else OPEN,
+    signs = set(map(sign, diffs.values()))
+    words = who_beats(diffs, {s: BEATS[s] for s in (-1, 1)})
+    return (FAILS if -1 in signs else HOLDS if signs <= {1} else OPEN,
             f"`{model}` {words or 'cannot be told apart from any floor'}")
 
 # %% ../../nbs/studies/claims.ipynb #5ee7be01
@@ -78,11 +77,10 @@ def beats_peers(report) -> tuple:
     "MAMEX, tuned as its peers were, against each of the seven; it holds only if all seven were there."
     name = "mamex/tuned" if "mamex/tuned" in report["compare"] else "mamex/released"
     diffs = {n: d for n, d in report["compare"].get(name, {}).items() if n in PEERS}
-    by = {s: [f"`{n}`" for n, d in diffs.items() if told(d) == s] for s in (-1, 1, 0)}
-    words = "; ".join(f"{w} {', '.join(by[s])}"
-                      for s, w in ((-1, "loses to"), (1, "beats"), (0, "cannot be told apart from")) if by[s])
+    signs = [told(d) for d in diffs.values()]
+    words = who_beats(diffs, {s: BEATS[s] for s in (-1, 1, 0)}, told)
     missing = len(PEERS) - len(diffs)
-    verdict = FAILS if by[-1] else HOLDS if len(by[1]) == len(PEERS) else OPEN
+    verdict = FAILS if -1 in signs else HOLDS if signs.count(1) == len(PEERS) else OPEN
     return verdict, (f"`{name}` {words or 'met no peer'}"
                      + (f"; {missing} of the seven were not trained" if missing else ""))
 
@@ -92,9 +90,8 @@ def one_above_other(report) -> tuple:
     a, b = (effect(report, f"{m} alone") for m in ("text", "image"))
     if not (a and b): return OPEN, "the dataset lacks one of the two modalities"
     ahead = a["ci95"][0] > b["ci95"][1], b["ci95"][0] > a["ci95"][1]
-    words = (f"against all together, text alone {a['diff']:+.4f} [{a['ci95'][0]:+.4f}, {a['ci95'][1]:+.4f}], "
-             f"image alone {b['diff']:+.4f} [{b['ci95'][0]:+.4f}, {b['ci95'][1]:+.4f}]")
-    return HOLDS if ahead[0] else FAILS if ahead[1] else OPEN, words
+    return (HOLDS if ahead[0] else FAILS if ahead[1] else OPEN,
+            f"against all together, text alone {signed(a)}, image alone {signed(b)}")
 
 # %% ../../nbs/studies/claims.ipynb #7481a40a
 def never_collapses(what: str, variant: str) -> Callable:  # what: a key of insight["least"]
@@ -133,7 +130,7 @@ def same_as_code(report) -> tuple:
     "Print and released code come to the same."
     if "mamex/paper" in report["failed"]: return FAILS, report["failed"]["mamex/paper"]
     d = report["effects"]["mamex/paper"]["ndcg@20"]
-    return FAILS if clear(d) else OPEN, f"the printed settings instead of the released ones: {says(d, 'NDCG@20')}"
+    return FAILS if sign(d) else OPEN, f"the printed settings instead of the released ones: {says(d, 'NDCG@20')}"
 
 # %% ../../nbs/studies/claims.ipynb #19abc3f7
 def selects_well(report) -> tuple:
@@ -148,7 +145,7 @@ def selects_well(report) -> tuple:
 def tuning_matters(report) -> tuple:
     "The search's choice against the base, on test."
     d = report["effects"]["best of the search"]["ndcg@10"]
-    return ({1: HOLDS, -1: FAILS, 0: OPEN}[clear(d)],
+    return ({1: HOLDS, -1: FAILS, 0: OPEN}[sign(d)],
             f"the choice of {len(report['search']['trials'])} trials {says(d, 'NDCG@10')}")
 
 # %% ../../nbs/studies/claims.ipynb #ed50aea8
@@ -163,21 +160,18 @@ def lives_without(report) -> tuple:
             out.append((r["pattern"], r["own"] - alone[min(left), r["seed"]]))
     if not out: return OPEN, "the dataset has one modality"
     parts = {m: np.array([d for p, d in out if p == m]) for m in dict(out)}
-    ci = {m: (d.mean(),
-              *(d.mean() + np.array([-1, 1]) * stats.t.ppf(.975, len(d) - 1) * d.std(ddof=1) / len(d)**.5))
-          for m, d in parts.items() if len(d) > 1}
-    words = "; ".join(f"without any {m} {a:+.4f} [{lo:+.4f}, {hi:+.4f}] NDCG@20 against the model trained on the rest"
-                      for m, (a, lo, hi) in ci.items())
-    return (OPEN if not ci else
-            FAILS if any(hi < 0 for _, _, hi in ci.values()) else
-            HOLDS if all(lo > 0 for _, lo, _ in ci.values()) else OPEN), words
+    ci = {m: mean_ci(d) for m, d in parts.items() if len(d) > 1}
+    words = "; ".join(f"without any {m} {signed(d)} NDCG@20 against the model trained on the rest"
+                      for m, d in ci.items())
+    signs = set(map(sign, ci.values()))
+    return (OPEN if not ci else FAILS if -1 in signs else HOLDS if signs == {1} else OPEN), words
 
 # %% ../../nbs/studies/claims.ipynb #3f22995c
 def on_day_one(model: str) -> Callable:
     "A model against the static one before anyone has met the new items."
     def judge(report):
         d = next(r for r in report["warmup"] if r["n"] == 0 and r["model"] == model)["vs mamex/static"]
-        return {1: HOLDS, -1: FAILS, 0: OPEN}[clear(d)], f"`{model}` on the first day {says(d, 'NDCG@20')}"
+        return {1: HOLDS, -1: FAILS, 0: OPEN}[sign(d)], f"`{model}` on the first day {says(d, 'NDCG@20')}"
     return judge
 
 # %% ../../nbs/studies/claims.ipynb #43ff8f16
@@ -189,7 +183,7 @@ def follows(report) -> tuple:
     words = (f"against the static model {first['diff']:+.4f} on the first day, "
              f"{last['diff']:+.4f} after {rows[-1]['n']}; "
              f"against the collaborative one {end['diff']:+.4f} after {rows[-1]['n']}")
-    return (FAILS if -1 in (clear(first), clear(last), clear(end)) else HOLDS if clear(last) > 0 else OPEN), words
+    return (FAILS if -1 in map(sign, (first, last, end)) else HOLDS if sign(last) > 0 else OPEN), words
 
 # %% ../../nbs/studies/claims.ipynb #bfe9799f
 CLAIMS = [

@@ -31,11 +31,13 @@ def routing_entropy(p) -> np.ndarray:  # p: float [..., K], rows sum to 1
 def plot_expert_heat(runs: dict[str, Run]):
     "Heat map of the routing weight: experts over epochs, one row a run, one column a modality, one colour scale."
     names = next(iter(runs.values())).model.modalities
-    fig, axs = plt.subplots(len(runs), len(names), figsize=(3.9 * len(names), 1.6 * len(runs) + .5), squeeze=False, layout="constrained")
+    size = (3.9 * len(names), 1.6 * len(runs) + .5)
+    fig, axs = plt.subplots(len(runs), len(names), figsize=size, squeeze=False, layout="constrained")
     for line, (title, r) in zip(axs, runs.items()):
         for ax, m in zip(line, names):
             s = shares(r, m)
-            im = ax.imshow(s.T, aspect="auto", vmin=0, vmax=1, cmap="cividis", extent=(-.5, s.index[-1] + .5, s.shape[1] - .5, -.5), interpolation="nearest")
+            im = ax.imshow(s.T, aspect="auto", vmin=0, vmax=1, cmap="cividis", interpolation="nearest",
+                           extent=(-.5, s.index[-1] + .5, s.shape[1] - .5, -.5))
             ax.set(title=f"{title}: {m}", yticks=range(s.shape[1])); ax.grid(False)
         line[0].set_ylabel("expert")
     for ax in axs[-1]: ax.set_xlabel("epoch")
@@ -62,7 +64,8 @@ def gates_of(run: Run, features: Features, modality: str) -> np.ndarray:  # floa
     return run.items().gates[n].cpu().numpy()[features.mask[:, n]]
 
 # %% ../../nbs/studies/experts.ipynb #2d9ee588
-def pair_service(gates: np.ndarray) -> np.ndarray:  # gates: float [n, K]; returns float [K, K], symmetric, diagonal: alone or not, served at all
+def pair_service(gates: np.ndarray,  # float [n, K]
+                ) -> np.ndarray:     # float [K, K], symmetric; diagonal: served at all, alone or not
     "Share of the items that both experts of a pair serve."
     on = (gates > 0).astype(float)
     return on.T @ on / max(1, len(on))
@@ -76,32 +79,43 @@ def first_choice(gates: np.ndarray) -> np.ndarray:  # float [K], sums to 1
 def plot_pairs(run: Run, features: Features):
     "Upper row: share of the items that each pair of experts serves. Lower row: share that each expert serves first."
     names = features.modalities
-    fig, axs = plt.subplots(2, len(names), figsize=(3.1 * len(names), 4), height_ratios=(2.4, 1), squeeze=False, layout="constrained")
+    fig, axs = plt.subplots(2, len(names), figsize=(3.1 * len(names), 4), height_ratios=(2.4, 1), squeeze=False,
+                            layout="constrained")
     for (top, low), m in zip(axs.T, names):
-        g = gates_of(run, features, m); p = pair_service(g); K = len(p)
-        np.fill_diagonal(p, np.nan); top.imshow(p, cmap="Blues", vmin=0)
+        g = gates_of(run, features, m)
+        p = pair_service(g)
+        K, dark = len(p), .6 * np.nanmax(np.where(np.eye(len(p)), np.nan, p))
+        np.fill_diagonal(p, np.nan)
+        top.imshow(p, cmap="Blues", vmin=0)
         for (y, x), v in np.ndenumerate(p):
-            if y != x: top.text(x, y, f"{v:.2f}".lstrip("0"), ha="center", va="center", fontsize=8, color="w" if v > .6 * np.nanmax(p) else "k")
-        top.set(title=f"{m}: served by both", xticks=range(K), yticks=range(K), xlabel="expert", ylabel="expert"); top.grid(False)
-        low.bar(range(K), first_choice(g)); low.axhline(1 / K, color=".5", lw=.8, ls="--"); low.set(xticks=range(K), xlabel="expert", ylabel="first choice")
+            if y == x: continue
+            top.text(x, y, f"{v:.2f}".lstrip("0"), ha="center", va="center", fontsize=8, color="w" if v > dark else "k")
+        top.set(title=f"{m}: served by both", xticks=range(K), yticks=range(K), xlabel="expert", ylabel="expert")
+        top.grid(False)
+        low.bar(range(K), first_choice(g)); low.axhline(1 / K, color=".5", lw=.8, ls="--")
+        low.set(xticks=range(K), xlabel="expert", ylabel="first choice")
     return fig
 
 # %% ../../nbs/studies/experts.ipynb #a4f87be0
 def item_labels(ds: Dataset, min_items: int = 20) -> pd.DataFrame:  # bool [n_items, L]
-    "What is known about the items: planted traits, genres or categories; labels of fewer than `min_items` items are left out."
+    ("What is known about the items: planted traits, genres or categories; "
+     "labels of fewer than `min_items` items are left out.")
     if ds.truth is not None:
         t = ds.truth.reset_index(drop=True)
-        out = pd.concat([pd.get_dummies(t[c], prefix=c, prefix_sep="=").astype(bool) for c in t if t[c].nunique() < 20], axis=1)
+        each = [pd.get_dummies(t[c], prefix=c, prefix_sep="=").astype(bool) for c in t if t[c].nunique() < 20]
+        out = pd.concat(each, axis=1)
     else:
         col = next((c for c in ("genres", "categories", "category") if c in ds.items), None)
         if col is None: return pd.DataFrame(index=range(ds.n_items))
         each = split_labels(ds.items[col])
-        out = pd.DataFrame({l: [l in e for e in each] for l in sorted({x for e in each for x in e})}, index=range(ds.n_items))
+        names = sorted({x for e in each for x in e})
+        out = pd.DataFrame({l: [l in e for e in each] for l in names}, index=range(ds.n_items))
     return out.loc[:, out.sum() >= min_items]
 
 # %% ../../nbs/studies/experts.ipynb #b7fb00a2
 def specialisation(run: Run, features: Features, labels: pd.DataFrame) -> pd.DataFrame:
-    "One row a modality, expert and label: items served first with the label, expected, lift, p (upper tail), p after Holm; smallest p first."
+    ("One row a modality, expert and label: items served first with the label, expected, lift, p (upper tail), "
+     "p after Holm; smallest p first.")
     rows = []
     for m in features.modalities:
         first = gates_of(run, features, m).argmax(1)
@@ -109,22 +123,31 @@ def specialisation(run: Run, features: Features, labels: pd.DataFrame) -> pd.Dat
         for k in range(run.config.n_experts):
             mine = first == k
             for l in has:
-                y = has[l].to_numpy(); n, seen = len(y), int((y & mine).sum())
-                rows.append(dict(modality=m, expert=k, label=l, items=seen, expected=mine.sum() * y.mean(), p=float(stats.hypergeom.sf(seen - 1, n, y.sum(), mine.sum()))))
+                y = has[l].to_numpy()
+                n, seen = len(y), int((y & mine).sum())
+                p = float(stats.hypergeom.sf(seen - 1, n, y.sum(), mine.sum()))
+                rows.append(dict(modality=m, expert=k, label=l, items=seen, expected=mine.sum() * y.mean(), p=p))
     if not rows: return pd.DataFrame()
     d = pd.DataFrame(rows); d["lift"] = d["items"] / d["expected"].clip(lower=1e-9)
     return d.assign(p_holm=holm(d.p.to_numpy())).sort_values("p", kind="stable", ignore_index=True)
 
 # %% ../../nbs/studies/experts.ipynb #c788388a
 def plot_specialisation(special: pd.DataFrame, top: int = 12):
-    "Heat map of the lift of the most telling labels, experts by labels, one panel a modality; a dot where p after Holm is below .05."
+    ("Heat map of the lift of the most telling labels, experts by labels, one panel a modality; "
+     "a dot where p after Holm is below .05.")
     names = list(dict.fromkeys(special.sort_values(["modality"], kind="stable").modality))
-    fig, axs = plt.subplots(1, len(names), figsize=(3.9 * len(names), .24 * top + 1.1), squeeze=False, layout="constrained")
+    size = (3.9 * len(names), .24 * top + 1.1)
+    fig, axs = plt.subplots(1, len(names), figsize=size, squeeze=False, layout="constrained")
     for ax, m in zip(axs[0], names):
-        d = special[special.modality == m]; best = list(dict.fromkeys(d.label))[:top]
-        lift = d.pivot(index="label", columns="expert", values="lift").loc[best]; sure = d.pivot(index="label", columns="expert", values="p_holm").loc[best] < .05
+        d = special[special.modality == m]
+        best = list(dict.fromkeys(d.label))[:top]
+        lift, p = (d.pivot(index="label", columns="expert", values=v).loc[best] for v in ("lift", "p_holm"))
+        sure = p < .05
         im = ax.imshow(np.log2(lift.clip(.25, 4)), cmap="PuOr", vmin=-2, vmax=2, aspect="auto")
         for y, x in zip(*np.nonzero(sure.to_numpy())): ax.plot(x, y, "k.", ms=5)
-        ax.set(title=f"Experts of {m}", xticks=range(lift.shape[1]), yticks=range(len(best)), yticklabels=best, xlabel="expert"); ax.grid(False)
-    fig.colorbar(im, ax=axs, label="lift over chance", ticks=(-2, -1, 0, 1, 2)).ax.set_yticklabels(["≤ ¼", "½", "1", "2", "≥ 4"])
+        ax.set(title=f"Experts of {m}", xticks=range(lift.shape[1]), yticks=range(len(best)), yticklabels=best,
+               xlabel="expert")
+        ax.grid(False)
+    bar = fig.colorbar(im, ax=axs, label="lift over chance", ticks=(-2, -1, 0, 1, 2))
+    bar.ax.set_yticklabels(["≤ ¼", "½", "1", "2", "≥ 4"])
     return fig

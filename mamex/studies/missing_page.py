@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['COLOURS', 'MISSING_CAPTIONS', 'EXPOSURE_COLUMNS', 'ONE_MODALITY', 'SHARED', 'CURVES', 'frame', 'by_way',
            'draw_curves', 'draw_references', 'curve_title', 'plot_missing', 'draw_pooled', 'plot_pooled', 'draw_ranges',
-           'plot_exposure', 'mean_alpha', 'plot_alpha_lost', 'plot_real', 'figures', 'curve_table', 'interval',
-           'nearest_rate', 'effects_at', 'exposure_table', 'alpha_table', 'real_table', 'real_note',
-           'exposure_sentence', 'tables', 'figure_text', 'training_part', 'exposure_part', 'page']
+           'plot_exposure', 'mean_alpha', 'plot_alpha_lost', 'plot_real', 'figures', 'curve_table', 'nearest_rate',
+           'effects_at', 'exposure_table', 'alpha_table', 'real_table', 'real_note', 'exposure_sentence', 'tables',
+           'figure_text', 'training_part', 'exposure_part', 'page']
 
 # %% ../../nbs/studies/missing_page.ipynb #0b76137b
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
-from ..protocol.intervals import clear
+from ..protocol.intervals import sign
 from ..extensions.fills import WAYS
-from ..reports.cards import card_table
-from ..reports.words import markdown_table, short
+from ..reports.cards import card_table, study_note
+from ..reports.figures import forest, quiet
+from ..reports.words import markdown_table, short, signed
 from .missing_verdict import label
-from .sensitivity import study_note
 
 # %% ../../nbs/studies/missing_page.ipynb #7c0b4b41
 COLOURS = dict(zip(WAYS, ("C7", "C5", "C1", "C2", "C0", "C3")))
@@ -100,14 +100,11 @@ def plot_missing(report: dict, training: str = "complete"):
 # %% ../../nbs/studies/missing_page.ipynb #02634a63
 def draw_pooled(ax, rows: list[dict], names: list[str]):
     "A difference and its interval a way; filled where the interval leaves out zero."
-    for r in rows:
-        y, col = names.index(label(r["way"], r["dropout"])), COLOURS[r["way"]]
-        ax.plot(r["ci95"], [y, y], color=col, lw=2)
-        ax.plot(r["diff"], y, "o", color=col, mfc=col if clear(r) else "w")
-    ax.axvline(0, color=".4", lw=.8, ls="--")
-    ax.set(xlabel="NDCG@20 minus masked", yticks=range(len(names)), yticklabels=names)
+    forest(ax, {label(r["way"], r["dropout"]): r for r in rows}, names,
+           colour=lambda n, r: COLOURS[r["way"]], hollow=lambda n, r: not sign(r))
+    ax.set_xlabel("NDCG@20 minus masked")
 
-# %% ../../nbs/studies/missing_page.ipynb #a7b930ef
+# %% ../../nbs/studies/missing_page.ipynb #49500431
 def plot_pooled(report: dict):
     "Forest plot of the pooled effects; a colour a way, a panel a sort of training."
     d = frame(report["pooled"])
@@ -119,7 +116,7 @@ def plot_pooled(report: dict):
     for ax, (t, g) in zip(axs[0], groups):
         draw_pooled(ax, g.to_dict("records"), names)
         if len(groups) > 1: ax.set_title(f"training {t}")
-    axs[0, 0].invert_yaxis(); fig.tight_layout()
+    fig.tight_layout()
     return fig
 
 # %% ../../nbs/studies/missing_page.ipynb #2fa3d0b7
@@ -183,7 +180,7 @@ def plot_real(report: dict):
     axs[0].invert_yaxis(); fig.tight_layout()
     return fig
 
-# %% ../../nbs/studies/missing_page.ipynb #1407b974
+# %% ../../nbs/studies/missing_page.ipynb #69c54acb
 def figures(report: dict) -> dict:  # name → figure, those that there are numbers for
     "The figures of the report."
     some = {r["training"] for r in report["curves"] if r["pattern"] != "none"}
@@ -194,8 +191,7 @@ def figures(report: dict) -> dict:  # name → figure, those that there are numb
                 alpha=(report["exposure"], plot_alpha_lost),
                 real=(report["real"], plot_real))
     out = {n: plot(report) for n, (there, plot) in draw.items() if there}
-    for fig in out.values(): plt.close(fig)  # a notebook shows it where its text speaks of it
-    return out
+    return quiet(out)
 
 # %% ../../nbs/studies/missing_page.ipynb #495f083b
 def curve_table(report: dict, pattern: str, training: str = "complete") -> pd.DataFrame:
@@ -206,18 +202,13 @@ def curve_table(report: dict, pattern: str, training: str = "complete") -> pd.Da
     g = g.set_axis([label(*k) for k in g.index]).map(lambda x: short(x) if np.isfinite(x) else "")
     return g.rename(columns="{:.0%}".format).rename_axis("way").rename_axis(None, axis=1)
 
-# %% ../../nbs/studies/missing_page.ipynb #b5fcfc31
-def interval(d: dict) -> str:  # d: {"diff", "ci95"}
-    "A difference and its interval."
-    return f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
-
 # %% ../../nbs/studies/missing_page.ipynb #105b1b1a
 def nearest_rate(report: dict, training: str) -> float:
     "The rate next to one half."
     rates = (r["rate"] for r in report["effects"] if r["training"] == training and r["rate"])
     return min(rates, key=lambda x: abs(x - .5))
 
-# %% ../../nbs/studies/missing_page.ipynb #a9361afa
+# %% ../../nbs/studies/missing_page.ipynb #3d4cb6c0
 def effects_at(report: dict, training: str = "complete") -> pd.DataFrame:
     "Differences to the masked gate at the rate next to one half: a row a way, a column a pattern."
     rate, out = nearest_rate(report, training), {}
@@ -225,7 +216,7 @@ def effects_at(report: dict, training: str = "complete") -> pd.DataFrame:
         none = r["pattern"] == "none" and training == "complete"
         if r["training"] != training or not (r["rate"] == rate or none): continue
         row = out.setdefault(label(r["way"], r["dropout"]), {})
-        row["nothing lost" if r["pattern"] == "none" else r["pattern"]] = interval(r)
+        row["nothing lost" if r["pattern"] == "none" else r["pattern"]] = signed(r)
     return pd.DataFrame(out).T.rename_axis("way")
 
 # %% ../../nbs/studies/missing_page.ipynb #97bc43a0
@@ -253,7 +244,7 @@ def alpha_table(report: dict) -> pd.DataFrame:
 def real_table(report: dict) -> pd.DataFrame:
     "The items that really lack something: NDCG@20 of either kind, difference to the mask, exposure."
     real, rows = report["real"], {}
-    against = {(label(r["way"], r["dropout"]), r["relevant"]): interval(r) for r in real["effects"]}
+    against = {(label(r["way"], r["dropout"]), r["relevant"]): signed(r) for r in real["effects"]}
     for k, x in by_way(real["rows"]):
         n = label(*k)
         rows[n] = {"items with everything": short(x["own_complete"].mean()),

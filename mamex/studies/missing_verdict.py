@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BASE', 'label', 'pooled_all', 'recommend', 'fairest']
 
-# %% ../../nbs/studies/missing_verdict.ipynb #3ed48447
+# %% ../../nbs/studies/missing_verdict.ipynb #badaddee
 import pandas as pd
-from ..protocol.intervals import clear
+from ..protocol.intervals import sign
 from ..reports.words import says
 
 # %% ../../nbs/studies/missing_verdict.ipynb #51118010
@@ -22,15 +22,15 @@ def pooled_all(report: dict) -> list[dict]:
     "Differences to the mask over the losses that every way went through."
     return [r for r in report["pooled"] if r["training"] == "all"]
 
-# %% ../../nbs/studies/missing_verdict.ipynb #f93df42f
+# %% ../../nbs/studies/missing_verdict.ipynb #c06019c8
 def recommend(
         report: dict,  # effects and pooled; exposure, where something was lost
     ) -> dict:         # way, dropout, diff, ci95, text
     "Which way should be the default, from the json."
     intact = {(r["way"], r["dropout"]): r for r in report["effects"] if r["pattern"] == "none"}
     lossy, every = any(r["rate"] > 0 for r in report["effects"]), pooled_all(report)
-    free = lambda r: not lossy or clear(intact[r["way"], r["dropout"]]) >= 0
-    allowed = [r for r in every if clear(r) > 0 and free(r)]
+    free = lambda r: not lossy or sign(intact[r["way"], r["dropout"]]) >= 0
+    allowed = [r for r in every if sign(r) > 0 and free(r)]
     where = f"{max((r['conditions'] for r in every), default=0)} losses" if lossy else "the items as they are"
     if not allowed: return fairest(report, intact, where)
     best = max(allowed, key=lambda r: r["diff"])
@@ -41,15 +41,15 @@ def recommend(
     overlap = f" Its interval overlaps with that of {', '.join(near)}." if near else ""
     return {k: best[k] for k in ("way", "dropout", "diff", "ci95")} | dict(text=f"{text}.{overlap}")
 
-# %% ../../nbs/studies/missing_verdict.ipynb #55953a18
+# %% ../../nbs/studies/missing_verdict.ipynb #9338fc1e
 def fairest(
         report: dict,
         intact: dict,  # (way, dropout) → difference to the mask where nothing is lost
         where: str,    # over what the ways were compared
     ) -> dict:         # as `recommend`
     "The way to take where none is shown to rank better."
-    shown = lambda k: k in intact and clear(intact[k]) >= 0  # not to be worse
-    even = {(r["way"], r["dropout"]): r for r in pooled_all(report) if clear(r) == 0}
+    shown = lambda k: k in intact and sign(intact[k]) >= 0  # not to be worse
+    even = {(r["way"], r["dropout"]): r for r in pooled_all(report) if sign(r) == 0}
     equal = {k: r for k, r in even.items() if shown(k)}
     text = (f"Over {where}, no way is shown to rank better in NDCG@20 "
             "than the masked gate without modality dropout")

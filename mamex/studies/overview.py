@@ -13,7 +13,7 @@ from ..base import UsageError
 from ..rivals.peers import EXTRA, PEERS
 from ..reports.files import reports_root, save_figure
 from ..reports.words import short
-from .peers_page import forest, told
+from .peers_page import draw_duels, told
 
 # %% ../../nbs/studies/overview.ipynb #6666382c
 def over_datasets(root: Path, model: str = "mamex/tuned") -> dict:  # dataset → `duels`
@@ -34,7 +34,7 @@ def in_order(
     seen = list(dict.fromkeys(names))
     return [n for n in seen if n not in trained] + [n for n in trained if n in seen]
 
-# %% ../../nbs/studies/overview.ipynb #bab746fd
+# %% ../../nbs/studies/overview.ipynb #cf874efa
 def plot_over_datasets(root: Path, model: str = "mamex/tuned"):
     "One panel a dataset, the same rows in all."
     if not (sets := over_datasets(root, model)):
@@ -44,7 +44,7 @@ def plot_over_datasets(root: Path, model: str = "mamex/tuned"):
     size = 2.2 + 2.1 * len(sets), .26 * len(names) + 1
     fig, axs = plt.subplots(1, len(sets), figsize=size, sharey=True, squeeze=False)
     for ax, (name, vs) in zip(axs[0], sets.items()):
-        forest(ax, vs, names); ax.set_title(name); ax.xaxis.set_major_locator(plt.MaxNLocator(4))
+        draw_duels(ax, vs, names); ax.set_title(name); ax.xaxis.set_major_locator(plt.MaxNLocator(4))
     fig.supxlabel(f"test NDCG@10 of {model} minus that of the other, joint pool", fontsize=9); fig.tight_layout()
     return fig
 

@@ -5,33 +5,31 @@
 # %% auto #0
 __all__ = ['TABLE1', 'PEERS_CAPTIONS', 'SAME_CHOICE', 'CUT', 'COSTS', 'told', 'who_wins', 'duel_table', 'table_of',
            'settings_text', 'search_table', 'space_text', 'space_table', 'cost_table', 'beyond_table', 'printed_table',
-           'forest', 'plot_duels', 'subject_of', 'figures', 'tables', 'peers_note', 'same_choice', 'duel_section',
+           'draw_duels', 'plot_duels', 'subject_of', 'figures', 'tables', 'peers_note', 'same_choice', 'duel_section',
            'verdict_part', 'ranking_part', 'search_part', 'page']
 
-# %% ../../nbs/studies/peers_page.ipynb #3718d55e
+# %% ../../nbs/studies/peers_page.ipynb #46c5a09f
 import matplotlib.pyplot as plt, pandas as pd
-from ..protocol.intervals import clear
+from ..protocol.intervals import sign
 from ..reports.cards import card_table
-from ..reports.words import markdown_table, results_table, short
+from ..reports.figures import forest, quiet
+from ..reports.words import markdown_table, results_table, short, signed, who_beats
 from .variants import METRICS
 
-# %% ../../nbs/studies/peers_page.ipynb #6e2295a5
+# %% ../../nbs/studies/peers_page.ipynb #31510883
 def told(
         d: dict,  # of `duels`
         level: float = .05,
     ) -> int:     # -1, 0 or 1
     "The sign of a difference that can be told."
-    return clear(d) if d["p_holm"] < level else 0
+    return sign(d) if d["p_holm"] < level else 0
 
-# %% ../../nbs/studies/peers_page.ipynb #c8dc9f71
+# %% ../../nbs/studies/peers_page.ipynb #bbddeaed
 def who_wins(vs: dict, model: str, where: str = "in the joint pool") -> str:
     "The verdicts as a sentence."
-    names = {s: ", ".join(f"`{n}`" for n, d in vs.items() if told(d) == s) for s in (1, -1, 0)}
-    words = {1: "ranks better than", -1: "ranks worse than", 0: "cannot be told apart from"}
-    parts = [f"{w} {names[s]}" for s, w in words.items() if names[s]]
-    return f"On test NDCG@10 {where}, `{model}` {'; '.join(parts)}."
+    return f"On test NDCG@10 {where}, `{model}` {who_beats(vs, by=told)}."
 
-# %% ../../nbs/studies/peers_page.ipynb #d90efc9c
+# %% ../../nbs/studies/peers_page.ipynb #26af47b3
 def duel_table(
         vs: dict,  # of `duels`
         metric: str = "ndcg@10",
@@ -39,7 +37,7 @@ def duel_table(
     ) -> pd.DataFrame:
     "One row a comparison, with a verdict."
     word = {1: "better", -1: "worse", 0: "cannot be told apart"}
-    columns = {f"difference in {metric}": lambda d: f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]",
+    columns = {f"difference in {metric}": signed,
                "p": lambda d: f"{d['p']:.4f}",
                "p, Holm": lambda d: f"{d['p_holm']:.4f}",
                "d_z": lambda d: f"{d['dz']:+.2f}",
@@ -140,25 +138,16 @@ def printed_table(
         rows += [row(f"{p}, printed", v), row(f"{ours[p]}, here", [here[m]["mean"] for m in METRICS])]
     return pd.DataFrame(rows).set_index("model") if rows else None
 
-# %% ../../nbs/studies/peers_page.ipynb #33f159c9
-def forest(
-        ax,
-        vs: dict,          # of `duels`
-        names: list[str],  # rows, top to bottom; those that `vs` lacks stay empty
-    ):
+# %% ../../nbs/studies/peers_page.ipynb #b73b60e9
+def draw_duels(ax, vs: dict, names: list[str]):
     "Differences with their intervals; orange where the difference is told."
-    for y, n in enumerate(names):
-        if n not in vs: continue
-        d = vs[n]; col = "C1" if told(d) else "C0"
-        ax.plot(d["ci95"], [y, y], color=col, lw=2); ax.plot(d["diff"], y, "o", color=col, ms=4)
-    ax.axvline(0, color=".4", lw=.8, ls="--")
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5))
+    forest(ax, vs, names, colour=lambda n, d: "C1" if told(d) else "C0", size=4)
 
-# %% ../../nbs/studies/peers_page.ipynb #0aa6e3e2
+# %% ../../nbs/studies/peers_page.ipynb #257c1ea7
 def plot_duels(vs: dict, model: str = "mamex/tuned"):
     "Forest plot of one dataset."
     fig, ax = plt.subplots(figsize=(6.4, .26 * len(vs) + .9))
-    forest(ax, vs, list(vs))
+    draw_duels(ax, vs, list(vs))
     ax.set_xlabel(f"test NDCG@10 of {model} minus that of the other, joint pool"); fig.tight_layout()
     return fig
 
@@ -167,13 +156,11 @@ def subject_of(report: dict) -> str:
     "The model that the page is about: MAMEX as tuned, or as released where its search failed."
     return "mamex/tuned" if "mamex/tuned" in report["compare"] else "mamex/released"
 
-# %% ../../nbs/studies/peers_page.ipynb #10f7feb7
+# %% ../../nbs/studies/peers_page.ipynb #373e936d
 def figures(report: dict) -> dict:  # name → figure
     "The figures of the report."
     model = subject_of(report)
-    fig = plot_duels(report["compare"][model], model)
-    plt.close(fig)  # a notebook shows it where its text speaks of it
-    return dict(duels=fig)
+    return quiet(dict(duels=plot_duels(report["compare"][model], model)))
 
 # %% ../../nbs/studies/peers_page.ipynb #ecf1f071
 def tables(report: dict) -> dict:  # name → table

@@ -8,11 +8,12 @@ __all__ = ['SPEED_CAPTIONS', 'LARGE_COLUMNS', 'RATES', 'ceiling', 'race_sentence
            'growth_table', 'table_of_rows', 'tables', 'fits_table', 'to_best_table', 'quality_part', 'extra_tables',
            'speed_note', 'growth_part', 'large_part', 'page', 'fast_row', 'fast_sentence', 'fast_part']
 
-# %% ../../nbs/studies/speed_page.ipynb #4a2bd398
+# %% ../../nbs/studies/speed_page.ipynb #84435587
 import matplotlib.pyplot as plt, pandas as pd
 from matplotlib.ticker import LogLocator
 from ..reports.cards import card_table
-from ..reports.words import markdown_table
+from ..reports.figures import quiet
+from ..reports.words import markdown_table, signed
 from .clocks import AUTHORS, HALF, OURS, exponents
 
 # %% ../../nbs/studies/speed_page.ipynb #298005a0
@@ -102,12 +103,11 @@ def plot_growth(rows: list[dict]):
     axs[0, 0].legend(fontsize=6); fig.tight_layout()
     return fig
 
-# %% ../../nbs/studies/speed_page.ipynb #ac82d1ef
+# %% ../../nbs/studies/speed_page.ipynb #56906cb7
 def figures(report: dict) -> dict:  # name → figure
     "The figures of the report."
     out = dict(race=plot_race(report["race"]), growth=plot_growth(report["growth"]))
-    for fig in out.values(): plt.close(fig)  # a notebook shows it where its text speaks of it
-    return out
+    return quiet(out)
 
 # %% ../../nbs/studies/speed_page.ipynb #0fc97934
 def span(s: dict, digits: int = 2) -> str:  # s: of `spread`
@@ -185,14 +185,13 @@ def to_best_table(to_best: dict) -> str:  # way → of `time_to_best`
                                            "s until it stopped": lambda x: f"{x[1]['seconds']:.1f}",
                                            "stopped by": lambda x: x[1]["stopped"]})
 
-# %% ../../nbs/studies/speed_page.ipynb #402a09df
+# %% ../../nbs/studies/speed_page.ipynb #efdde1f5
 def quality_part(q: dict) -> list[str]:  # seeds, epochs, effect
     "What the changed sums do to the ranking."
-    f = lambda s: f"{s['diff']:+.4f} [{s['ci95'][0]:+.4f}, {s['ci95'][1]:+.4f}]"
     return ["## What the changed sums do to quality",
             f"Test, own pool, selected in the own pool, {q['seeds']} seeds, {q['epochs']} epochs: "
             "each minus `released`, paired by user and seed.",
-            markdown_table(pd.DataFrame([{"way": n} | {m: f(s) for m, s in e.items()}
+            markdown_table(pd.DataFrame([{"way": n} | {m: signed(s) for m, s in e.items()}
                                          for n, e in q["effect"].items()]))]
 
 # %% ../../nbs/studies/speed_page.ipynb #864d814e

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['CONTENT', 'PAST', 'LINES', 'TIME_CAPTIONS', 'FULL', 'plot_warmup', 'plot_alpha_n', 'plot_followed', 'plot_windows',
            'window_rows', 'ranking_rows', 'plot_rankings', 'first_n', 'says_time', 'behind', 'alone', 'says_why',
-           'interval', 'wide_table', 'warmup_table', 'tables', 'figures', 'figure_text', 'time_note', 'ablation_part',
-           'page']
+           'wide_table', 'warmup_table', 'tables', 'figures', 'figure_text', 'time_note', 'ablation_part', 'page']
 
 # %% ../../nbs/studies/temporal_page.ipynb #9a4733cb
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -15,8 +14,8 @@ from ..protocol.intervals import summarise
 from ..protocol.windows import Window
 from ..extensions.behaviour import Collaborative, Life, after_n
 from ..reports.cards import card_table
-from ..reports.figures import plot_effects
-from ..reports.words import effect_sentences, markdown_table
+from ..reports.figures import plot_effects, quiet
+from ..reports.words import effect_sentences, markdown_table, signed
 
 # %% ../../nbs/studies/temporal_page.ipynb #94d5eb51
 CONTENT, PAST = "mamex/static", "collaborative"
@@ -132,15 +131,14 @@ def says_time(rows: list[dict], model: str = "mamex/behaviour") -> list[str]:
     "What the warm-up shows of a model against the static and the collaborative one."
     by = [r for r in rows if r["model"] == model]; past = [r for r in rows if r["model"] == PAST]
     d0 = next(r for r in by if r["n"] == 0)[f"vs {CONTENT}"]
-    gap = f"({d0['diff']:+.4f} [{d0['ci95'][0]:+.4f}, {d0['ci95'][1]:+.4f}] NDCG@20)"
+    gap = f"({signed(d0)} NDCG@20)"
     out = [f"On the first day `{model}` is "
            f"{'better than' if d0['ci95'][0] > 0 else 'worse than' if d0['ci95'][1] < 0 else 'not told apart from'} "
            f"the static model {gap}."]
     low, end = [r["n"] for r in by if r[f"vs {PAST}"]["ci95"][1] < 0], by[-1][f"vs {PAST}"]
     out.append((f"It is shown to be worse than the collaborative model at n = {', '.join(map(str, low))}" if low else
                 "It is nowhere shown to be worse than the collaborative model")
-               + f"; at n = {by[-1]['n']} the difference is {end['diff']:+.4f} "
-                 f"[{end['ci95'][0]:+.4f}, {end['ci95'][1]:+.4f}].")
+               + f"; at n = {by[-1]['n']} the difference is {signed(end)}.")
     n = first_n(past, lambda r: r[f"vs {CONTENT}"]["ci95"][0] > 0)
     return out + ["The collaborative model overtakes the static one "
                   f"{f'from n = {n} on' if n is not None else 'nowhere that these data can show'} "
@@ -193,11 +191,6 @@ TIME_CAPTIONS = dict(
     ablation="What each change costs `mamex/behaviour+time` on the first day (n = 0). "
              "Orange: the interval leaves out zero.")
 
-# %% ../../nbs/studies/temporal_page.ipynb #5535961c
-def interval(d: dict) -> str:  # d: {"diff", "ci95"}
-    "A difference and its interval."
-    return f"{d['diff']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
-
 # %% ../../nbs/studies/temporal_page.ipynb #c86d22ee
 def wide_table(rows: list[dict], column: str) -> pd.DataFrame:
     "Means and intervals: a row a model, a column a window or n."
@@ -205,10 +198,10 @@ def wide_table(rows: list[dict], column: str) -> pd.DataFrame:
     table = pd.DataFrame(rows).assign(x=cells).pivot(index="model", columns=column, values="x")
     return table.reindex(list(dict.fromkeys(r["model"] for r in rows))).fillna("")
 
-# %% ../../nbs/studies/temporal_page.ipynb #fc08e40b
+# %% ../../nbs/studies/temporal_page.ipynb #dce5f7e7
 def warmup_table(rows: list[dict]) -> pd.DataFrame:
     "Each of MAMEX against the static and the collaborative model."
-    vs = lambda r, other: interval(r[f"vs {other}"]) if f"vs {other}" in r else ""
+    vs = lambda r, other: signed(r[f"vs {other}"]) if f"vs {other}" in r else ""
     columns = {"model": lambda r: r["model"],
                "n": lambda r: r["n"],
                "minus the static model": lambda r: vs(r, CONTENT),
@@ -226,15 +219,14 @@ def tables(report: dict) -> dict:  # name → table
 # %% ../../nbs/studies/temporal_page.ipynb #d0843326
 FULL = "mamex/behaviour+time"  # what the ablations change one thing of
 
-# %% ../../nbs/studies/temporal_page.ipynb #db3e50e5
+# %% ../../nbs/studies/temporal_page.ipynb #659e44b5
 def figures(report: dict) -> dict:  # name → figure
     "The figures of the report."
     out = dict(windows=plot_windows(report["windows"]), warmup=plot_warmup(report["warmup"]),
                alpha=plot_alpha_n(report["alpha"]), followed=plot_followed(report["followed"]))
     if report["ablation"]: out["ablation"] = plot_effects(report["ablation"]["0"], full=FULL, pool="own")
     out["rankings"] = plot_rankings(report["rankings"])
-    for fig in out.values(): plt.close(fig)  # a notebook shows it where its text speaks of it
-    return out
+    return quiet(out)
 
 # %% ../../nbs/studies/temporal_page.ipynb #2bd54ea0
 def figure_text(name: str) -> str:
