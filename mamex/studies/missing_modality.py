@@ -100,11 +100,16 @@ def places(
 
 # %% ../../nbs/studies/missing_modality.ipynb #444e8a31
 @torch.no_grad()
-def alpha_facts(model: MAMEX, features: Features, items: np.ndarray) -> dict:  # modality → {"there", "lost"}; None: no such item
+def alpha_facts(
+        model: MAMEX,
+        features: Features,  # what it was dressed in
+        items: np.ndarray,
+    ) -> dict:               # modality → {"there", "lost"}; None: no such item
     "Mean α of each modality over the items that have all, and over those that lack it and have another."
     alpha, has = model().alpha.cpu().numpy()[items], features.mask[items]
     mean = lambda a: float(a.mean()) if len(a) else None
-    return {m: dict(there=mean(alpha[has.all(1), n]), lost=mean(alpha[~has[:, n] & has.any(1), n])) for n, m in enumerate(features.modalities)}
+    return {m: dict(there=mean(alpha[has.all(1), n]), lost=mean(alpha[~has[:, n] & has.any(1), n]))
+            for n, m in enumerate(features.modalities)}
 
 # %% ../../nbs/studies/missing_modality.ipynb #9b970899
 def look(
@@ -118,8 +123,10 @@ def look(
     scores, met = scores_of_test(score, split)
     lack = ~features.mask[split.test_items].all(1)
     own, whole, gaps = ndcg(scores, met), ndcg(scores, met & ~lack), ndcg(scores, met & lack)
-    facts = dict(own=mean(own), joint=float(evaluate(score, split, "test", "joint", ks=(20,))["ndcg@20"].mean()), alpha=alpha_facts(model, features, split.test_items),
-                 lacking=int(lack.sum()), places=places(scores, lack), share_met=float(met[:, lack].sum() / met.sum()), share_pool=float(lack.mean()),
+    facts = dict(own=mean(own), joint=float(evaluate(score, split, "test", "joint", ks=(20,))["ndcg@20"].mean()),
+                 alpha=alpha_facts(model, features, split.test_items), lacking=int(lack.sum()),
+                 places=places(scores, lack), share_met=float(met[:, lack].sum() / met.sum()),
+                 share_pool=float(lack.mean()),
                  own_complete=mean(whole), own_lacking=mean(gaps),
                  own_complete_before=None if before is None else mean(ndcg(before, met & ~lack)))
     return facts, dict(own=own, complete=whole, lacking=gaps, scores=scores)
