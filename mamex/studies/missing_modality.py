@@ -122,8 +122,9 @@ def look(
     lack = ~features.mask[split.test_items].all(1)
     own, whole, gaps = ndcg(scores, met), ndcg(scores, met & ~lack), ndcg(scores, met & lack)
     facts = dict(own=mean(own), joint=float(evaluate(score, split, "test", "joint", ks=(20,))["ndcg@20"].mean()),
-                 alpha=alpha_facts(run, features, split.test_items), lacking=int(lack.sum()), places=places(scores, lack),
-                 share_met=float(met[:, lack].sum() / met.sum()), share_pool=float(lack.mean()),
+                 alpha=alpha_facts(run, features, split.test_items), lacking=int(lack.sum()),
+                 places=places(scores, lack), share_met=float(met[:, lack].sum() / met.sum()),
+                 share_pool=float(lack.mean()),
                  own_complete=mean(whole), own_lacking=mean(gaps),
                  own_complete_before=None if before is None else mean(ndcg(before, met & ~lack)))
     return facts, dict(own=own, complete=whole, lacking=gaps, scores=scores)

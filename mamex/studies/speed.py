@@ -87,7 +87,8 @@ def whole_fit(features: Features, split: Split, config: Config, seed: int = 0, d
     "Seconds of `fit` from nothing, and what it reaches on validation."
     box = []
     seconds = clock(lambda: box.append(fit(features, split, config, seed, device, progress=False)), device)
-    return dict(seconds=seconds) | {f"val{'_own' * (pool == 'own')}/ndcg@10": float(evaluate(box[0].scorer(), split, "val", pool)["ndcg@10"].mean()) for pool in ("joint", "own")}
+    value = lambda pool: float(evaluate(box[0].scorer(), split, "val", pool)["ndcg@10"].mean())
+    return {"seconds": seconds, "val/ndcg@10": value("joint"), "val_own/ndcg@10": value("own")}
 
 # %% ../../nbs/studies/speed.ipynb #e803f56f
 def lab_of(
