@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, papermill as pm, pytest
 from hypothesis import given, settings, strategies as st
 from conftest import ROOT
 from mamex.rivals.peers import SPACES
-from mamex.studies import claims, overview, peers, peers_page, search
+from mamex.studies import claims, front, overview, peers, peers_page, search
 from mamex.vectors.attributes import attribute_features, multi_hot, truncated_svd
 from mamex.protocol.exposure import (agreement, bands, beyond, cold_popularity, gini, jaccard, jensen_shannon,
                                      overlap, top_k)
@@ -239,14 +239,14 @@ def test_page_is_a_function_of_the_json(report):
 
 
 def test_claim_and_figure_over_datasets(report, tmp_path):
-    
     out, r = report
     verdict, finding = claims.beats_peers(r)
     assert verdict in (claims.FAILS, claims.OPEN) and "6 of the seven were not trained" in finding
     for n in ("a", "b"): (tmp_path / n).mkdir(); shutil.copy(out / "peers.json", tmp_path / n)
     assert list(overview.over_datasets(tmp_path)) == ["a", "b"]
     assert len(overview.plot_over_datasets(tmp_path).axes) == 2
-    assert "## a" in claims.index_page(tmp_path) and "[peers](a/peers.md)" in claims.index_page(tmp_path)  # a set with this report alone
+    page = front.index_page(tmp_path)
+    assert "| a | " in page and "[peers](a/peers.md)" in page  # a set with this report alone
 
 
 @pytest.mark.parametrize("bad", [0, -1, "long", None, True, float("nan"), float("inf")])

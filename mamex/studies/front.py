@@ -8,12 +8,11 @@ __all__ = ['MARKS', 'strongest', 'starred', 'rivals_of', 'front_row', 'front_tab
            'index_page', 'write_index']
 
 # %% ../../nbs/studies/front.ipynb #9c852622
-import json
 from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from ..base import write_atomic
-from ..protocol.intervals import clear
+from ..protocol.intervals import sign
 from ..rivals.peers import PEERS
 from ..reports.files import reports_root, save_figure
 from ..reports.words import markdown_table, short
@@ -31,7 +30,7 @@ def strongest(res: dict,  # model → metric → summary
 def starred(res: dict, vs: dict, name: str | None, named: bool = True) -> str:
     "A model's number; a star where `best` is better, a minus where it is worse, by the interval."
     if name is None: return "–"
-    mark = {1: " *", -1: " −", 0: ""}[clear(vs[name])]
+    mark = {1: " *", -1: " −", 0: ""}[sign(vs[name])]
     return (f"`{name.removesuffix(TWO)}` " if named else "") + short(res[name]["ndcg@10"]["mean"]) + mark
 
 # %% ../../nbs/studies/front.ipynb #30decfde
@@ -69,7 +68,7 @@ def front_sentences(reports: dict, pool: str = "joint") -> list[str]:
     rows = [(n, rivals_of(r, v, pool), compared(r, v, pool)[1])
             for v in ("two", "each") for n, r in reports.items() if v in views_told(r)]
     for k, words in who.items():
-        have = [(n, clear(vs[x[k]])) for n, x, vs in rows if x[k]]
+        have = [(n, sign(vs[x[k]])) for n, x, vs in rows if x[k]]
         open_ = list(dict.fromkeys(n for n, s in have if s == 0))
         worse = list(dict.fromkeys(n for n, s in have if s < 0))
         if not have: continue

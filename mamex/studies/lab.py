@@ -6,7 +6,6 @@
 __all__ = ['QUICK', 'Lab', 'read_dataset', 'read_vectors', 'changes_to_recipe', 'make_lab', 'plain_lab', 'Study']
 
 # %% ../../nbs/studies/lab.ipynb #e8e222f7
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import AttrDict

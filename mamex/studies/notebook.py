@@ -10,7 +10,7 @@ import optuna, pandas as pd
 from ..reports.figures import use_style
 from ..reports.files import report_folder, write_report
 from ..reports.parameters import check_parameters, kinds_of
-from .claims import write_index
+from .front import write_index
 from .lab import Lab, Study, plain_lab
 
 # %% ../../nbs/studies/notebook.ipynb #fca7f278
