@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from scipy import sparse
 from ..base import UsageError, write_atomic
+from ..vectors.catalogue import check_widths
 from ..trainer import load_model
 from .core import Anchors, Recommender, missing
 
@@ -104,6 +105,7 @@ def load(cls: Recommender, folder) -> Recommender:
     try:
         about, x = said["about"], safetensors.numpy.load_file(folder/"items.safetensors")
         model = load_model(folder/"model.safetensors")
+        check_widths(model.widths, about["widths"])
         items, users = (pd.read_parquet(folder/f"{n}.parquet") for n in ("items", "users"))
         n = len(items)
         beside = [k for k in ("carried", "near", "cosine") if k in x]  # a former version had none
