@@ -14,7 +14,7 @@ from pathlib import Path
 from ..base import UsageError, progress_bar, write_atomic
 from ..vectors.features import Features
 from ..protocol.splits import Split
-from ..model import selected_by
+from ..protocol.runs import selected_by
 from ..trainer import fit, preset, run_key
 from ..rivals.peers import EXTRA, PEERS, SPACES, peer_config, suggest
 from .variants import recipe
