@@ -25,6 +25,7 @@ from ..trainer import fit, preset
 from ..rivals.floors import extra_floors, floors, text_lengths
 from ..rivals.peers import peer_config
 from ..reports.files import Report, reports_root
+from ..reports.parameters import parse_seeds
 from .best_page import TWO, against_table, figures, page, sees_two, tables
 from .lab import Lab, make_lab, read_dataset
 from .search import contenders, positive, schedule
