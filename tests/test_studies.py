@@ -14,7 +14,8 @@ from mamex.trainer import PRESETS, load_model, preset
 from mamex.extractor import extract
 from mamex.protocol.splits import cold_split
 from mamex.studies.lab import Lab
-from mamex.trainer import Trainer, fit, hold_out
+from mamex.protocol.pairs import hold_out
+from mamex.trainer import Trainer, fit
 
 
 @pytest.fixture(scope="module")
