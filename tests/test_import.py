@@ -306,7 +306,7 @@ def test_an_absent_picture_is_said(shop):
 
 # ---- 6: files of all manners
 MANNERS = {
-    "gzip": gzip.compress(P.encode()), "sep": "sep=;\n" + P.replace(",", ";"), "comment": "# of today\n" + P, "hash": "#" + P, "cr": P.replace("\n", "\r"), "crlf": P.replace("\n", "\r\n"), "quoted": '"item","title"\n1,Lamp\n2,Pot\n3,Cup\n',
+    "gzip": gzip.compress(P.encode(), mtime=0), "sep": "sep=;\n" + P.replace(",", ";"), "comment": "# of today\n" + P, "hash": "#" + P, "cr": P.replace("\n", "\r"), "crlf": P.replace("\n", "\r\n"), "quoted": '"item","title"\n1,Lamp\n2,Pot\n3,Cup\n',
     "trailing": "item,title,\n1,Lamp,\n2,Pot,\n3,Cup,\n", "blank": "\n\n" + P, "bom": "\ufeff" + P, "two signs": P.replace(",", "::"), "json lines": '{"item":1,"title":"Lamp"}\n{"item":"2","title":"Pot"}\n{"item":3.0,"title":"Cup"}\n',
     "json array": json.dumps([dict(item=k, title=t) for k, t in enumerate(("Lamp", "Pot", "Cup"), 1)]), "index": ",item,title\n0,1,Lamp\n1,2,Pot\n2,3,Cup\n", "recbole": P.replace("item,title", "item_id:token,title:token_seq")}
 
@@ -329,7 +329,7 @@ with zipfile.ZipFile(z, "w") as a: a.writestr("xl/workbook.xml", "x"); a.writest
 @pytest.mark.parametrize("c,words", [
     (b"", "is empty"), ("user,item\n", "no click is left"), ("user,item,item\na,1,1\n", "two columns named 'item'"), (z.getvalue(), "export it as CSV"), (b"\xd0\xcf\x11\xe0abc", "a spreadsheet"), ("<html><table>", "HTML"),
     ("u1,001,5.0,1355443200\nu2,002,3.0,1355443201\n", "no header"), ("1::1193::5::978300760\n2::661::3::978302109\n", "no header"), ("1\t1193\t5\t978300760\n", "no header"), ("ann,1\nann,2\n", "first line holds data"),
-    ("2024-01-31,ann,1\n2024-02-01,bob,2\n", "first line holds data"), ("Clicks of May\nuser,item\na,1\n", "holds no column names"), ('{"a": 1, "b"', "JSON"), (gzip.compress(b"user,item\n")[:12], "gzip"), (b"\0\1\2", "zero bytes"), ("user,item\na,1,2\n", "3 values for 2 columns")])
+    ("2024-01-31,ann,1\n2024-02-01,bob,2\n", "first line holds data"), ("Clicks of May\nuser,item\na,1\n", "holds no column names"), ('{"a": 1, "b"', "JSON"), (gzip.compress(b"user,item\n", mtime=0)[:12], "gzip"), (b"\0\1\2", "zero bytes"), ("user,item\na,1,2\n", "3 values for 2 columns")])
 def test_what_is_no_table_is_refused_with_a_remedy(shop, c, words):
     s = shop(c=c)
     assert s.ds is None and words in s.said
