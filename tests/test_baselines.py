@@ -1,11 +1,12 @@
 "The floors' new neighbours and the peers: losses by hand, tricks that matter, what they learn, what they stand."
 from dataclasses import replace
-import json
-import numpy as np, pandas as pd, pytest, torch
+from pathlib import Path
+import json, shutil, sys
+import mamex, numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from mamex.rivals.floors import (floors, presence_scorer, text_lengths, factorise, factors, LinearCF,
                                  oracle_popularity, random_scorer, tune_linear_cf)
-from mamex.base import UsageError
+from mamex.base import UsageError, reached, stamp_of
 from mamex.datasets.folders import load_dataset
 from mamex.datasets.toy import toy as make_toy
 from mamex.vectors.features import Features
@@ -16,7 +17,7 @@ from mamex.trainer import preset
 from mamex.rivals.aligned import environments
 from mamex.rivals.peers import EXTRA, PEERS, SPACES, peer_config, suggest
 from mamex.protocol.splits import Split, cold_split
-from mamex.trainer import Trainer, fit, run_key, watch
+from mamex.trainer import FEEDS, Trainer, fit, run_key, watch
 
 ALL = [*PEERS, *EXTRA]
 OFF = dict(dropoutnet=dict(dropout=0.), metaembed=dict(alpha=1.), mtpr=dict(lambda_counterfactual=0.), clcrec=dict(replace=0.),
@@ -303,6 +304,22 @@ def test_run_key_knows_the_peer(toy):
     class Seeing(type(peer_config("mtpr"))): pass
     Blind.__name__ = Seeing.__name__ = "C"
     assert run_key(*toy, Blind(), 0) != run_key(*toy, Seeing(), 0)             # the peers' code counts
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_key_reaches_the_module_of_the_model(name, tmp_path):
+    "Through the modules that the settings name; an operator changed there is another key, a remark is not."
+    root, config = Path(mamex.__file__).parent, peer_config(name)
+    file = Path(sys.modules[type(config).model.__module__].__file__)
+    sources = [f"import {m}" for m in config.code]
+    assert file in reached(sources, root) and file.parent.name == "rivals" and file.stem in ("absent", "aligned")
+    shutil.copytree(root, tmp_path / "mamex", ignore=shutil.ignore_patterns("__pycache__"))
+    copy, stamps = tmp_path / "mamex" / file.relative_to(root), []
+    text = file.read_text(encoding="utf-8")
+    for source in (text, text + "\n# a remark", text.replace("F.softplus(", "F.relu(")):
+        copy.write_text(source, encoding="utf-8")
+        stamps.append(stamp_of(sources, tmp_path / "mamex", FEEDS))
+    assert stamps[0] == stamps[1] != stamps[2]
 
 
 def test_refusals(toy):

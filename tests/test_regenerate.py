@@ -167,7 +167,7 @@ def test_a_folder_with_a_number_for_a_name(house, call, quick, monkeypatch):
 def test_told_to_stop(house):
     "The command line itself; stopped in the middle, nothing runs on and nothing half-written stays."
     notebook(house / "nbs", "run", "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)")
-    p = subprocess.Popen([sys.executable, "-m", "mamex.reports", "toy", "--only", "run"], cwd=house, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, "-m", "mamex.cli", "reports", "toy", "--only", "run"], cwd=house, stdout=subprocess.PIPE, text=True)
     for _ in range(300):
         if (pid := house / "pid").exists() and pid.read_text(): break
         assert p.poll() is None; time.sleep(.1)

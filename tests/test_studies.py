@@ -13,6 +13,7 @@ from mamex.model import MAMEX
 from mamex.trainer import PRESETS, load_model, preset
 from mamex.extractor import extract
 from mamex.protocol.splits import cold_split
+from mamex.studies.lab import Lab
 from mamex.trainer import Trainer, fit, hold_out
 
 
@@ -130,9 +131,9 @@ def test_two_workers_share_a_search(toy, tmp_path):
     import optuna; optuna.logging.set_verbosity(optuna.logging.WARNING)
     from concurrent.futures import ThreadPoolExecutor
     ds, f, split = toy
-    base = preset("released", epochs=1, dim=16)
+    base, lab = preset("released", epochs=1, dim=16), Lab(ds, f, split, progress=False)
     with ThreadPoolExecutor(2) as ex:
-        both = list(ex.map(lambda _: sensitivity.search(f, split, base, 6, tmp_path / "s.log", progress=False), range(2)))
+        both = list(ex.map(lambda _: sensitivity.search(lab, base, 6, tmp_path / "s.log"), range(2)))
     trials = both[0].trials
     assert 6 <= sum(t.state.is_finished() for t in trials) <= 7
     assert [t.value for t in trials if t.value] == [t.value for t in both[1].trials if t.value]

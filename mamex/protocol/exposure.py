@@ -12,6 +12,7 @@ import numpy as np
 from dataclasses import replace
 from ..base import UsageError
 from ..vectors.features import Features
+from .metrics import check_scores
 from .splits import Split
 
 # %% ../../nbs/protocol/5_exposure.ipynb #1ce230ef
@@ -21,8 +22,7 @@ def top_k(
         seed: int = 0,       # of the permutation that breaks ties
     ) -> np.ndarray:         # int64 [n_users, k], columns of `scores`, best first
     "The k best of each row."
-    if not np.isfinite(scores).all():
-        raise UsageError("scores hold NaN or infinity; a model that diverged cannot be ranked")
+    check_scores(scores)
     by_order = np.argsort(np.random.default_rng(seed).permutation(scores.shape[1]))
     s, rows = np.array(scores[:, by_order], dtype=float), np.arange(len(scores))
     out = np.empty((len(s), min(k, s.shape[1])), np.int64)
@@ -148,12 +148,12 @@ def overlap(
 
 # %% ../../nbs/protocol/5_exposure.ipynb #06fe6a0e
 def agreement(
-        run,                   # with `model`, `config` and `seed`: what `fit` returns (chapter 09)
+        run,                   # with `model`, `config` and `seed`: what `mamex.trainer.fit` returns
         features: Features,
         split: Split,
         part: str = "test",
         k: int = 10,
-    ) -> dict[str, float]:     # "image/text" → mean Jaccard index, one entry a pair of modalities; empty with one modality
+    ) -> dict[str, float]:     # "image/text" → mean Jaccard index, for each pair of modalities; empty with one
     "How far a model's lists from one modality are its lists from another."
     items, names, scorers = split.pool(part), features.modalities, {}
     items = items[features.mask[items].all(1)]
@@ -162,4 +162,5 @@ def agreement(
         with torch.random.fork_rng(): model = run.config.build(only(features, m), split, run.seed)
         model.load_state_dict(run.model.state_dict())
         scorers[m] = model.eval().scorer()
-    return {f"{a}/{b}": overlap(scorers[a], scorers[b], split, items, part, k) for n, a in enumerate(names) for b in names[n+1:]}
+    return {f"{a}/{b}": overlap(scorers[a], scorers[b], split, items, part, k)
+            for n, a in enumerate(names) for b in names[n+1:]}

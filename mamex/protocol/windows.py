@@ -14,9 +14,10 @@ from ..datasets.core import Dataset, release_times
 from ..vectors.features import Features
 from .splits import Split, check_split
 
-# %% ../../nbs/protocol/2_windows.ipynb #3682405b
+# %% ../../nbs/protocol/2_windows.ipynb #942dee61
 YEAR = 365.25 * 86400  # s
 
+# %% ../../nbs/protocol/2_windows.ipynb #3682405b
 def release_note(ds: Dataset,
                  most: float = .01,  # share of the dates that may be unreadable
                 ) -> str:
@@ -36,8 +37,7 @@ def release_note(ds: Dataset,
 # %% ../../nbs/protocol/2_windows.ipynb #60dde7a8
 def launches(
         ds: Dataset,
-        # "released", "first" (interaction), "index" (the order of the table), or the first of these that is known
-        by: str = "auto",
+        by: str = "auto",  # "released", "first" (interaction), "index" (of the table); auto: the first that is known
     ) -> tuple[np.ndarray, str]:  # float64 [n_items], s since 1970, NaN: unknown; and by what
     "When each item was launched; `UsageError` if the dataset does not say."
     have = {"released": "released" in ds.items and bool(ds.items["released"].notna().any()),
@@ -128,21 +128,20 @@ def poisoned(
         by: str,
         seed: int = 0,
     ) -> Dataset:
-    ("The dataset with other users in every interaction after the cut: of newer items and, "
-     "where interactions bear a time, of any item.")
+    "The dataset with other users in every interaction after the cut: of newer items, and of any that bears a time."
     x, rng = ds.interactions.copy(), np.random.default_rng(seed)
     after = born[x["item"]] >= cut
     if by == "first": after |= x["timestamp"].to_numpy(float) >= cut
     u = np.where(after, rng.permutation(ds.n_users)[x["user"]], x["user"])
-    # of two, what stood before the cut stays
-    x = x.assign(user=u).iloc[np.argsort(after, kind="stable")].drop_duplicates(["user", "item"])
+    x = x.assign(user=u).iloc[np.argsort(after, kind="stable")].drop_duplicates(["user", "item"])  # the older stays
     return replace(ds, interactions=x.sort_index())
 
 # %% ../../nbs/protocol/2_windows.ipynb #6e127765
 def ranks_within(
-        items: np.ndarray, when: np.ndarray,  # int64 [n], float [n], s;
+        items: np.ndarray,  # int64 [n]
+        when: np.ndarray,   # float [n], s
         seed: int = 0,
-    ) -> np.ndarray:                          # returns int64 [n]
+    ) -> np.ndarray:        # int64 [n]
     "The how-manyeth interaction of its item each is, from 0; at the same or an unknown time in seeded order."
     order = np.lexsort((np.random.default_rng(seed).permutation(len(items)), np.nan_to_num(when), items))
     first = np.r_[0, np.flatnonzero(np.diff(items[order])) + 1] if len(items) else np.empty(0, int)

@@ -125,8 +125,8 @@ class GAR(Peer):
                     reg=theta_norm(self.parameters())), None
 
     def total(self, parts):
-        a = self.config.alpha
-        return parts["ranker"] + (1 - a) * parts["fooling"] + a * parts["similar"] + self.config.lambda_reg * parts["reg"]
+        a, lam = self.config.alpha, self.config.lambda_reg
+        return parts["ranker"] + (1 - a) * parts["fooling"] + a * parts["similar"] + lam * parts["reg"]
 
     def vectors(self):
         q = torch.where(self.warm.unsqueeze(1), self.q, self.generator(self.content))

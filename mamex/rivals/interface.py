@@ -44,7 +44,8 @@ class PeerConfig:
         for s in self.positive:
             if not (v := getattr(self, s)) > 0: raise UsageError(f"{s} is {v}; it must be positive")
 
-    def build(self, features: Features, split: Split, seed: int) -> "Peer": return self.model(features, split, self, seed)
+    def build(self, features: Features, split: Split, seed: int) -> "Peer":
+        return self.model(features, split, self, seed)
 
 # %% ../../nbs/rivals/2_interface.ipynb #e67e2f6f
 def contents(features: Features, normalise: bool = True) -> list[Tensor]:  # one float [n_items, d of the modality] each
@@ -53,7 +54,8 @@ def contents(features: Features, normalise: bool = True) -> list[Tensor]:  # one
     for n, v in enumerate(features.vectors.values()):
         h = torch.as_tensor(v, dtype=torch.float32)
         if normalise: h = F.normalize(h)
-        out.append(h.masked_fill(torch.as_tensor(~features.mask[:, n:n+1]) | (h.abs() < 1e-20), 0))  # see `MAMEX.prepare`
+        nothing = torch.as_tensor(~features.mask[:, n:n+1]) | (h.abs() < 1e-20)  # subnormal products are slow
+        out.append(h.masked_fill(nothing, 0))
     return out
 
 # %% ../../nbs/rivals/2_interface.ipynb #2ccbfcf5
@@ -87,7 +89,7 @@ class Peer(nn.Module):
 # %% ../../nbs/rivals/2_interface.ipynb #4d5a598e
 @patch
 def scorer(self: Peer):  # (users int64 [n], items int64 [p]) → float32 [n, p]
-    "Scores of warm and cold items alike, from `vectors()`, dropout off; an item of which nothing is known gets the user's mean."
+    "Scores of warm and cold items alike, dropout off; an item of which nothing is known gets the user's mean."
     was = self.training
     self.eval()
     with torch.no_grad(): u, e = (x.cpu().numpy() for x in self.vectors())

@@ -13,7 +13,7 @@ from .interface import PeerConfig
 from .absent import DropoutNetConfig, MetaEmbedConfig, MTPRConfig
 from .aligned import AlignRecConfig, CLCRecConfig, GARConfig, MILKConfig, MLPConfig
 
-# %% ../../nbs/rivals/5_peers.ipynb #638a185e
+# %% ../../nbs/rivals/5_peers.ipynb #e31e054b
 # name → class of settings: the seven of Table 1, and what else is trained
 PEERS = {c.name: c for c in (DropoutNetConfig, MetaEmbedConfig, MTPRConfig, CLCRecConfig, GARConfig, AlignRecConfig,
                              MILKConfig)}
@@ -59,6 +59,7 @@ SPACES = {  # name → setting → ("log", low, high), ("float", low, high) or (
                        hidden=("choice", [0, 128, 256]),
                        lambda_reg=("log", 1e-7, 1e-3))}
 
+# %% ../../nbs/rivals/5_peers.ipynb #0b4140f0
 def suggest(
         trial,      # of optuna
         name: str,  # a key of `SPACES`

@@ -62,6 +62,7 @@ def degree_row(r: Run, features: Features, lab: Lab, modality: str) -> dict:
     alpha = fusion_weights(r)[features.mask.all(1), r.model.modalities.index(modality)]
     return row | dict(alpha=float(alpha.mean()))
 
+# %% ../../nbs/studies/ablations.ipynb #6c4e470e
 def degrees(lab: Lab,
             base: Config,
             modality: str,        # the one that is spoilt
@@ -101,6 +102,7 @@ def alone_over_splits(lab: Lab, base: Config, split_seeds: list[int]) -> dict:  
     few = lab.on(seeds=lab.seeds[:5])
     return dict(splits=split_seeds, seeds=few.seeds, effects=over_splits(few, base, split_seeds))
 
+# %% ../../nbs/studies/ablations.ipynb #61f5041c
 def rows(lab: Lab, p) -> Report:
     "Trains every variant and measures it."
     p.shorten(split_seeds=1)
@@ -132,10 +134,12 @@ CAPTIONS = dict(
             "Right: the weight that the gate gives it; at 100 % the right weight is 0. "
             "Bands: lowest to highest seed.")
 
+# %% ../../nbs/studies/ablations.ipynb #459a4bfd
 def full_of(report: dict) -> str:
     "The model that the others are compared with."
     return f"mamex/{report['card']['preset']}"
 
+# %% ../../nbs/studies/ablations.ipynb #39fb752c
 def figures(report: Report) -> dict:
     "All differences, the degrees, and what gate and experts do."
     out = dict(effects=plot_effects(report["effects"], full=full_of(report)))
@@ -151,15 +155,18 @@ def shown_items(report: Report) -> HTML:
 # %% ../../nbs/studies/ablations.ipynb #21847b6b
 def singles(report: dict) -> list[str]: return [n for n in report["effects"] if n.endswith(" alone")]
 
+# %% ../../nbs/studies/ablations.ipynb #2a5f5c8b
 def table(report: dict, names) -> pd.DataFrame:
     "Some variants below the full model."
     return effect_table(report, report["effects"], [full_of(report), *names])
 
+# %% ../../nbs/studies/ablations.ipynb #4997c858
 def sentences(report: dict, names) -> list[str]:
     "What the numbers say of some variants."
     eff, lost = report["effects"], report["failed"]
     return effect_sentences({n: eff[n] for n in names if n in eff}, {n: w for n, w in lost.items() if n in names})
 
+# %% ../../nbs/studies/ablations.ipynb #1ca34869
 def degrees_table(rows: list[dict]) -> pd.DataFrame:
     "Mean over the seeds of test NDCG@20 in the own pool and of the modality's weight, by share and target."
     g = pd.DataFrame([r for r in rows if r["share"] is not None]).groupby(["target", "share"])
@@ -179,6 +186,7 @@ def balance_part(report: dict) -> list[str]:
             markdown_table(degrees_table(report["degrees"])),
             "![degrees](ablations_degrees.png)\n\n" + CAPTIONS["degrees"]]
 
+# %% ../../nbs/studies/ablations.ipynb #e691a73a
 def part(report: dict, title: str, names) -> list[str]:
     "A section of the page: a table, and what it says."
     return [f"## {title}", markdown_table(table(report, names)),
@@ -190,6 +198,7 @@ def insight_part(report: dict) -> list[str]:
     out = ["## The gate and the experts, looked at", "\n".join(f"- {s}" for s in report["insight"]["sentences"])]
     return out + [f"![{n}](ablations_{n}.png)\n\n{INSIGHT_CAPTIONS[n]}" for n in report["insight"]["figures"]]
 
+# %% ../../nbs/studies/ablations.ipynb #94bb106a
 def page(report: dict) -> str:
     "`ablations.md` from `ablations.json`."
     card = report["card"]

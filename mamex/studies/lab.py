@@ -59,6 +59,7 @@ def read_dataset(p,            # checked parameters
     ds = load_or_fetch(p.dataset)
     return k_core(ds, p.k_core) if p.k_core and not (ready and ds.ready_split is not None) else ds
 
+# %% ../../nbs/studies/lab.ipynb #1ada7ab2
 def read_vectors(ds: Dataset, p) -> Features:
     "The vectors as the parameters want them; prints which encoder `auto` means."
     told = {k: p[k] for k in ("device", "text_columns", "long_text") if k in p}
@@ -67,15 +68,18 @@ def read_vectors(ds: Dataset, p) -> Features:
 # %% ../../nbs/studies/lab.ipynb #a9f38d8e
 QUICK = dict(epochs=2, eval_every=1)  # with the parameter `quick` the question is only whether a notebook runs
 
+# %% ../../nbs/studies/lab.ipynb #8c31dd9c
 def changes_to_recipe(p) -> dict:
     "What the parameters change of any recipe."
     return p.get("settings", {}) | (QUICK if p.get("quick") else {})
 
+# %% ../../nbs/studies/lab.ipynb #3413109d
 def make_lab(p, ds: Dataset, features: Features, split: Split, way: dict) -> Lab:  # way: the study's recipe
     "The laboratory of a study that has its parts."
     return Lab(ds, features, split, way | changes_to_recipe(p), p.get("seeds", [0]), p.get("device", "cpu"),
                cache_dir() / "runs")
 
+# %% ../../nbs/studies/lab.ipynb #9ec7611b
 def plain_lab(p) -> Lab:
     "The usual laboratory: one split, one set of vectors, the recipe by the number of training pairs."
     ds = read_dataset(p)

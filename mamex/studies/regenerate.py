@@ -37,11 +37,9 @@ def code_cells(path: Path) -> list[str]:
     try: return ["".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError): return [text]
 
-# %% ../../nbs/studies/regenerate.ipynb #9fff5fad
 # no number of a report depends on them: the index of all reports is made from their json
-BYSTANDERS = ("_modidx", "studies.claims", "studies.regenerate")
+BYSTANDERS = ("studies.claims", "studies.regenerate")
 
-# %% ../../nbs/studies/regenerate.ipynb #c376ee2d
 def code_stamp(
         notebook: Path,
         package: Path | None = None,  # None: mamex itself
@@ -62,7 +60,6 @@ def picture_stamps(images) -> list[str]:  # `Images`, or None
     "Each picture's item and the fingerprint of its bytes."
     return [x for i in sorted(images or ()) for x in (i, digest(images.read(i) or b""))]
 
-# %% ../../nbs/studies/regenerate.ipynb #d4673b81
 def data_stamp(ds: Dataset | str) -> str:  # a dataset, or what `load_dataset` takes
     "Fingerprint of interactions, items, pictures, ready vectors and split."
     if not isinstance(ds, Dataset): ds = load_dataset(ds)
@@ -78,13 +75,11 @@ def read_stamps(folder: Path) -> dict:  # notebook → stamp
     except (OSError, ValueError): return {}
     return stamps if isinstance(stamps, dict) else {}
 
-# %% ../../nbs/studies/regenerate.ipynb #3b3c4cac
 def write_stamp(folder: Path, stem: str, stamp: dict):
     "Sets one stamp and keeps the others."
     stamps = read_stamps(folder) | {stem: stamp | {"report": digest((folder / f"{stem}.json").read_bytes())}}
     write_atomic(folder / "stamps.json", json.dumps(dict(sorted(stamps.items())), indent=1, ensure_ascii=False) + "\n")
 
-# %% ../../nbs/studies/regenerate.ipynb #6604371d
 def is_up_to_date(
         folder: Path,
         stem: str,
@@ -126,7 +121,6 @@ class Plan:
         return dict(code=code_stamp(self.nbs / f"{stem}.ipynb"), data=self.data,
                     parameters={"dataset": self.name} | self.parameters)
 
-# %% ../../nbs/studies/regenerate.ipynb #db89c735
 def command(plan: Plan, stem: str, output: Path) -> list[str]:
     "papermill's command line. Dataset and encoder go raw: one named 2018 is no number."
     raw = lambda k: "-r" if k in ("dataset", "encoder") else "-p"
@@ -134,10 +128,8 @@ def command(plan: Plan, stem: str, output: Path) -> list[str]:
     return [sys.executable, "-m", "papermill", "--no-progress-bar", str(plan.nbs / f"{stem}.ipynb"), str(output),
             *(x for k, v in given.items() for x in (raw(k), k, str(v)))]
 
-# %% ../../nbs/studies/regenerate.ipynb #2e05427b
 def environment(threads: int) -> dict:
-    ("A notebook's environment. Waiting threads must sleep: OpenMP lets them spin by default, "
-     "which starves the notebook next door.")
+    "A notebook's environment. Waiting threads sleep: by default they spin, and starve the notebook next door."
     return os.environ | dict(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0")
 
 # %% ../../nbs/studies/regenerate.ipynb #f07454a6
@@ -154,7 +146,6 @@ class Job:
     @property
     def minutes(self): return round((time.time() - self.began) / 60, 1)
 
-# %% ../../nbs/studies/regenerate.ipynb #eb621698
 def start(plan: Plan, stem: str) -> Job:
     "Starts a notebook; `FileNotFoundError` if there is none."
     wanted = plan.wanted(stem)  # of now: the code may be edited while the notebook runs
@@ -167,7 +158,6 @@ def start(plan: Plan, stem: str) -> Job:
                                    stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     return Job(stem, process, partial, log, wanted, git_commit(), time.time())
 
-# %% ../../nbs/studies/regenerate.ipynb #eeab4bc2
 def file_notebook(partial: Path, final: Path, source: str):  # source: the notebook that was run
     "Moves an executed notebook to its final name; its metadata then names that, and not a folder of this computer."
     nb = json.loads(partial.read_text(encoding="utf-8"))
@@ -209,9 +199,8 @@ def finish(plan: Plan, job: Job) -> str:  # "" or what went wrong
     report = plan.folder / f"{job.stem}.json"
     if job.process.wait() == 0 and report.is_file():
         file_notebook(job.partial, plan.folder / f"{job.stem}.ipynb", f"nbs/{job.stem}.ipynb")
-        write_stamp(plan.folder, job.stem,
-                    job.wanted | dict(minutes=job.minutes, commit=job.commit,
-                                      written=datetime.now(timezone.utc).isoformat(timespec="seconds")))
+        written = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        write_stamp(plan.folder, job.stem, job.wanted | dict(minutes=job.minutes, commit=job.commit, written=written))
         return ""
     keep_partial(job)
     return why(job.process.returncode, job.log.read_text(encoding="utf-8", errors="replace"))
@@ -321,8 +310,8 @@ def regenerate(
 def parser() -> argparse.ArgumentParser:
     "What the command line understands."
     p = argparse.ArgumentParser(
-        "python -m mamex.reports", description="Regenerate the reports of one dataset that are out of date.",
-        epilog="example: python -m mamex.reports movielens --only ablations,audit -p seeds 0,1,2",
+        "mamex reports", description="Regenerate the reports of one dataset that are out of date.",
+        epilog="example: mamex reports movielens --only ablations,audit -p seeds 0,1,2",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("name", metavar="NAME", help="a dataset: toy, a name under MAMEX_DATA, or a folder")
     p.add_argument("--only", default="", metavar="A,B",
@@ -337,8 +326,7 @@ def parser() -> argparse.ArgumentParser:
 @contextmanager
 def interruptible():
     "To be told to end is like Ctrl-C: what runs is stopped. A signal that the caller ignores (nohup) stays ignored."
-    ours = [s for s in (getattr(signal, n, None) for n in ("SIGTERM", "SIGHUP"))
-            if s and signal.getsignal(s) is signal.SIG_DFL]
+    ours = [s for s in map(vars(signal).get, ("SIGTERM", "SIGHUP")) if s and signal.getsignal(s) is signal.SIG_DFL]
     for s in ours: signal.signal(s, signal.default_int_handler)
     try: yield
     finally:
@@ -349,7 +337,7 @@ def main(
         argv: list[str] | None = None,  # None: the command line
         nbs: Path | None = None,        # as in `regenerate`
     ) -> int:  # 0: every report stands; 1: a notebook failed; 2: wrong usage; 130: stopped
-    "`python -m mamex.reports`."
+    "`mamex reports`."
     args = parser().parse_args(argv)
     try:
         with interruptible():

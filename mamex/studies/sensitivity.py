@@ -49,6 +49,7 @@ def at_best(run: Run) -> dict[str, float]:
     row = next(r for r in run.history if r["epoch"] == run.best_epoch)
     return dict(joint=row["val/ndcg@10"], own=row["val_own/ndcg@10"])
 
+# %% ../../nbs/studies/sensitivity.ipynb #1d84ca81
 def sweep(lab: Lab, configs: dict[tuple, Config]) -> list[dict]:  # configs: (factor, value) → config
     ("Validation of every setting and seed, in both pools, at the epoch that it selects; "
      "equal settings are trained once.")
@@ -71,6 +72,7 @@ def plot_factor(ax, rows: pd.DataFrame, name: str):
     ax.set(xticks=range(len(values)), xticklabels=[f"{v:g}" for v in values],
            title=name.replace("_", " ") + (", × base" if name == "lr" else ""))
 
+# %% ../../nbs/studies/sensitivity.ipynb #f4925e82
 def plot_factors(rows: list[dict]):
     "One panel a factor."
     d = pd.DataFrame(rows)
@@ -200,11 +202,13 @@ CAPTIONS = dict(
     search="Left: what each trial of the joint search reached, and the best so far. "
            "Right: which settings explain the differences between the trials.")
 
+# %% ../../nbs/studies/sensitivity.ipynb #227b915c
 def figures(report: dict) -> dict:
     "Sweeps, heat map, search."
     return quiet(dict(factors=plot_factors(report["factors"]), grid=plot_k_by_k(report["grid"]),
                       search=plot_search(report["search"])))
 
+# %% ../../nbs/studies/sensitivity.ipynb #758cd56f
 def choice_table(report: dict) -> pd.DataFrame:
     "The base and the search's choice on test."
     return effect_table(report, report["effects"], metrics=("recall@10", "ndcg@10"), on="ndcg@10")
@@ -218,9 +222,11 @@ def factors_table(rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame([{"factor": f, "validation NDCG@10, joint / own pool": told(g)}
                          for f, g in lines.groupby("factor", sort=False)])
 
+# %% ../../nbs/studies/sensitivity.ipynb #c1862f42
 def importance_table(facts: dict) -> pd.DataFrame:
     return pd.DataFrame([{"setting": k, "importance": f"{v:.2f}"} for k, v in facts["importance"].items()])
 
+# %% ../../nbs/studies/sensitivity.ipynb #587eb55a
 def page(report: dict) -> str:
     "`sensitivity.md` from `sensitivity.json`."
     card, s = report["card"], report["search"]
