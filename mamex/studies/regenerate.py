@@ -81,11 +81,7 @@ def write_stamp(folder: Path, stem: str, stamp: dict):
     stamps = read_stamps(folder) | {stem: stamp | {"report": digest((folder / f"{stem}.json").read_bytes())}}
     write_atomic(folder / "stamps.json", json.dumps(dict(sorted(stamps.items())), indent=1, ensure_ascii=False) + "\n")
 
-def is_up_to_date(
-        folder: Path,
-        stem: str,
-        wanted: dict,  # code, data, parameters
-    ) -> bool:
+def is_up_to_date(folder: Path, stem: str, wanted: dict) -> bool:  # wanted: code, data, parameters
     "Is the report there, unchanged since its stamp was set, and made with what is wanted?"
     stamp, report = read_stamps(folder).get(stem), folder / f"{stem}.json"
     if not isinstance(stamp, dict) or not report.is_file(): return False
@@ -318,8 +314,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: mamex reports movielens --only ablations,audit -p seeds 0,1,2",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("name", metavar="NAME", help="a dataset: toy, a name under MAMEX_DATA, or a folder")
-    p.add_argument("--only", default="", metavar="A,B",
-                   help=f"these notebooks alone, of {', '.join((*NOTEBOOKS, *ASIDE))}")
+    known = ", ".join((*NOTEBOOKS, *ASIDE))
+    p.add_argument("--only", default="", metavar="A,B", help=f"these notebooks alone, of {known}")
     p.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: one a core)")
     p.add_argument("--force", action="store_true", help="also what is up to date")
     p.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
@@ -337,10 +333,9 @@ def interruptible():
         for s in ours: signal.signal(s, signal.SIG_DFL)
 
 # %% ../../nbs/studies/regenerate.ipynb #88f62adb
-def main(
-        argv: list[str] | None = None,  # None: the command line
-        nbs: Path | None = None,        # as in `regenerate`
-    ) -> int:  # 0: every report stands; 1: a notebook failed; 2: wrong usage; 130: stopped
+def main(argv: list[str] | None = None,  # None: the command line
+         nbs: Path | None = None,        # as in `regenerate`
+        ) -> int:  # 0: every report stands; 1: a notebook failed; 2: wrong usage; 130: stopped
     "`mamex reports`."
     args = parser().parse_args(argv)
     try:
