@@ -141,6 +141,7 @@ def inputs(self: MAMEX, part: Catalogue) -> tuple[dict, Tensor]:  # modality →
         h[m], has[:, n] = torch.where(part.has[:, n, None], h[m], fill), True
     return h, has
 
+# %% ../nbs/paper/5_model.ipynb #37aeb913
 @patch
 def lift(self: MAMEX, met: Tensor) -> Tensor | None:  # met: float [n], users who met each item; returns float [n, M]
     "What is added to the gate's logits of behaviour: a + b ln(1 + users met); None: nothing."
@@ -187,6 +188,7 @@ def losses(self: MAMEX,
                 fusion=fusion_loss(it.alpha, on, c.fusion_kl, aim("fusion")),
                 reg=batch_norms(u, i, j) if c.weight_reg == "batch" else theta_norm(self.parameters())), it
 
+# %% ../nbs/paper/5_model.ipynb #952e77cf
 @patch
 def total(self: MAMEX, parts: dict[str, Tensor]) -> Tensor:
     "L of eq. 11; a term whose λ is 0 or whose target is none is left out, so that it cannot spoil the sum."

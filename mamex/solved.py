@@ -102,6 +102,7 @@ def catalogue(self: SolvedMAMEX, features: Features) -> Catalogue:
     check_items(self.widths, self.beside, features)
     return Catalogue.of(features, self.config)
 
+# %% ../nbs/paper/6_solved.ipynb #51483956
 @patch
 def centred(self: SolvedMAMEX, m: str, part: Catalogue) -> Tensor:  # float [n, d_m]
     "Frozen vectors centred and normalised; zeros where there is none."
@@ -115,6 +116,7 @@ def gate(self: SolvedMAMEX, has: Tensor) -> Tensor:  # bool [n, M]; float [n, M]
     has = has.float()
     return has / has.sum(1, keepdim=True).clamp_min(1).sqrt()
 
+# %% ../nbs/paper/6_solved.ipynb #ea37043f
 @patch
 def say(self: SolvedMAMEX, part: Catalogue) -> Tensor:  # float [n, K]
     "Σ_m α_im α_km g^m_ik: how loud each expert is for each item."
@@ -122,6 +124,7 @@ def say(self: SolvedMAMEX, part: Catalogue) -> Tensor:  # float [n, K]
     return sum((self.near(m, self.centred(m, part)) * self.share[:, n]).mul_(alpha[:, n, None])
                for n, m in enumerate(self.modalities))
 
+# %% ../nbs/paper/6_solved.ipynb #d1716714
 @patch
 def pieces(self: SolvedMAMEX, catalogue: Catalogue, items: np.ndarray):  # items: int64 [n]
     "Some items, a block at a time."
@@ -134,6 +137,7 @@ def draw_experts(features: Features, split: Split, n: int, seed: int = 0) -> np.
     if not len(some): check_vectors(features, split.warm_items)  # says so
     return some if len(some) <= n else np.sort(np.random.default_rng([seed, 3]).choice(some, n, replace=False))
 
+# %% ../nbs/paper/6_solved.ipynb #d1231e42
 @patch
 def appoint(self: SolvedMAMEX, catalogue: Catalogue, experts: np.ndarray, warm: np.ndarray) -> SolvedMAMEX:
     "Centre each modality by the warm items, and put the experts where they stand; both int64 rows of the catalogue."
@@ -225,6 +229,7 @@ def solve(self: Solved,
     seconds, row = time.perf_counter() - start, dict(epoch=0, damp=tries[n].damp) | model.validated(catalogue, split)
     return Run(model.eval(), [row], 0, seconds, self, seed, catalogue)
 
+# %% ../nbs/paper/6_solved.ipynb #996cbb3e
 @patch
 def prefer(self: SolvedMAMEX,
            catalogue: Catalogue,
@@ -243,6 +248,7 @@ def prefer(self: SolvedMAMEX,
             for mine, v in zip(users, np.split(e, len(users), 1))]
     return int(np.argmax(said))
 
+# %% ../nbs/paper/6_solved.ipynb #42cf000b
 @patch
 def validated(self: SolvedMAMEX, catalogue: Catalogue, split: Split) -> dict[str, float]:
     "Validation metrics in both pools and the diagnostics, as in a trainer's history; without questions, only these."

@@ -43,7 +43,7 @@ class Command:
 @functools.cache
 def pages() -> dict[str, str]:  # name → text
     "README.md and index.ipynb are one page."
-    out = {n: (ROOT / n).read_text(encoding="utf-8") for n in ("README.md", "reports/README.md")}
+    out = {n: (ROOT / n).read_text(encoding="utf-8") for n in ("README.md", "reports/claims.md")}
     for p in sorted((ROOT / "nbs").rglob("*.ipynb")):
         if ".ipynb_checkpoints" in p.parts: continue
         out[p.relative_to(ROOT).as_posix()] = "\n\n".join(c.source for c in nbformat.read(p, 4).cells if c.cell_type == "markdown")
@@ -175,8 +175,8 @@ def small_datasets(to: Path):
         save_dataset(ds, to / name)
 
 
-VECTORS = re.compile(r"\b(extract|views_of|material)\(")
-STUB = "from mamex.reports.files import report_folder\n(report_folder(ds.name, p.out) / '{}.json').write_text('{{}}')"
+VECTORS = re.compile(r"\bopen_study\(")
+STUB = "from mamex.reports.files import report_folder\n(report_folder(p.lab.dataset.name, p.out) / '{}.json').write_text('{{}}')"
 
 def first_cells(path: Path):
     "Cuts a papermill notebook behind the cell that makes the vectors; a stub stands for its report."
@@ -319,7 +319,7 @@ def test_every_page_is_read():
     "The pages that people start from show commands, and README shows those of the first hour."
     shown = {p for p, _ in BLOCKS}
     papermills = {f"nbs/{n}.ipynb" for n in (*regenerate.NOTEBOOKS, *regenerate.ASIDE)}
-    assert shown >= {"README.md", "reports/README.md", "nbs/shop/9_cli.ipynb", *papermills} and len(COMMANDS) > 20
+    assert shown >= {"README.md", "reports/claims.md", "nbs/shop/9_cli.ipynb", *papermills} and len(COMMANDS) > 20
     first = [c.text for c in COMMANDS if c.page == "README.md"]
     assert any("activate" in c for c in first)
     for start in ("make run", "make test", "papermill nbs/run.ipynb", "mamex import", "mamex check", "mamex fit", "mamex recommend", "mamex add", "mamex explain"):

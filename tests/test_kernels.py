@@ -1,12 +1,13 @@
 "Each kernel against its plain line: values and gradients, alone and in a whole step."
 from dataclasses import replace
 import numpy as np, pytest, torch
+from types import SimpleNamespace
 from hypothesis import given, settings, strategies as st
 from mamex.adapters import Adapters, mix, top_gates
 from mamex.base import UsageError
 from mamex.gate import FusionGate, dropout, fuse, hidden
 from mamex.losses import align_loss
-from mamex.model import MAMEX, Config
+from mamex.model import Config
 from mamex.trainer import preset
 from mamex.vectors.features import Features
 
@@ -77,9 +78,9 @@ def made(seed=0, n=200, widths=(24, 16, 9), holes=True):
 def step(features, kernels, name="released", **kw):
     "Losses, fused vectors and gradients of one step."
     torch.manual_seed(0)
-    model = MAMEX(features, 30, preset(name, dim=32, dropout=0., kernels=kernels, **kw))
+    model = preset(name, dim=32, dropout=0., kernels=kernels, **kw).build(features, SimpleNamespace(n_users=30))
     n = len(features.mask); batch = torch.randint(30, (64,)), torch.randint(n, (64,)), torch.randint(n, (64,))
-    parts, items = model.losses(*batch, torch.arange(n) % 5 > 0)
+    parts, items = model.losses(model.catalogue(features), *batch, torch.arange(n) % 5 > 0)
     params = [p for p in model.parameters()]
     grads = torch.autograd.grad(model.total(parts), params, allow_unused=True)
     return [*parts.values(), items.e, *(torch.zeros_like(p) if g is None else g for p, g in zip(params, grads))]
@@ -119,10 +120,10 @@ def test_dropout_alone_tells_the_ways_apart():
     f, out = made(1), {}
     for k in WAYS:
         torch.manual_seed(0)
-        out[k] = MAMEX(f, 30, preset("released", dim=32, kernels=k))
-    a, b = (m.train()().e for m in out.values())
+        out[k] = preset("released", dim=32, kernels=k).build(f, SimpleNamespace(n_users=30))
+    a, b = (m.train()(m.catalogue(f)).e for m in out.values())
     assert not torch.allclose(a, b, atol=1e-4)
-    a, b = (m.eval()().e for m in out.values())
+    a, b = (m.eval()(m.catalogue(f)).e for m in out.values())
     torch.testing.assert_close(a, b, atol=2e-6, rtol=2e-4)
 
 

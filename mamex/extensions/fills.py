@@ -121,7 +121,8 @@ def equip(
     "The features with what stands in for absent modalities."
     if way not in WAYS: raise UsageError(f"way is {way!r}; choose from {', '.join(WAYS)}")
     scaled = features
-    if normalise: scaled = replace(features, vectors={m: unit(v).astype(np.float32) for m, v in features.vectors.items()})
+    if normalise:
+        scaled = replace(features, vectors={m: unit(v).astype(np.float32) for m, v in features.vectors.items()})
     return replace(features, fills=WAYS[way](scaled, donors).fills)
 
 def way_config(base: Config, way: str, dropout: float) -> Config:

@@ -68,6 +68,7 @@ def write_model(model, path, **about):  # about: further facts for the header, j
     state = {k: v.cpu().contiguous().clone() for k, v in model.state_dict().items()}
     write_atomic(path, save(state, {"mamex": json.dumps(meta)}))
 
+# %% ../../nbs/protocol/7_runs.ipynb #bd2a6594
 def read_model(path) -> tuple[dict, dict]:  # the header; name → tensor
     "What `write_model` wrote; `UsageError` where it did not."
     try:

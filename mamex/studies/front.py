@@ -143,7 +143,8 @@ def claims_page(root: Path) -> str:
     return "\n\n".join([
         "# What was found about each claim of the paper",
         "Judged from the intervals in the reports. "
-        "Minutes are of training or, where that was longer, of the whole notebook, on the hardware that the run cards name. The studies train by a short recipe that each report prints.",
+        "Minutes are of training or, where that was longer, of the whole notebook, on the hardware that the run cards name. "
+        "The studies train by a short recipe that each report prints.",
         *(claim_part(c, reports) for c in CLAIMS)]) + "\n"
 
 # %% ../../nbs/studies/front.ipynb #e9836d52
