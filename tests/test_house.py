@@ -34,12 +34,12 @@ def test_readme_is_the_index_notebook():
 
 
 def test_readme_shows_the_committed_numbers():
-    from mamex.reports.words import markdown_table, short
+    from mamex.reports.words import markdown_table, number
     from mamex.studies.claims import read_reports
     from mamex.studies.front import front_table
     text, reports = (ROOT / "README.md").read_text(encoding="utf-8"), read_reports(ROOT / "reports")
     assert markdown_table(front_table({n: r["best"] for n, r in reports.items() if "best" in r})) in text
-    assert f"test NDCG@10 {short(reports['toy']['run']['test']['mamex/released']['ndcg@10']['mean'])}" in text  # of `make run`
+    assert f"test NDCG@10 {number(reports['toy']['run']['test']['mamex/released']['ndcg@10']['mean'])}" in text  # of `make run`
 
 
 def test_readme_is_read_in_five_minutes():

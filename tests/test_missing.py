@@ -4,8 +4,8 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from mamex.base import UsageError
 from mamex.vectors.features import Features
-from mamex.extensions.fills import WAYS, equip, way_config
-from mamex.extensions.losing import lose
+from mamex.extensions.fills import WAYS, with_fills, way_config
+from mamex.extensions.losing import without_modality
 from mamex.studies.missing_modality import recommend
 from mamex.studies.missing_page import page as missing_page
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ ways, donors, everybody = st.sampled_from(list(WAYS)), np.arange(N - 4), (np.ara
 def test_scores_are_finite(way, seed, M, present):
     "Also where nobody has anything, and where there is no donor."
     for d in (donors, donors[:0]):
-        f = equip(made(seed, M, present), way, d)
+        f = with_fills(made(seed, M, present), way, d)
         assert set(f.fills) in (set(), set(f.modalities)) and all(np.isfinite(v).all() for v in f.fills.values())
         assert np.isfinite(scorer(f, way)(*everybody)).all()
 
@@ -55,7 +55,7 @@ def test_complete_items_are_left_alone(way, seed, M, present):
     f = made(seed, M, present); full = f.mask.all(1)
     reference = model(f, "masked")
     state = reference.state_dict() if way != "placeholder" else reference.state_dict() | {k: v for k, v in model(f, way).state_dict().items() if k.startswith("placeholders")}
-    assert torch.allclose(items(equip(f, way, donors), way, state).e[full], reference(reference.catalogue(f)).e[full], atol=1e-6)
+    assert torch.allclose(items(with_fills(f, way, donors), way, state).e[full], reference(reference.catalogue(f)).e[full], atol=1e-6)
 
 
 @given(ways, st.integers(0, 999), st.integers(1, 3))
@@ -63,7 +63,7 @@ def test_complete_items_are_left_alone(way, seed, M, present):
 def test_without_gaps_all_ways_are_one(way, seed, M):
     f = made(seed, M, 1.1); reference = model(f, "masked")
     extra = {k: v + 1 for k, v in model(f, way).state_dict().items() if k.startswith("placeholders")}
-    assert (scorer(equip(f, way, donors), way, reference.state_dict() | extra)(*everybody) == reference.scorer(reference.catalogue(f))(*everybody)).all()
+    assert (scorer(with_fills(f, way, donors), way, reference.state_dict() | extra)(*everybody) == reference.scorer(reference.catalogue(f))(*everybody)).all()
 
 
 @given(ways, *gaps)
@@ -71,7 +71,7 @@ def test_without_gaps_all_ways_are_one(way, seed, M):
 def test_the_order_of_the_items_means_nothing(way, seed, M, present):
     f, p = made(seed, M, present), np.random.default_rng(seed).permutation(N)
     g = replace(f, vectors={m: v[p] for m, v in f.vectors.items()}, mask=f.mask[p])
-    a, b = items(equip(f, way, donors), way), items(equip(g, way, np.sort(np.argsort(p)[donors])), way)
+    a, b = items(with_fills(f, way, donors), way), items(with_fills(g, way, np.sort(np.argsort(p)[donors])), way)
     assert torch.allclose(b.e, a.e[p], atol=1e-4)
 
 
@@ -101,10 +101,10 @@ def test_an_item_with_nothing_is_never_first(seed, M, present):
 def test_fills_learn_from_donors_only(seed, M, present, way):
     "Another item's vectors, however wild, do not enter a fill; nor does the item's own vector of that modality."
     f = made(seed, M, present); cold = np.arange(N) >= N - 4
-    good = equip(f, way, donors)
+    good = with_fills(f, way, donors)
     for n, m in enumerate(f.modalities):
         wild = f.vectors[m].copy(); wild[cold & f.mask[:, n]] = 1e4
-        bad = equip(replace(f, vectors=f.vectors | {m: wild}), way, donors)
+        bad = with_fills(replace(f, vectors=f.vectors | {m: wild}), way, donors)
         assert (bad.fills[m] == good.fills[m]).all()
         assert all((bad.fills[o][donors] == good.fills[o][donors]).all() for o in f.modalities)
 
@@ -113,7 +113,7 @@ def test_fills_learn_from_donors_only(seed, M, present, way):
 @settings(max_examples=80, deadline=None)
 def test_losses_are_exact_and_nested(seed, M, present, how, a, b):
     f, kinds, among = made(seed, M, present), np.arange(N) % 3, np.arange(2, N)
-    small, large = (lose(f, r, how, seed, among, kinds) for r in sorted((a, b)))
+    small, large = (without_modality(f, r, how, seed, among, kinds) for r in sorted((a, b)))
     able = among[f.mask[among].sum(1) > 1]
     if how == "m0": able = able[f.mask[able, 0]]
     assert (f.mask & ~large.mask).sum() == round(max(a, b) * len(able)) and not (large.mask & ~small.mask).any()
@@ -123,7 +123,7 @@ def test_losses_are_exact_and_nested(seed, M, present, how, a, b):
 
 def test_what_is_unknown_is_refused_by_name():
     f = made(0, 2, 1.1)
-    for call, word in ((lambda: equip(f, "hope", donors), "hope"), (lambda: lose(f, .5, "sound", 0, donors), "sound"), (lambda: lose(f, .5, "by kind", 0, donors), "kinds")):
+    for call, word in ((lambda: with_fills(f, "hope", donors), "hope"), (lambda: without_modality(f, .5, "sound", 0, donors), "sound"), (lambda: without_modality(f, .5, "by kind", 0, donors), "kinds")):
         with pytest.raises(UsageError, match=word): call()
 
 

@@ -7,7 +7,7 @@ from conftest import ROOT
 from mamex.rivals.peers import SPACES
 from mamex.studies import claims, front, overview, peers, peers_page, search
 from mamex.vectors.attributes import attribute_features, multi_hot, truncated_svd
-from mamex.protocol.exposure import (agreement, bands, beyond, cold_popularity, gini, jaccard, jensen_shannon,
+from mamex.protocol.exposure import (agreement, bands, exposure, cold_popularity, gini, jaccard, jensen_shannon,
                                      overlap, top_k)
 from mamex.base import UsageError
 from mamex.datasets.folders import load_dataset
@@ -70,14 +70,14 @@ def test_measures_by_hand():
     split = Split(4, 6, np.array([[0, 0]]), np.array([[0, 2], [1, 2], [2, 2], [3, 2]]), np.array([[0, 3], [1, 3], [1, 4], [2, 5]]), np.array([2]), np.array([3, 4, 5]))
     assert cold_popularity(split).tolist() == [0, 0, 4, 2, 1, 1]
     want = {0: (2, 3), 1: (2, 3), 2: (4, 3)}
-    got = beyond(lambda u, i: np.array([[2. * (y == want[x][0]) + (y == want[x][1]) for y in i] for x in u]), split, k=2)
+    got = exposure(lambda u, i: np.array([[2. * (y == want[x][0]) + (y == want[x][1]) for y in i] for x in u]), split, k=2)
     assert got["coverage"] == 3 / 4 and got["gini"] == gini([2, 3, 1, 0])
     assert got["novelty"] == pytest.approx((2 * 0 + 3 * 1 + 1 * 2) / 6)          # -log2 of 4/4, 2/4, 1/4
     assert got["popularity_lift"] == pytest.approx((3 + 3 + 1.5) / (2 + 1.5 + 1))
     half = (.5 * np.log2(.5 / .75) + .5 * np.log2(.5 / .25) + np.log2(1 / .75)) / 2  # (½, ½, 0) from (0, 1, 0)
     # bands: 2 head, 3 and 4 middle, 5 tail; user 2 is shown the middle only and took the tail
     assert got["miscalibration"] == pytest.approx((half + half + 1) / 3)
-    own = beyond(lambda u, i: np.tile(-i.astype(float), (len(u), 1)), split, pool="own", k=1)
+    own = exposure(lambda u, i: np.tile(-i.astype(float), (len(u), 1)), split, pool="own", k=1)
     assert own["coverage"] == 1 / 3 and own["novelty"] == pytest.approx(1)
 
 
@@ -87,15 +87,15 @@ def test_blocks_do_not_show(toy, chunk):
     ds, f, split = toy
     noise = np.random.default_rng(0).random((ds.n_users, ds.n_items))
     score = lambda u, i: noise[np.ix_(u, i)]
-    a, b = beyond(score, split), beyond(score, split, chunk=chunk)
+    a, b = exposure(score, split), exposure(score, split, chunk=chunk)
     assert all(a[m] == pytest.approx(b[m], abs=1e-12) for m in a)
     assert overlap(score, score, split, split.cold_items, chunk=chunk) == 1
 
 
 def test_no_measure_of_a_broken_model(toy):
     ds, f, split = toy
-    with pytest.raises(UsageError, match="NaN"): beyond(lambda u, i: np.full((len(u), len(i)), np.nan), split)
-    with pytest.raises(UsageError, match="at least 1"): beyond(lambda u, i: np.zeros((len(u), len(i))), split, k=0)
+    with pytest.raises(UsageError, match="NaN"): exposure(lambda u, i: np.full((len(u), len(i)), np.nan), split)
+    with pytest.raises(UsageError, match="at least 1"): exposure(lambda u, i: np.zeros((len(u), len(i))), split, k=0)
 
 
 def test_modalities_that_say_the_same_agree(toy):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'as_zeros', 'having', 'as_mean', 'similarity', 'unit', 'as_neighbours', 'ridge_loo', 'beside', 'as_ridge',
-           'as_is', 'equip', 'way_config']
+           'as_is', 'with_fills', 'way_config']
 
 # %% ../../nbs/extensions/1_fills.ipynb #d8db744d
 import numpy as np
@@ -112,7 +112,7 @@ WAYS = {"masked": as_is, "zeros": as_zeros, "mean": as_mean,
         "neighbours": as_neighbours, "ridge": as_ridge, "placeholder": as_is}
 
 # %% ../../nbs/extensions/1_fills.ipynb #4538721d
-def equip(
+def with_fills(
         features: Features,
         way: str,                # a key of `WAYS`
         donors: np.ndarray,      # items to learn from

@@ -19,7 +19,7 @@ from ..model import Config
 from ..reports.cards import card_table, settings_table, study_note
 from ..reports.figures import plot_effects, quiet
 from ..reports.files import Report
-from ..reports.words import effect_sentences, effect_table, markdown_table, short
+from ..reports.words import effect_sentences, effect_table, markdown_table, number
 from .experts import item_labels, specialisation
 from .insight import INSIGHT_CAPTIONS, fusion_weights, gallery, insight_figures, insight_report
 from .lab import Lab
@@ -171,7 +171,7 @@ def sentences(report: dict, names) -> list[str]:
 def degrees_table(rows: list[dict]) -> pd.DataFrame:
     "Mean over the seeds of test NDCG@20 in the own pool and of the modality's weight, by share and target."
     g = pd.DataFrame([r for r in rows if r["share"] is not None]).groupby(["target", "share"])
-    text = g["own"].mean().map(short) + " (α " + g["alpha"].mean().map("{:.2f}".format) + ")"
+    text = g["own"].mean().map(number) + " (α " + g["alpha"].mean().map("{:.2f}".format) + ")"
     return text.unstack().loc[list(AIMS)].rename(columns="{:.0%}".format)
 
 # %% ../../nbs/studies/ablations.ipynb #92ecaa33

@@ -14,7 +14,7 @@ from scipy import stats
 from ..rivals.peers import PEERS
 from ..reports.cards import card_table
 from ..reports.figures import forest, quiet
-from ..reports.words import cell, markdown_table, results_table, short, signed, who_beats
+from ..reports.words import cell, markdown_table, results_table, number, signed, who_beats
 
 # %% ../../nbs/studies/best_page.ipynb #1bd7be55
 def steps_table(
@@ -23,7 +23,7 @@ def steps_table(
     "The ladder as a table."
     columns = {"rung": lambda r: r["rung"],
                "vectors": lambda r: r["view"],
-               "NDCG@10": lambda r: short(r["mean"]),
+               "NDCG@10": lambda r: number(r["mean"]),
                "gain": lambda r: "" if r["gain"] is None else signed(r["gain"]),
                "train s": lambda r: f"{r['train_s']:.1f}"}
     return pd.DataFrame([{h: f(r) for h, f in columns.items()} for r in rows]).set_index("rung")
@@ -63,7 +63,7 @@ def against_table(vs: dict, measured: dict, part: str = "test") -> pd.DataFrame:
     rows = [{"model": n, metric: m, f"{model} minus it": "" if n == model else signed(vs[n])}
             for n, m in means.items()]
     t = pd.DataFrame(rows).sort_values(metric, ascending=False, kind="stable").set_index("model")
-    return t.assign(**{metric: t[metric].map(short)})
+    return t.assign(**{metric: t[metric].map(number)})
 
 # %% ../../nbs/studies/best_page.ipynb #b804f4f7
 def wins(vs: dict, model: str = "mamex/best", where: str = "in the joint pool") -> str:
@@ -125,7 +125,7 @@ def equal_table(report: dict, view: str, pool: str = "joint", metric: str = "ndc
     res = report["test" if pool == "joint" else "test_own"]
     names = sorted((n for n in res if n == model or n in vs), key=lambda n: -res[n][metric]["mean"])
     return pd.DataFrame([{"model": n,
-                          metric: short(res[n][metric]["mean"]),
+                          metric: number(res[n][metric]["mean"]),
                           f"{model} minus it": "" if n == model else signed(vs[n])} for n in names]).set_index("model")
 
 # %% ../../nbs/studies/best_page.ipynb #9f35db4a
@@ -244,7 +244,7 @@ def headline_row(name: str, r: dict, view: str, pool: str) -> dict:
     res, (mine, vs) = r["test" if pool == "joint" else "test_own"], compared(r, view, pool)
     def over(names):
         n = max(names, key=lambda n: res[n]["ndcg@10"]["mean"], default=None)
-        return "–" if n is None else f"`{n}` {short(res[n]['ndcg@10']['mean'])}: {signed(vs[n])}"
+        return "–" if n is None else f"`{n}` {number(res[n]['ndcg@10']['mean'])}: {signed(vs[n])}"
     old = "mamex/released" if "mamex/released" in vs else "mamex/released, each"
     return {"dataset": name,
             "inputs": ", ".join(seen_of(r["card"], view)),

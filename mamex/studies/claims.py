@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Callable
 from ..protocol.intervals import mean_ci, sign
 from ..rivals.peers import PEERS
-from ..reports.words import BEATS, says, signed, subject, who_beats
-from .peers_page import told
+from ..reports.words import BEATS, effect_words, signed, subject, who_beats
+from .peers_page import significant_sign
 
 # %% ../../nbs/studies/claims.ipynb #5f4df212
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
@@ -45,7 +45,7 @@ def by_effect(
         if effect(report, name) is None and name not in report["failed"]: return OPEN, f"`{name}` was not trained"
         if name in report["failed"]: return OPEN, f"`{name}` ends in a loss that is not a number"
         d = effect(report, name)
-        return {side: HOLDS, -side: FAILS, 0: OPEN}[sign(d)], f"{subject(name)} {says(d, 'NDCG@20')}"
+        return {side: HOLDS, -side: FAILS, 0: OPEN}[sign(d)], f"{subject(name)} {effect_words(d, 'NDCG@20')}"
     return judge
 
 # %% ../../nbs/studies/claims.ipynb #53fe0198
@@ -71,8 +71,8 @@ def beats_peers(report) -> tuple:
     "MAMEX, tuned as its peers were, against each of the seven; it holds only if all seven were there."
     name = "mamex/tuned" if "mamex/tuned" in report["compare"] else "mamex/released"
     diffs = {n: d for n, d in report["compare"].get(name, {}).items() if n in PEERS}
-    signs = [told(d) for d in diffs.values()]
-    words = who_beats(diffs, {s: BEATS[s] for s in (-1, 1, 0)}, told)
+    signs = [significant_sign(d) for d in diffs.values()]
+    words = who_beats(diffs, {s: BEATS[s] for s in (-1, 1, 0)}, significant_sign)
     missing = len(PEERS) - len(diffs)
     verdict = FAILS if -1 in signs else HOLDS if signs.count(1) == len(PEERS) else OPEN
     return verdict, (f"`{name}` {words or 'met no peer'}"
@@ -124,7 +124,8 @@ def same_as_code(report) -> tuple:
     "Print and released code come to the same."
     if "mamex/paper" in report["failed"]: return FAILS, report["failed"]["mamex/paper"]
     d = report["effects"]["mamex/paper"]["ndcg@20"]
-    return FAILS if sign(d) else OPEN, f"the printed settings instead of the released ones: {says(d, 'NDCG@20')}"
+    found = f"the printed settings instead of the released ones: {effect_words(d, 'NDCG@20')}"
+    return FAILS if sign(d) else OPEN, found
 
 # %% ../../nbs/studies/claims.ipynb #19abc3f7
 def selects_well(report) -> tuple:
@@ -140,7 +141,7 @@ def tuning_matters(report) -> tuple:
     "The search's choice against the base, on test."
     d = report["effects"]["best of the search"]["ndcg@10"]
     return ({1: HOLDS, -1: FAILS, 0: OPEN}[sign(d)],
-            f"the choice of {len(report['search']['trials'])} trials {says(d, 'NDCG@10')}")
+            f"the choice of {len(report['search']['trials'])} trials {effect_words(d, 'NDCG@10')}")
 
 # %% ../../nbs/studies/claims.ipynb #ed50aea8
 def lives_without(report) -> tuple:
@@ -165,7 +166,7 @@ def on_day_one(model: str) -> Callable:
     "A model against the static one before anyone has met the new items."
     def judge(report):
         d = next(r for r in report["warmup"] if r["n"] == 0 and r["model"] == model)["vs mamex/static"]
-        return {1: HOLDS, -1: FAILS, 0: OPEN}[sign(d)], f"`{model}` on the first day {says(d, 'NDCG@20')}"
+        return {1: HOLDS, -1: FAILS, 0: OPEN}[sign(d)], f"`{model}` on the first day {effect_words(d, 'NDCG@20')}"
     return judge
 
 # %% ../../nbs/studies/claims.ipynb #43ff8f16

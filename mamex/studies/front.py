@@ -15,7 +15,7 @@ from ..base import write_atomic
 from ..protocol.intervals import sign
 from ..rivals.peers import PEERS
 from ..reports.files import reports_root, save_figure
-from ..reports.words import markdown_table, short
+from ..reports.words import markdown_table, number
 from .best_page import FLOORS, TWO, compared, seen_of, views_told
 from .claims import CLAIMS, FAILS, HOLDS, minutes, read_reports
 from .overview import overview_table, write_overview
@@ -31,7 +31,7 @@ def starred(res: dict, vs: dict, name: str | None, named: bool = True) -> str:
     "A model's number; a star where `best` is better, a minus where it is worse, by the interval."
     if name is None: return "–"
     mark = {1: " *", -1: " −", 0: ""}[sign(vs[name])]
-    return (f"`{name.removesuffix(TWO)}` " if named else "") + short(res[name]["ndcg@10"]["mean"]) + mark
+    return (f"`{name.removesuffix(TWO)}` " if named else "") + number(res[name]["ndcg@10"]["mean"]) + mark
 
 # %% ../../nbs/studies/front.ipynb #30decfde
 def rivals_of(report: dict, view: str, pool: str) -> dict:
@@ -48,7 +48,7 @@ def front_row(name: str, report: dict, view: str, pool: str) -> dict:
     who, columns = rivals_of(report, view, pool), seen_of(report["card"], view)
     return {"dataset": name,
             "inputs": ", ".join(columns) if len(columns) < 3 else f"{len(columns)} columns",
-            "`best`": short(res[mine]["ndcg@10"]["mean"]),
+            "`best`": number(res[mine]["ndcg@10"]["mean"]),
             "`released`": starred(res, vs, who["released"], named=False),
             "strongest floor": starred(res, vs, who["floor"]), "strongest peer": starred(res, vs, who["peer"])}
 
@@ -143,7 +143,8 @@ def claims_page(root: Path) -> str:
     return "\n\n".join([
         "# What was found about each claim of the paper",
         "Judged from the intervals in the reports. "
-        "Minutes are of training or, where that was longer, of the whole notebook, on the hardware that the run cards name. "
+        "Minutes are of training or, where that was longer, of the whole notebook, "
+        "on the hardware that the run cards name. "
         "The studies train by a short recipe that each report prints.",
         *(claim_part(c, reports) for c in CLAIMS)]) + "\n"
 

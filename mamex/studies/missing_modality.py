@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASELINE', 'DIVERGED', 'over', 'weights_of', 'is_complete', 'conditions', 'plan_ways', 'scores_of_test', 'ndcg',
-           'places', 'alpha_facts', 'look', 'train_ways', 'Ledger', 'look_at_all', 'compare_ways', 'references',
+           'places', 'alpha_facts', 'measure_way', 'train_ways', 'Ledger', 'look_at_all', 'compare_ways', 'references',
            'stacked', 'keys_of', 'effects_of', 'mean_over', 'pooled_effects', 'real_gaps', 'at_half', 'rounded',
            'missing_report', 'rows']
 
@@ -19,8 +19,8 @@ from ..protocol.metrics import evaluate, user_metrics
 from ..protocol.runs import Run
 from ..protocol.splits import Split
 from ..model import Config
-from ..extensions.fills import WAYS, equip, way_config
-from ..extensions.losing import kinds_of, lose
+from ..extensions.fills import WAYS, with_fills, way_config
+from ..extensions.losing import kinds_of, without_modality
 from .lab import Lab
 from .missing_page import exposure_sentence, figures, page, real_note, tables
 from .missing_verdict import recommend
@@ -110,7 +110,7 @@ def alpha_facts(
             for n, m in enumerate(features.modalities)}
 
 # %% ../../nbs/studies/missing_modality.ipynb #9b970899
-def look(
+def measure_way(
         run: Run,
         features: Features,   # what its model ranks, with what stands in
         split: Split,
@@ -138,7 +138,7 @@ def train_ways(
     ) -> dict:               # (way, dropout) → Run
     "Every way for one seed; a training that diverges is left out."
     warm, needed = split.warm_items, dict.fromkeys(weights_of(w, d, alike) for w, d in pairs)
-    jobs = {(w, d): (equip(features, w, warm, base.normalise), way_config(base, w, d)) for w, d in needed}
+    jobs = {(w, d): (with_fills(features, w, warm, base.normalise), way_config(base, w, d)) for w, d in needed}
     runs, _ = train_all(jobs, split, [seed], device, checkpoints, progress)
     return {(w, d): runs[k][0] for w, d in pairs if (k := weights_of(w, d, alike)) in runs}
 
@@ -181,8 +181,8 @@ def look_at_all(
     "Every way over one catalogue, into the ledger."
     scores, worn = {}, {}
     for (way, dropout), run in runs.items():
-        if way not in worn: worn[way] = equip(features, way, split.warm_items, run.config.normalise)
-        facts, by_user = look(run, worn[way], split, before.get((way, dropout)))
+        if way not in worn: worn[way] = with_fills(features, way, split.warm_items, run.config.normalise)
+        facts, by_user = measure_way(run, worn[way], split, before.get((way, dropout)))
         ledger.note(*key, way, dropout, seed, facts, by_user); scores[way, dropout] = by_user["scores"]
     return scores
 
@@ -203,10 +203,10 @@ def compare_ways(
         ledger.count(runs, True)
         before = look_at_all(ledger, runs, features, split, ("complete", "none", 0.), seed)
         for pattern, rate in losses:
-            lost = lose(features, rate, pattern, seed, split.test_items, kinds)
+            lost = without_modality(features, rate, pattern, seed, split.test_items, kinds)
             look_at_all(ledger, runs, lost, split, ("complete", pattern, rate), seed, before)
         for pattern, rate in trained:
-            lost = lose(features, rate, pattern, seed, every, kinds)
+            lost = without_modality(features, rate, pattern, seed, every, kinds)
             runs = train_ways(lost, split, base, again, False, seed, *kept); ledger.count(runs)
             look_at_all(ledger, runs, lost, split, ("missing", pattern, rate), seed)
     return ledger

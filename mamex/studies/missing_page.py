@@ -15,7 +15,7 @@ from ..protocol.intervals import sign
 from ..extensions.fills import WAYS
 from ..reports.cards import card_table, study_note
 from ..reports.figures import forest, quiet
-from ..reports.words import markdown_table, short, signed
+from ..reports.words import markdown_table, number, signed
 from .missing_verdict import label
 
 # %% ../../nbs/studies/missing_page.ipynb #7c0b4b41
@@ -199,7 +199,7 @@ def curve_table(report: dict, pattern: str, training: str = "complete") -> pd.Da
     d = frame(report["curves"])
     d = d[(d["pattern"] == "none") | ((d["pattern"] == pattern) & (d["training"] == training))]
     g = d.groupby(["way", "dropout", "rate"], sort=False)["own"].mean().unstack("rate").sort_index(axis=1)
-    g = g.set_axis([label(*k) for k in g.index]).map(lambda x: short(x) if np.isfinite(x) else "")
+    g = g.set_axis([label(*k) for k in g.index]).map(lambda x: number(x) if np.isfinite(x) else "")
     return g.rename(columns="{:.0%}".format).rename_axis("way").rename_axis(None, axis=1)
 
 # %% ../../nbs/studies/missing_page.ipynb #105b1b1a
@@ -223,9 +223,9 @@ def effects_at(report: dict, training: str = "complete") -> pd.DataFrame:
 EXPOSURE_COLUMNS = [  # heading, what the json calls it, how it is written
     ("top-20 places of incomplete items", "places", "{:.1%}".format),
     ("their share of what users met", "share_met", "{:.1%}".format),
-    ("NDCG@20, complete items, before", "own_complete_before", short),
-    ("the same, after", "own_complete", short),
-    ("NDCG@20, incomplete items", "own_lacking", short)]
+    ("NDCG@20, complete items, before", "own_complete_before", number),
+    ("the same, after", "own_complete", number),
+    ("NDCG@20, incomplete items", "own_lacking", number)]
 
 # %% ../../nbs/studies/missing_page.ipynb #b375d29c
 def exposure_table(report: dict) -> pd.DataFrame:
@@ -247,9 +247,9 @@ def real_table(report: dict) -> pd.DataFrame:
     against = {(label(r["way"], r["dropout"]), r["relevant"]): signed(r) for r in real["effects"]}
     for k, x in by_way(real["rows"]):
         n = label(*k)
-        rows[n] = {"items with everything": short(x["own_complete"].mean()),
+        rows[n] = {"items with everything": number(x["own_complete"].mean()),
                    "against masked": against.get((n, "complete"), ""),
-                   "items that lack something": short(x["own_lacking"].mean()),
+                   "items that lack something": number(x["own_lacking"].mean()),
                    "against masked ": against.get((n, "lacking"), ""),
                    "their top-20 places": f"{x['places'].mean():.1%}"}
     return pd.DataFrame(rows).T.rename_axis("way")

@@ -8,7 +8,7 @@ __all__ = ['BASE', 'label', 'pooled_all', 'recommend', 'fairest']
 # %% ../../nbs/studies/missing_verdict.ipynb #badaddee
 import pandas as pd
 from ..protocol.intervals import sign
-from ..reports.words import says
+from ..reports.words import effect_words
 
 # %% ../../nbs/studies/missing_verdict.ipynb #51118010
 BASE = ("masked", 0.)  # the masked gate without modality dropout
@@ -35,9 +35,9 @@ def recommend(
     if not allowed: return fairest(report, intact, where)
     best = max(allowed, key=lambda r: r["diff"])
     near = [label(r["way"], r["dropout"]) for r in allowed if r is not best and r["ci95"][1] > best["ci95"][0]]
-    text = (f"Take {label(best['way'], best['dropout'])}: over {where} it {says(best, 'NDCG@20')} "
+    text = (f"Take {label(best['way'], best['dropout'])}: over {where} it {effect_words(best, 'NDCG@20')} "
             "against the masked gate without modality dropout")
-    if lossy: text += f"; where nothing is lost it {says(intact[best['way'], best['dropout']], 'NDCG@20')}"
+    if lossy: text += f"; where nothing is lost it {effect_words(intact[best['way'], best['dropout']], 'NDCG@20')}"
     overlap = f" Its interval overlaps with that of {', '.join(near)}." if near else ""
     return {k: best[k] for k in ("way", "dropout", "diff", "ci95")} | dict(text=f"{text}.{overlap}")
 

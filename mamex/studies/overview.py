@@ -12,8 +12,8 @@ from pathlib import Path
 from ..base import UsageError
 from ..rivals.peers import EXTRA, PEERS
 from ..reports.files import reports_root, save_figure
-from ..reports.words import short
-from .peers_page import draw_duels, told
+from ..reports.words import number
+from .peers_page import draw_duels, significant_sign
 
 # %% ../../nbs/studies/overview.ipynb #6666382c
 def over_datasets(root: Path, model: str = "mamex/tuned") -> dict:  # dataset → `duels`
@@ -67,7 +67,7 @@ def overview_table(
     names = in_order([n for r in reports.values() for n in r["test"]], model)
     def cell(r, n):
         if n not in r["test"]: return "–"
-        x, d = short(r["test"][n][metric]["mean"]), r["compare"].get(model, {}).get(n)
-        return f"**{x}**" if d and told(d) < 0 else x
+        x, d = number(r["test"][n][metric]["mean"]), r["compare"].get(model, {}).get(n)
+        return f"**{x}**" if d and significant_sign(d) < 0 else x
     columns = {name: [cell(r, n) for n in names] for name, r in reports.items()}
     return pd.DataFrame(columns, index=pd.Index(names, name="model"))

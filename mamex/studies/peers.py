@@ -12,7 +12,7 @@ import numpy as np
 from dataclasses import replace
 from ..base import cache_dir
 from ..vectors.features import Features
-from ..protocol.exposure import agreement, beyond
+from ..protocol.exposure import agreement, exposure
 from ..protocol.intervals import versus
 from ..protocol.metrics import evaluate
 from ..protocol.splits import Split, make_split
@@ -87,13 +87,13 @@ def costs(runs: dict[str, list[Run]], found: dict) -> dict:  # name → `cost_of
 def beyond_run(run: Run, features: Features, split: Split, part: str) -> dict:
     "`beyond` and `agreement` of a trained model."
     agreed = agreement(run, features, split, part)
-    return beyond(run.scorer(), split, part) | {f"agreement {k}": v for k, v in agreed.items()}
+    return exposure(run.scorer(), split, part) | {f"agreement {k}": v for k, v in agreed.items()}
 
 # %% ../../nbs/studies/peers.ipynb #ee26706f
 def beyond_all(lines: dict, runs: dict[str, list[Run]], features: Features, split: Split, part: str = "test") -> dict:
     "The measures of `mamex.protocol.exposure`: name → {measure → mean and sd}; `agreement` of those that are trained."
     first = {"random": lines["random"], ORACLE: oracle_popularity(split, part)}
-    rows = {n: [beyond(s, split, part)] for n, s in (first | lines).items()}
+    rows = {n: [exposure(s, split, part)] for n, s in (first | lines).items()}
     rows |= {n: [beyond_run(r, features, split, part) for r in rs] for n, rs in runs.items()}
     stat = lambda x: dict(mean=float(np.mean(x)), sd=float(np.std(x, ddof=1)) if len(x) > 1 else None)
     return {n: {m: stat([x[m] for x in r]) for m in r[0]} for n, r in rows.items()}

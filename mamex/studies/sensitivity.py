@@ -21,7 +21,7 @@ from ..trainer import Diverged, fit, run_key
 from ..reports.cards import card_table, study_note
 from ..reports.figures import quiet
 from ..reports.files import Report
-from ..reports.words import effect_sentences, effect_table, markdown_table, short
+from ..reports.words import effect_sentences, effect_table, markdown_table, number
 from .lab import Lab
 from .variants import changes, effects, outcomes, results
 
@@ -102,7 +102,7 @@ def plot_k_by_k(rows: list[dict]):
     im, middle = ax.imshow(d, cmap="cividis", aspect="auto"), np.nanmean(d.to_numpy())
     for (y, x), v in np.ndenumerate(d.to_numpy()):
         if not np.isfinite(v): continue
-        ax.text(x, y, short(v)[:4], ha="center", va="center", color="k" if v > middle else "w")
+        ax.text(x, y, number(v)[:4], ha="center", va="center", color="k" if v > middle else "w")
     ax.set(xticks=range(d.shape[1]), xticklabels=d.columns, yticks=range(d.shape[0]), yticklabels=d.index,
            xlabel="k, experts that serve an item", ylabel="K, experts")
     ax.grid(False)
@@ -218,7 +218,7 @@ def choice_table(report: dict) -> pd.DataFrame:
 def factors_table(rows: list[dict]) -> pd.DataFrame:
     "One row a factor: its values and the validation in both pools."
     d = pd.DataFrame([r for r in rows if "failed" not in r]).groupby(["factor", "value"], sort=False)
-    lines = (d["joint"].mean().map(short) + " / " + d["own"].mean().map(short)).reset_index(name="x")
+    lines = (d["joint"].mean().map(number) + " / " + d["own"].mean().map(number)).reset_index(name="x")
     told = lambda g: "; ".join(f"{v:g}: {x}" for v, x in zip(g["value"], g["x"]))
     return pd.DataFrame([{"factor": f, "validation NDCG@10, joint / own pool": told(g)}
                          for f, g in lines.groupby("factor", sort=False)])
@@ -243,7 +243,7 @@ def page(report: dict) -> str:
         "## K × k", "![K by k](sensitivity_grid.png)\n\n" + CAPTIONS["grid"],
         *(f"- {r['factor']} = {r['value']}: {r['failed']}" for r in lost),
         "## All together", f"{len(s['trials'])} trials, {s['pruned']} of them lost. "
-        f"Best: validation {short(s['best']['value'])} with {best}.",
+        f"Best: validation {number(s['best']['value'])} with {best}.",
         *([markdown_table(importance_table(s))] if s["importance"] else []),
         "![search](sensitivity_search.png)\n\n" + CAPTIONS["search"],
         "## The choice of the search, on test, once", markdown_table(choice_table(report)),

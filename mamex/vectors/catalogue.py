@@ -73,6 +73,7 @@ def read(self: Catalogue,
     if items is not None: v, there = v[items.cpu().numpy()], there.index_select(0, items)
     return prepared(np.array(v), self.normalise and modality != BEHAVIOUR).to(there.device).masked_fill(~there, 0)
 
+# %% ../../nbs/vectors/9_catalogue.ipynb #24586fc1
 @patch
 def take(self: Catalogue,
          items: Tensor | None = None,  # int64 [n], None: all
@@ -100,6 +101,7 @@ def with_context(self: Catalogue, context) -> Catalogue:  # float [n, C], column
     if context is None: return self
     return replace(self, context=torch.as_tensor(context, dtype=torch.float32).to(self.has.device))
 
+# %% ../../nbs/vectors/9_catalogue.ipynb #7b0858e6
 @patch
 def with_behaviour(self: Catalogue,
                    vectors,       # float [n, r], made of who met the item so far
@@ -126,6 +128,7 @@ def check_widths(
         if brought[m] != d: raise UsageError(f"the {m} vectors are {brought[m]} wide, the model expects {d}; "
                                              "use the encoder that it was trained with")
 
+# %% ../../nbs/vectors/9_catalogue.ipynb #50ac81c3
 def check_items(
         widths: dict[str, int],  # modality → d_in that the model expects
         beside: dict,            # names of its fills and its context
