@@ -72,9 +72,9 @@ def front_sentences(reports: dict, pool: str = "joint") -> list[str]:
         open_ = list(dict.fromkeys(n for n, s in have if s == 0))
         worse = list(dict.fromkeys(n for n, s in have if s < 0))
         if not have: continue
-        out.append(f"`best` is told to rank better than {words} on {sum(s > 0 for _, s in have)} of {len(have)} rows"
-                   + (f", and cannot be told apart from it on {', '.join(f'`{n}`' for n in open_)}" if open_ else "")
-                   + (f", and ranks worse on {', '.join(f'`{n}`' for n in worse)}" if worse else "") + ".")
+        out.append(f"`best` ranks better than {words} on {sum(s > 0 for _, s in have)} of {len(have)} rows"
+                   + (f"; the two cannot be told apart on {', '.join(f'`{n}`' for n in open_)}" if open_ else "")
+                   + (f"; it ranks worse on {', '.join(f'`{n}`' for n in worse)}" if worse else "") + ".")
     return out
 
 # %% ../../nbs/studies/front.ipynb #601e1475
