@@ -72,6 +72,16 @@ def test_no_module_is_too_large(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(HOUSE).as_posix())
+def test_lines_are_short_and_nothing_is_defined_twice(path):
+    text = path.read_text(encoding="utf-8")
+    wide = [l for l in text.splitlines() if len(l) > 120 and not l.startswith("__all__ = ")]  # that line nbdev writes itself
+    assert not wide, wide[:2]
+    of = lambda n: ast.unparse(n.args.args[0].annotation or ast.Constant("")) if isinstance(n, ast.FunctionDef) and n.decorator_list and n.args.args else ""
+    names = [(n.name, of(n)) for n in ast.parse(text).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    assert len(names) == len(set(names)), sorted({n for n in names if names.count(n) > 1})
+
+
 def test_the_paper_is_read_in_a_sitting():
     rooms = ("extractor", "adapters", "gate", "losses", "model", "trainer")
     assert sum(len((HOUSE / f"{r}.py").read_text(encoding="utf-8").splitlines()) for r in rooms) <= 950

@@ -128,14 +128,6 @@ def reads(self: Recommender) -> list:
     columns = self.about["text_columns"]
     return list(dict.fromkeys(c for cs in columns.values() for c in cs)) if isinstance(columns, dict) else list(columns)
 
-# %% ../../nbs/shop/6_adding.ipynb #cce4cbfa
-@patch
-def reads(self: Recommender) -> list:
-    "The columns that the encoder of the training reads; none where vectors came from elsewhere."
-    if self.about["encoder_key"] in ("", "ready"): return []
-    columns = self.about["text_columns"]
-    return list(dict.fromkeys(c for cs in columns.values() for c in cs)) if isinstance(columns, dict) else list(columns)
-
 # %% ../../nbs/shop/6_adding.ipynb #081ad8fd
 def leave_known(known: list, n: int) -> str:  # known: ids; n: items that were given; returns a sentence, or ""
     "What is said of items that are known already; `UsageError` where there are no others."

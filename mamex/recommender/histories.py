@@ -147,7 +147,7 @@ def json_histories(path):  # returns `Histories`
         b = Path(path).read_bytes()
         try: h = json.loads(b, object_pairs_hook=whole_object)
         except UsageError: raise
-        except ValueError as e:
+        except ValueError:
             if (len(lines := [l for l in b.decode(json.detect_encoding(b)).splitlines() if l.strip()]) < 2
                     or Path(path).suffix.lower() == ".json" and not lines[0].rstrip().endswith("}")): raise
             return json_lines(name, lines, whole_object)

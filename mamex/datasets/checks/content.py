@@ -28,7 +28,7 @@ def picture_fault(b: bytes) -> str | None:  # None: fine
 # %% ../../../nbs/data/checks/3_content.ipynb #feb71b6f
 def _check_names(paths, items, at, where, problems):
     "Files that no item will show: of another format, the second of an item, or named after none. (at: item -> name)"
-    names, folder_of, used = _by_name(paths), {}, {n: i for i, n in at.items()}
+    names, used = _by_name(paths), {n: i for i, n in at.items()}
     def say(level, kind, p, what, remedy, i=""):
         problems.append(Problem(level, f"{where}/{p}", None, what, remedy, i, kind))
     for p in sorted(paths):

@@ -129,7 +129,7 @@ def check_folder(folder,                # a dataset folder of any kind, or its n
     ds, refused = _verdict(folder)
     if contract:
         try: problems = _check_contract(folder, pictures, progress)
-        except Exception as e:
+        except Exception:
             if not refused: raise
             problems = []  # tables too odd to look into; the verdict says so
     elif ds is not None: problems = _check_loaded(ds, folder.name)
