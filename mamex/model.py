@@ -28,7 +28,7 @@ CHOICES = dict(gate=("dense", "sparse", "mean"), design=DESIGNS, context=("none"
                adapter_target=TARGETS, fusion_target=TARGETS, adapter_kl=("u||p", "p||u"), fusion_kl=("u||p", "p||u"),
                align_reduction=("mean", "sum"), regularise_on=("all", "warm", "step"), weight_reg=("batch", "theta"),
                precision=tuple(PRECISIONS), kernels=("fast", "plain"), negatives=("all", "warm"),
-               select_pool=("joint", "own"))
+               select_pool=("joint", "own"), until=("patience", "converged"))
 
 @dataclass(frozen=True)
 class Config:
@@ -63,6 +63,7 @@ class Config:
     epochs: int = 1000             # at most
     eval_every: int = 10           # epochs between validations
     patience: int = 200            # epochs without a gain before training stops
+    until: str = "patience"        # what ends training before its last epoch: "patience" or "converged"
     select_on: str = "ndcg@10"     # validation metric that keeps the best epoch
     select_pool: str = "joint"     # its candidates: "joint" (all cold items) or "own" (those of validation)
 

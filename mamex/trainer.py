@@ -20,7 +20,7 @@ from .vectors.catalogue import draw_drop
 from .vectors.features import Features, check_vectors
 from .protocol.metrics import evaluate
 from .protocol.pairs import PairSampler, hold_out
-from .protocol.runs import Run, read_model, selected_by
+from .protocol.runs import Run, converged, read_model, selected_by
 from .protocol.splits import Split
 from .model import Config, MAMEX
 from .solved import Solved, restore
@@ -53,7 +53,8 @@ FEEDS = ("base", "datasets", "vectors.features", "vectors.attributes", "extracto
 def run_key(features: Features, split: Split, config: Config, seed: int, life=None) -> str:  # 16 hex digits
     "A name for a run: a hash of features, split, settings, seed and of the code that trains, remarks aside."
     roots = ("mamex.trainer", *getattr(config, "code", ()))  # and where a peer's model stands
-    code = stamp_of([f"import {m}" for m in roots], Path(mamex.__file__).parent, FEEDS)
+    besides = FEEDS if hasattr(config, "solve") else (*FEEDS, "solved")  # the trainer knows it, no trained run needs it
+    code = stamp_of([f"import {m}" for m in roots], Path(mamex.__file__).parent, besides)
     facts = [features.fingerprint, split.fingerprint(), type(config).__name__, asdict(config), seed, code,
              torch.__version__] + ([life.fingerprint] if life else [])
     return digest(json.dumps(facts, sort_keys=True))[:16]
@@ -78,6 +79,7 @@ class Trainer:
         self.sampler, self.rng = PairSampler(inner, config.negatives), np.random.default_rng(seed)
         self.warm = torch.as_tensor(np.isin(np.arange(split.n_items), inner.warm_items), device=self.device)
         self.history, self.best, self.best_epoch, self.next_epoch, self.seconds = [], None, None, 0, 0.
+        self.notes = {}  # name → tensor: what somebody who watches wants kept with the state
 
     def step(self, batch: np.ndarray) -> dict[str, float]:  # batch: int64 [3, b]
         share = getattr(self.config, "modality_dropout", 0)
@@ -163,6 +165,7 @@ def state_bytes(self: Trainer, key: str, done: bool) -> bytes:
     "The whole state of the run as one safetensors file."
     t = {f"model.{k}": v for k, v in self.model.state_dict().items()} | {f"best.{k}": v for k, v in self.best.items()}
     for n, s in self.opt.state_dict()["state"].items(): t |= {f"opt.{n}.{k}": v for k, v in s.items()}
+    t |= {f"notes.{k}": v for k, v in self.notes.items()}
     t["rng"] = (torch.cuda if self.device.type == "cuda" else torch).get_rng_state()
     meta = dict(key=key, done=done, history=self.history, best_epoch=self.best_epoch, next_epoch=self.next_epoch,
                 seconds=self.seconds, rng=self.rng.bit_generator.state)
@@ -175,7 +178,7 @@ def load_state(self: Trainer, path: Path) -> bool:  # True: the run was finished
         meta, t = json.loads(f.metadata()["mamex"]), {k: f.get_tensor(k) for k in f.keys()}
     pick = lambda prefix: {k[len(prefix):]: v for k, v in t.items() if k.startswith(prefix)}
     self.model.load_state_dict(pick("model."))
-    self.best, opt = pick("best."), self.opt.state_dict()
+    self.best, self.notes, opt = pick("best."), pick("notes."), self.opt.state_dict()
     opt["state"] = {n: pick(f"opt.{n}.") for n in range(len(opt["param_groups"][0]["params"]))}
     self.opt.load_state_dict(opt)
     (torch.cuda if self.device.type == "cuda" else torch).set_rng_state(t["rng"])
@@ -195,7 +198,7 @@ def fit(features: Features,
         callback=None,         # called with each row of the history
         life=None,             # what the items live through in training: `mamex.extensions.behaviour.Life`
        ) -> Run:
-    "Train until the epochs or the patience run out; weights of the best validation (released protocol)."
+    "Train until the epochs run out or `until` says so; weights of the best validation (released protocol)."
     if life is None: check_vectors(features, split.warm_items)  # what items live through fills a modality later
     if hasattr(config, "solve"):  # a linear system and no epochs: nothing to resume, and the same on every device
         if life: raise UsageError(f"{type(config).__name__} cannot live through time; `life` is for MAMEX")
@@ -221,7 +224,9 @@ def advance(self: Trainer, path: Path | None, bar, callback) -> bool:  # True: f
         if (self.next_epoch - 1) % c.eval_every == 0 or self.next_epoch == c.epochs: break
     row = self.validate(self.next_epoch - 1, pd.DataFrame(rows).mean().to_dict())
     self.seconds += time.perf_counter() - start
-    done = self.next_epoch >= c.epochs or row["epoch"] - self.best_epoch > c.patience
+    enough = (converged(self.history, f"val_own/{c.select_on}") if c.until == "converged" else
+              row["epoch"] - self.best_epoch > c.patience)
+    done = self.next_epoch >= c.epochs or enough
     bar.set_description(f"seed {self.seed}: {selected_by(c)} {row[selected_by(c)]:.4f}, "
                         f"best at epoch {self.best_epoch}")
     if path: write_atomic(path, self.state_bytes(path.stem, done))

@@ -32,12 +32,16 @@ class PeerConfig:
     epochs: int = 1000            # at most
     eval_every: int = 10          # epochs between validations
     patience: int = 200           # epochs without a gain before training stops
+    until: str = "patience"       # what ends training before its last epoch: "patience" or "converged"
     select_on: str = "ndcg@10"    # validation metric that keeps the best epoch
     select_pool: str = "joint"    # its candidates: "joint" (all cold items) or "own"
     name: ClassVar[str] = ""           # in tables
-    code: ClassVar[tuple] = ("mamex.rivals.floors", "mamex.rivals.peers")  # modules that a run's key reaches
+    code: ClassVar[tuple] = ()         # modules that a run's key reaches: a peer's own, and not its neighbours'
     shares: ClassVar[tuple] = ()       # own settings that lie in [0, 1]
     positive: ClassVar[tuple] = ()     # own settings that lie above 0
+
+    def __init_subclass__(cls):
+        if cls.__module__.startswith("mamex.") and "code" not in vars(cls): cls.code = (cls.__module__,)
 
     def __post_init__(self):
         check_fields(self)
