@@ -6,7 +6,7 @@
 __all__ = ['POOLS', 'VALUES', 'ELSEWHERE', 'both_pools', 'Outcome', 'read_outcome', 'at_once', 'look', 'follow', 'outcome_of',
            'keep_run', 'outcome_file', 'followed']
 
-# %% ../../nbs/studies/follow.ipynb #021d800a
+# %% ../../nbs/studies/follow.ipynb #4ea5a6e8
 import io, json, mamex, time, torch
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ..protocol.runs import converged
 from ..protocol.splits import Split
 from ..trainer import Trainer, fit, run_key
 
-# %% ../../nbs/studies/follow.ipynb #46c37118
+# %% ../../nbs/studies/follow.ipynb #821582d4
 POOLS = ("own", "joint")
 
 def both_pools(score,         # (users int64 [n], items int64 [p]) → float [n, p]
@@ -29,7 +29,7 @@ def both_pools(score,         # (users int64 [n], items int64 [p]) → float [n,
     frames = [evaluate(score, split, part, pool).add_prefix(f"{pool}/") for pool in POOLS]
     return pd.concat(frames, axis=1).astype(np.float32)
 
-# %% ../../nbs/studies/follow.ipynb #e518d071
+# %% ../../nbs/studies/follow.ipynb #8076e152
 VALUES = ("mean", "late", "own", "joint")
 
 @dataclass
@@ -49,7 +49,7 @@ class Outcome:
         pq.write_table(table, out := io.BytesIO(), compression="zstd")
         write_atomic(path, out.getvalue())
 
-# %% ../../nbs/studies/follow.ipynb #15bf80db
+# %% ../../nbs/studies/follow.ipynb #0f3a7cc0
 def read_outcome(path: Path) -> Outcome:
     "What `Outcome.write` wrote."
     table = pq.read_table(path)
@@ -57,20 +57,20 @@ def read_outcome(path: Path) -> Outcome:
     users.columns = pd.MultiIndex.from_tuples([tuple(c.split(" ")) for c in users.columns])
     return Outcome(users, json.loads(table.schema.metadata[b"mamex"]))
 
-# %% ../../nbs/studies/follow.ipynb #d9e056a9
+# %% ../../nbs/studies/follow.ipynb #dc33cf07
 def at_once(score, split: Split, **facts) -> Outcome:  # score: a score function
     "The outcome of a model that has no epochs: one value stands for all four."
     users = both_pools(score, split)
     val = both_pools(score, split, "val")["own/ndcg@10"].astype(np.float64).mean()
     return Outcome(pd.concat(dict.fromkeys(VALUES, users), axis=1), dict(converged=True, val=float(val)) | facts)
 
-# %% ../../nbs/studies/follow.ipynb #06b470fc
+# %% ../../nbs/studies/follow.ipynb #9594a5cf
 def look(t: Trainer):
     "Measure the test items now, and keep it with the state."
     seen = torch.as_tensor(both_pools(t.model.scorer(t.catalogue), t.split).to_numpy())[None]
     t.notes["seen"] = torch.cat([t.notes["seen"], seen]) if "seen" in t.notes else seen
 
-# %% ../../nbs/studies/follow.ipynb #0f0c49ff
+# %% ../../nbs/studies/follow.ipynb #abb79b46
 def follow(features: Features,
            split: Split,
            config,            # settings of MAMEX, of a solved model or of a peer
@@ -97,7 +97,7 @@ def follow(features: Features,
     if keep: keep_run(t, keep, features)
     return outcome_of(t)
 
-# %% ../../nbs/studies/follow.ipynb #79f3e6c2
+# %% ../../nbs/studies/follow.ipynb #1e5cf4c7
 def outcome_of(t: Trainer) -> Outcome:
     "The four values of a run that has ended."
     seen, h = t.notes["seen"].double().numpy(), pd.DataFrame(t.history)
@@ -113,7 +113,7 @@ def outcome_of(t: Trainer) -> Outcome:
                  best_epoch={p: int(h["epoch"][n]) for p, n in best.items()}, val=float(h["val_own/ndcg@10"].mean()))
     return Outcome(pd.concat({v: frame(x) for v, x in values.items()}, axis=1), facts)
 
-# %% ../../nbs/studies/follow.ipynb #9e79053b
+# %% ../../nbs/studies/follow.ipynb #57787b4b
 def keep_run(t: Trainer, folder: Path, features: Features):
     "Weights and history where `fit` looks for them."
     key = run_key(features, t.split, t.config, t.seed)
@@ -121,7 +121,7 @@ def keep_run(t: Trainer, folder: Path, features: Features):
     write_atomic(Path(folder) / f"{key}.safetensors", t.state_bytes(key, True))
     t.notes = notes
 
-# %% ../../nbs/studies/follow.ipynb #695d8ed5
+# %% ../../nbs/studies/follow.ipynb #b20209ef
 # what they make has a fingerprint of its own, or is in the run key
 ELSEWHERE = ("base", "datasets", "vectors", "kernels", "protocol", "extractor", "adapters", "gate", "losses", "model",
              "solved", "trainer", "extensions", "rivals", "reports")
@@ -131,7 +131,7 @@ def outcome_file(folder: Path, key: str) -> Path:  # key: of the run
     code = stamp_of(["import mamex.studies.follow"], Path(mamex.__file__).parent, ELSEWHERE)
     return Path(folder) / f"{key}-{code[:8]}.parquet"
 
-# %% ../../nbs/studies/follow.ipynb #94d5cc33
+# %% ../../nbs/studies/follow.ipynb #6cdd6102
 def followed(folder: Path,     # of outcomes
              features: Features, split: Split, config, seed: int = 0, device: str = "cpu", keep: Path | None = None,
             ) -> Outcome:
