@@ -1,11 +1,11 @@
 "Metrics against an independent implementation, by brute force, and by their own laws; the one comparison; pairs as a matrix."
-import ir_measures, numpy as np, pandas as pd, pytest
+import itertools, ir_measures, numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from ir_measures import R, nDCG, Success
 from mamex.base import UsageError
 from mamex.datasets.folders import load_dataset
 from mamex.protocol.intervals import bootstrap_ci, holm, over_splits, paired_interval, paired_test, versus
-from mamex.protocol.metrics import relevant_ranks, user_metrics
+from mamex.protocol.metrics import relevant_places, user_metrics
 from mamex.protocol.splits import cold_split
 
 
@@ -30,16 +30,60 @@ def test_against_ir_measures(seed):
     assert seen == len(names) * len(users)
 
 
+def every_order(scores, relevant, ks):
+    "The mean of the metrics over all orders of the items that tie, one user."
+    out, jitter = [], np.unique(np.array(list(itertools.permutations(range(len(scores))))), axis=0)
+    for order in jitter: out.append(user_metrics((scores + 1e-3 * order / len(scores))[None], relevant[None], ks))
+    return {m: np.mean([o[m][0] for o in out]) for m in out[0]}
+
+
 @given(st.integers(0, 10**6), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
-def test_ranks_by_sorting(seed, levels):
-    "With ties, the rank is the place in a list sorted by score and, among equals, by the seeded permutation."
+@settings(max_examples=15, deadline=None)
+def test_ties_are_the_mean_over_all_orders(seed, levels):
     rng = np.random.default_rng(seed)
-    scores, relevant = rng.integers(0, levels, (5, 12)).astype(float), rng.random((5, 12)) < .4
-    order = np.random.default_rng(3).permutation(12)
-    rows, ranks = relevant_ranks(scores, relevant, seed=3)
-    places = np.array([np.argsort(np.lexsort((order, -s))) for s in scores])
-    assert (places[relevant] == ranks).all() and (np.nonzero(relevant)[0] == rows).all()
+    scores, relevant = rng.integers(0, levels, 6).astype(float), rng.random(6) < .4
+    relevant[rng.integers(6)] = True
+    ours, ks = user_metrics(scores[None], relevant[None], (1, 2, 4)), (1, 2, 4)
+    for m, v in every_order(scores, relevant, ks).items(): assert abs(ours[m][0] - v) < 1e-9, m
+
+
+def test_ties_are_the_mean_of_ir_measures_over_all_orders():
+    scores, relevant, total = np.array([2., 1, 1, 1, 0, 3]), np.array([0, 1, 0, 1, 1, 0]), {}
+    qrels = pd.DataFrame([("0", str(i), int(r)) for i, r in enumerate(relevant)], columns=["query_id", "doc_id", "relevance"])
+    orders = list(itertools.permutations(range(6)))
+    for o in orders:
+        run = pd.DataFrame([("0", str(i), s + o[i] / 100) for i, s in enumerate(scores)], columns=["query_id", "doc_id", "score"])
+        for m in ir_measures.iter_calc([R@2, nDCG@2, Success@2, nDCG@4], qrels, run): total[str(m.measure)] = total.get(str(m.measure), 0) + m.value / len(orders)
+    ours = user_metrics(scores[None], relevant[None] == 1, (2, 4))
+    for theirs, name in (("R@2", "recall@2"), ("nDCG@2", "ndcg@2"), ("Success@2", "hit_rate@2"), ("nDCG@4", "ndcg@4")):
+        assert abs(total[theirs] - ours[name][0]) < 1e-9, theirs
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_noise_of_floats_is_a_tie_and_the_order_of_items_does_not_matter(seed):
+    rng = np.random.default_rng(seed)
+    scores, relevant, order = rng.integers(0, 4, (5, 12)).astype(float), rng.random((5, 12)) < .4, rng.permutation(12)
+    scores[:, :2] = 0, 9
+    m, noisy, moved = (user_metrics(s, r, (3, 10)) for s, r in ((scores, relevant), (scores + 1e-9 * rng.normal(size=scores.shape), relevant),
+                                                              (scores[:, order], relevant[:, order])))
+    for k in m: assert np.allclose(m[k], noisy[k], equal_nan=True) and np.allclose(m[k], moved[k], equal_nan=True)
+    rows, first, size = relevant_places(scores, np.ones_like(relevant))
+    assert np.array_equal(first, (scores[:, None] > scores[:, :, None]).sum(2).ravel()) and np.array_equal(size, (scores[:, None] == scores[:, :, None]).sum(2).ravel())
+
+
+def test_one_score_for_all_is_chance():
+    m = user_metrics(np.zeros((1, 50)), np.arange(50)[None] == 7, (10,))
+    assert np.isclose(m["recall@10"][0], .2) and np.isclose(m["hit_rate@10"][0], .2)
+
+
+def test_without_ties_nothing_changed():
+    "To the bit: hits and gains are summed as they were, item by item."
+    scores, relevant = random_case(3)
+    rows, first, size = relevant_places(scores, relevant)
+    assert (size == 1).all() and (first == (scores[rows] > scores[relevant][:, None]).sum(1)).all()
+    top = first < 10
+    assert np.array_equal(user_metrics(scores, relevant)["recall@10"] * relevant.sum(1), np.bincount(rows[top], minlength=len(scores)) / np.where(relevant.any(1), 1, np.nan), equal_nan=True)
 
 
 @given(st.integers(0, 10**6))
