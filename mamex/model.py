@@ -50,6 +50,7 @@ class Config:
     adapter_target: str = "uniform"  # of eq. 4: "uniform", "performance" (as the experts rank held-out items), "none"
     fusion_target: str = "uniform"   # of eq. 7: the same for the modalities
     holdout: float = .1            # share of the warm items that plays cold for a "performance" target
+    withhold: bool = False         # keep them out of training under every target: the control of such a run
     align_reduction: str = "mean"  # over the d coordinates in eq. 8 (print: "sum")
     regularise_on: str = "all"     # items that feed eq. 4, 7, 8: "all", "warm" (print), "step" (only the batch's exist)
     negatives: str = "all"         # items that may be a negative: "all", or "warm" (print)

@@ -75,7 +75,9 @@ class Trainer:
         if life: life.start(self.model)
         self.opt = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
         listens = "performance" in [getattr(config, f"{k}_target", "none") for k in ("adapter", "fusion")]
-        inner, self.heard = hold_out(split, config.holdout, seed) if listens else (split, None)
+        held = listens or getattr(config, "withhold", False)
+        inner, heard = hold_out(split, config.holdout, seed) if held else (split, None)
+        self.heard = heard if listens else None
         self.sampler, self.rng = PairSampler(inner, config.negatives), np.random.default_rng(seed)
         self.warm = torch.as_tensor(np.isin(np.arange(split.n_items), inner.warm_items), device=self.device)
         self.history, self.best, self.best_epoch, self.next_epoch, self.seconds = [], None, None, 0, 0.
