@@ -16,6 +16,7 @@ from .intervals import fold_interval, fold_values, holm
 def _below(x: float, se: float, n: int) -> float:  # P(T < x / se) of n folds; without spread 0 below zero, else 1
     return float(special.stdtr(n - 1, x / se)) if se > 0 else float(x >= 0)
 
+# %% ../../nbs/protocol/9_verdicts.ipynb #82f95f73
 def compare_folds(
         a, b,                    # float [n_folds], values of two models; permutation after permutation, fold after fold
         margin: float = .1,      # what makes no difference, as a share of the mean of b
@@ -40,7 +41,8 @@ def look_level(
         level: float = .05,       # of the whole study
     ) -> float:
     "The share of the error that a look may spend: two parts for the first, one for each other."
-    if not 0 <= look < len(looks): raise UsageError(f"look is {look}; count from 0 to {len(looks) - 1}, or plan more looks")
+    if not 0 <= look < len(looks):
+        raise UsageError(f"look is {look}; count from 0 to {len(looks) - 1}, or plan more looks")
     return level * (2 if look == 0 else 1) / (len(looks) + 1)
 
 # %% ../../nbs/protocol/9_verdicts.ipynb #624c8219
@@ -67,6 +69,7 @@ def _corrected(family: dict, key: str, unasked: set) -> dict:  # name → correc
     factor = len(p) - np.argsort(np.argsort(asked, kind="stable"))
     return {n: (float(x), int(k)) for n, x, k in zip(family, np.where(out, holm(p), holm(asked)), factor)}
 
+# %% ../../nbs/protocol/9_verdicts.ipynb #85737c95
 def decide(
         family: dict,                # name → `compare_folds` with the reference of the family
         look: int = 0,               # which look this is, counted from 0
@@ -76,7 +79,7 @@ def decide(
     "Better, worse, same or open, by Holm over the family at the level that the look may spend."
     kept = {n: v for n, v in (before or {}).items() if v != "open"}
     if gone := sorted(set(kept) - set(family)):
-        raise UsageError(f"{gone[0]} was decided before and is not in the family; keep it there, with the folds that it has")
+        raise UsageError(f"{gone[0]} was decided before and is not in the family; keep it, with the folds that it has")
     level, later = look_level(look, looks), look_level(min(look + 1, len(looks) - 1), looks)
     ps = _corrected(family, "p", {n for n, v in kept.items() if v == "same"})
     same = _corrected(family, "p_same", {n for n, v in kept.items() if v != "same"})
