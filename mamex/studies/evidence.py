@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'ENDPOINT', 'study_folds', 'Arm', 'Family', 'Evidence', 'run_arm', 'floor_key', 'gather']
 
-# %% ../../nbs/studies/evidence.ipynb #a4eeda7e
+# %% ../../nbs/studies/evidence.ipynb #660d3d78
 import mamex, time
 import numpy as np
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from ..protocol.verdicts import LOOKS, compare_folds, decide
 from ..trainer import FEEDS, Diverged
 from .follow import POOLS, Outcome, at_once, followed, outcome_file, read_outcome
 
-# %% ../../nbs/studies/evidence.ipynb #4957027c
+# %% ../../nbs/studies/evidence.ipynb #34e6ff0b
 def study_folds(ds, features: Features, k: int = 10, permutation: int = 0,
                 group_twins="auto",  # True, False, or "auto": where more than 1 % of the items have a twin
                ) -> list:            # of `Split`
@@ -27,7 +27,7 @@ def study_folds(ds, features: Features, k: int = 10, permutation: int = 0,
     if group_twins == "auto": group_twins = twins(features)["items"] > .01 * ds.n_items
     return cold_folds(ds, k, permutation, twin_groups(features) if group_twins else None)
 
-# %% ../../nbs/studies/evidence.ipynb #918c9636
+# %% ../../nbs/studies/evidence.ipynb #4ab03db7
 @dataclass(frozen=True)
 class Arm:
     "A model with what it sees."
@@ -43,7 +43,7 @@ class Family:
     arms: list
     margin: float = .1        # share of the reference's value within which nothing that matters differs
 
-# %% ../../nbs/studies/evidence.ipynb #dfb6b5b7
+# %% ../../nbs/studies/evidence.ipynb #b1727581
 @dataclass
 class Evidence:
     "Outcomes of arms over folds, and what they say."
@@ -56,7 +56,7 @@ class Evidence:
     def values(self, arm: str, pool="own", metric="ndcg@10", value="mean") -> np.ndarray:  # float [n_folds]
         return np.array([o.value(pool, metric, value) for o in self.outcomes[arm]])
 
-# %% ../../nbs/studies/evidence.ipynb #a9f029b2
+# %% ../../nbs/studies/evidence.ipynb #1cfe7142
 @patch
 def compare(self: Evidence, family: Family, **which) -> dict:  # which: pool, metric, value; arm → `compare_folds`
     "Each arm of a family minus its reference, on the folds that both have."
@@ -76,7 +76,7 @@ def decide(self: Evidence, look: int):  # look: how many there were before
         before = {a: r["verdict"] for a, r in self.verdicts.get(name, {}).items() if r["verdict"] != "open"}
         self.verdicts[name] = decide(self.compare(f), look, before=before)
 
-# %% ../../nbs/studies/evidence.ipynb #13f69784
+# %% ../../nbs/studies/evidence.ipynb #bbae0aec
 @patch
 def open_arms(self: Evidence) -> set:
     "Arms that some undecided comparison needs."
@@ -87,7 +87,7 @@ def open_arms(self: Evidence) -> set:
         need |= left | ({f.reference} if left else set())
     return need
 
-# %% ../../nbs/studies/evidence.ipynb #fabe4f00
+# %% ../../nbs/studies/evidence.ipynb #bac26348
 def run_arm(name: str, arm: Arm, split, seed: int, store: Path, device: str = "cpu", keep=None) -> Outcome:
     "One arm on one fold, or what it left behind earlier."
     if arm.config is not None: return followed(store, arm.features, split, arm.config, seed, device, keep)
@@ -98,29 +98,32 @@ def run_arm(name: str, arm: Arm, split, seed: int, store: Path, device: str = "c
         at_once(score, split, seconds=time.time() - began).write(path)
     return read_outcome(path)
 
-# %% ../../nbs/studies/evidence.ipynb #51b93639
+# %% ../../nbs/studies/evidence.ipynb #d262312c
 def floor_key(name: str, arm: Arm, split) -> str:
     "A name for the run of a closed form: what it sees, and its code."
     code = stamp_of(["import mamex.rivals.floors"], Path(mamex.__file__).parent, FEEDS)
     return digest(name, arm.features.fingerprint, split.fingerprint(), code, arm.told)[:16]
 
-# %% ../../nbs/studies/evidence.ipynb #67912121
+# %% ../../nbs/studies/evidence.ipynb #ee2c308f
 @patch
-def permutation(self: Evidence, arms: dict, splits: list, store: Path, ends: float, bar, device, keep) -> bool:
+def permutation(self: Evidence, arms: dict, splits: list,
+                first: int,  # seed of the first fold; no two folds of a study have the same
+                store: Path, ends: float, bar, device, keep,
+               ) -> bool:
     "Every arm on every fold of a permutation; False where the time was over before."
-    for n, split in enumerate(splits):
+    for seed, split in enumerate(splits, first):
         if time.time() > ends: return False
         for name, arm in arms.items():
             if name in self.failed: continue
             bar.set_description(f"{name}, {split.rule}")
-            try: out = run_arm(name, arm, split, n, store, device, keep if n == 0 else None)
+            try: out = run_arm(name, arm, split, seed, store, device, keep if seed == 0 else None)
             except Diverged as e: self.failed[name] = str(e); self.outcomes.pop(name, None); continue
             self.outcomes.setdefault(name, []).append(out)
             self.seconds += out.facts["seconds"]
             bar.update(1)
     return True
 
-# %% ../../nbs/studies/evidence.ipynb #aab9500f
+# %% ../../nbs/studies/evidence.ipynb #c78590ae
 @patch
 def wait_for(self: Evidence, missing: int):  # folds to the next look
     "Rows that are not decided stay open until that look."
@@ -129,7 +132,7 @@ def wait_for(self: Evidence, missing: int):  # folds to the next look
         rows = {a: r | still for a, r in self.compare(f).items()}
         self.verdicts[name] = rows | {a: r for a, r in self.verdicts.get(name, {}).items() if r["verdict"] != "open"}
 
-# %% ../../nbs/studies/evidence.ipynb #7929aabb
+# %% ../../nbs/studies/evidence.ipynb #8c794987
 def gather(arms: dict,        # name → `Arm`
            families: dict,    # name → `Family`
            folds: Callable,   # permutation → splits
@@ -147,7 +150,7 @@ def gather(arms: dict,        # name → `Arm`
         for look, until in enumerate(looks):
             for p in range(done, until):
                 todo = {n: a for n, a in arms.items() if look == 0 or n in ev.open_arms()}
-                if not ev.permutation(todo, folds(p), store, ends, bar, device, keep if p == 0 else None):
+                if not ev.permutation(todo, folds(p), p * len(folds(0)), store, ends, bar, device, keep):
                     ev.wait_for(until * len(folds(p)) - min(len(ev.outcomes.get(n, ())) for n in todo))
                     return ev
             done = until
@@ -155,7 +158,7 @@ def gather(arms: dict,        # name → `Arm`
             if not ev.open_arms(): break
     return ev
 
-# %% ../../nbs/studies/evidence.ipynb #4c8b9346
+# %% ../../nbs/studies/evidence.ipynb #4e0f2c18
 METRICS = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")
 ENDPOINT = "NDCG@10 among the test items, mean over the validations of a run"
 

@@ -55,10 +55,11 @@ def compare(
 
 # %% ../../nbs/studies/variants.ipynb #bbf35ea5
 def recipe(split: Split) -> dict:  # settings of `Config`
-    "Batch, rate and length of a training run in a study, by the number of training pairs."
-    if len(split.train) < 50_000: return dict(batch_size=2048, lr=1e-2, epochs=60, eval_every=5, patience=60)
-    if len(split.train) < 500_000: return dict(batch_size=8192, lr=3e-3, epochs=30, eval_every=2, patience=30)
-    return dict(batch_size=16384, lr=3e-3, epochs=8, eval_every=1, patience=8)
+    "Batch, rate and end of a training run in a study, by the number of training pairs."
+    size = len(split.train)
+    way = dict(batch_size=1024, eval_every=2) if size < 50_000 else dict(batch_size=16384, eval_every=3)
+    if size >= 500_000: way["eval_every"] = 1  # some 50 steps between two validations
+    return way | dict(lr=1e-2, epochs=1000, until="converged", select_pool="own")
 
 # %% ../../nbs/studies/variants.ipynb #e22172ca
 def variants(
