@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['git_commit', 'hardware', 'peak_memory_mib', 'settings_of', 'run_card', 'card_table', 'unread_told', 'settings_table',
-           'study_note']
+           'recipe_text', 'study_note', 'folds_note']
 
 # %% ../../nbs/reports/4_cards.ipynb #b263e575
 import importlib.metadata, os, platform, subprocess, sys, time, torch
@@ -111,11 +111,20 @@ def settings_table(card: dict) -> pd.DataFrame:
     text = lambda s: ", ".join(f"{k}={v!r}" for k, v in s.items()) or "nothing"
     return pd.DataFrame([{"variant": n, "changes": text(s)} for n, s in card["variants"].items()]).set_index("variant")
 
+def recipe_text(recipe: dict) -> str:
+    "Settings as in a call."
+    return ", ".join(f"{k}={v}" if isinstance(v, str) else f"{k}={v:g}" for k, v in recipe.items())
+
 def study_note(card: dict) -> str:
     "How the runs of a study were trained, in a sentence."
-    recipe = ", ".join(f"{k}={v:g}" for k, v in card["recipe"].items())
     return (f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`, "
             f"{len(card['seeds'])} seeds ({', '.join(map(str, card['seeds']))}). "
-            f"All runs: preset `{card['preset']}` with {recipe}. "
+            f"All runs: preset `{card['preset']}` with {recipe_text(card['recipe'])}. "
             "Mean ± sd over seeds [95 % interval over users alone]; differences are paired by user and seed, "
             "their intervals cover both.")
+
+# %% ../../nbs/reports/4_cards.ipynb #6056b2d1
+def folds_note(card: dict) -> str:
+    "How the runs of a study over folds were trained, in a sentence."
+    return (f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`; "
+            f"{card['trained_runs']} trained runs: preset `{card['preset']}` with {recipe_text(card['recipe'])}.")

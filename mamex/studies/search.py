@@ -42,11 +42,9 @@ def schedule(
         split: Split,
         **changes,  # epochs, eval_every, patience; 0: as here
     ) -> dict:      # settings of `Config`
-    "The recipe of the studies with ten validations, and an end after three of them without a gain."
-    way = recipe(split)
-    way |= dict(epochs=changes.get("epochs") or way["epochs"])
-    tenth = dict(eval_every=max(1, way["epochs"] // 10), patience=max(2, 3 * way["epochs"] // 10))
-    return way | tenth | {k: v for k, v in changes.items() if v}
+    "The recipe of the studies; with a patience it ends by that instead."
+    given = {k: v for k, v in changes.items() if v}
+    return recipe(split) | given | (dict(until="patience") if "patience" in given else {})
 
 # %% ../../nbs/studies/search.ipynb #1ccb7262
 def defaults(
