@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ABLATIONS', 'ROUTERS', 'UNIFORM', 'TARGETS', 'AIMS', 'CAPTIONS', 'TITLES', 'scrambled', 'degree_row', 'degrees',
            'plot_degrees', 'families_of', 'least_over_folds', 'entropies', 'looked_at', 'rows', 'full_of', 'figures',
-           'shown_items', 'tables', 'degrees_table', 'degrees_part', 'insight_part', 'page']
+           'shown_items', 'degrees_table', 'degrees_part', 'insight_part', 'page']
 
 # %% ../../nbs/studies/ablations.ipynb #8fb69c6a
 import time, torch
@@ -26,7 +26,7 @@ from .insight import INSIGHT_CAPTIONS, fusion_weights, gallery, insight_figures,
 from .lab import Lab
 from .variants import changes, variants
 from .evidence import Arm, Family, folds_lab, gather_for
-from .evidence_page import evidence_note, family_part, plot_verdicts, verdict_table
+from .evidence_page import evidence_note, family_part, plot_verdicts, tables
 
 # %% ../../nbs/studies/ablations.ipynb #136c5b9e
 ABLATIONS = {
@@ -101,7 +101,7 @@ def plot_degrees(rows: list[dict], modality: str):
                bbox_to_anchor=(.5, 0), ncols=4)
     return fig
 
-# %% ../../nbs/studies/ablations.ipynb #db28b483
+# %% ../../nbs/studies/ablations.ipynb #23ebe8ce
 def families_of(arms: dict, full: str) -> dict:
     "Which variants are corrected together, and against what."
     alone = [n for n in arms if n.endswith(" alone")]
@@ -111,7 +111,7 @@ def families_of(arms: dict, full: str) -> dict:
     if {"text alone", "image alone"} <= set(alone): out["text against image"] = Family("image alone", ["text alone"])
     return {n: f for n, f in out.items() if f.arms and f.reference in arms}
 
-# %% ../../nbs/studies/ablations.ipynb #b44ec557
+# %% ../../nbs/studies/ablations.ipynb #908c08ee
 def least_over_folds(outcomes: list) -> dict:  # of one arm
     "Least mean α, least sd of α and least routing entropy, at each fold's own choice; their means, and every fold's."
     rows = [next(r for r in o.facts["history"] if r["epoch"] == o.facts["best_epoch"]["own"]) for o in outcomes]
@@ -127,7 +127,7 @@ def entropies(row: dict) -> list[float]:  # a modality each, 1: the experts shar
         if k.startswith("use/"): use.setdefault(k.split("/")[1], []).append(v)
     return [float(routing_entropy(torch.tensor(u))) if len(u) > 1 else 1. for u in use.values()]
 
-# %% ../../nbs/studies/ablations.ipynb #6c9248e1
+# %% ../../nbs/studies/ablations.ipynb #95a989ca
 def looked_at(lab: Lab, arms: dict, full: str) -> dict:  # name → [run]
     "Trained models of the first fold, from where `gather` kept them, for the figures on gate and experts."
     names = [full, "without L_adapter", "without L_fusion", "without L_adapter, L_fusion", "gate target: performance",
@@ -184,10 +184,6 @@ def shown_items(report: Report) -> HTML:
 TITLES = dict(table2="Table 2, and what it leaves out", table3="Table 3: who owns routers and experts",
               singles="Figure 2: each modality alone", targets="Does uniform balance hold the model back?")
 TITLES["text against image"] = "Figure 2: text against image"
-
-def tables(report: dict) -> dict:  # family → frame
-    "Every family's verdicts."
-    return {n: verdict_table(report, n) for n in report["verdicts"]}
 
 # %% ../../nbs/studies/ablations.ipynb #1ca34869
 def degrees_table(rows: list[dict]) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from ..reports.files import Report
 from ..reports.words import markdown_table, signed
 from .lab import Lab
 from .evidence import Arm, Family, folds_lab, gather_for, study_folds
-from .evidence_page import evidence_note, family_part, plot_verdicts
+from .evidence_page import evidence_note, family_part, plot_verdicts, tables
 from .peers_page import TABLE1
 from .variants import PARTS, changes, variants
 
