@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SINCE', 'LAYOUTS', 'KNOWN', 'NUMERIC_DATE', 'ORDERS', 'MONTHS', 'CLOCK', 'IN_WORDS', 'date_orders', 'date_order',
-           'day_first', 'sane', 'parse_times', 'doubtful_times']
+           'sane', 'parse_times', 'doubtful_times']
 
 # %% ../../nbs/data/3_dates.ipynb #c879d7bf
 import re
@@ -112,11 +112,6 @@ def date_order(s, now=None) -> str | None:
     "The one of `date_orders`; None: the rows do not tell."
     left = date_orders(s, now)
     return left[0] if len(left) == 1 else None
-
-# %% ../../nbs/data/3_dates.ipynb #a8c85e06
-def day_first(s) -> bool | None:  # s: texts; None: the rows do not tell, or the year stands first
-    "Do dates like 03/04/2024 start with the day?"
-    return {"day": True, "month": False}.get(date_order(s))
 
 # %% ../../nbs/data/3_dates.ipynb #f0adb552
 MONTHS = {m: k % 12 + 1 for k, m in enumerate(

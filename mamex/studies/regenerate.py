@@ -39,7 +39,7 @@ def code_cells(path: Path) -> list[str]:
     except (ValueError, KeyError, TypeError): return [text]
 
 # no number of a report depends on them: the index of all reports is made from their json
-BYSTANDERS = ("studies.claims", "studies.regenerate")
+BYSTANDERS = ("studies.claims", "studies.front", "studies.overview", "studies.regenerate")
 
 def code_stamp(
         notebook: Path,

@@ -255,8 +255,7 @@ def fast_row(n: str, s: dict) -> dict:  # s: speed.json of dataset n
     ways, first = s["race"]["ways"], "s an epoch, authors' way"
     ratio = lambda w: f"{(r := ways[w]['ratio'])['median']:.1f}× ({r['min']:.1f} to {r['max']:.1f})"
     named = {f"`{w.partition(', ')[2] or w}`": ratio(w) for w in OURS}
-    return {"dataset": n, first: f"{ways[AUTHORS]['whole_s']['median']:.1f}"} | named | {
-        "threads": s["card"]["hardware"]["threads"]}
+    return {"dataset": n, first: f"{ways[AUTHORS]['whole_s']['median']:.1f}"} | named
 
 # %% ../../nbs/studies/speed_page.ipynb #234c0b3b
 def fast_sentence(n: str, s: dict) -> str:
