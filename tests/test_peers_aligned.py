@@ -268,7 +268,7 @@ def test_fidelity_cards_say_what_is_there_and_what_is_not(name):
 
 
 @pytest.mark.parametrize("name, knobs", dict(
-    clcrec={"lambda_content", "replace", "temperature", "num_neg", "lambda_reg"}, gar={"alpha", "beta", "batch_size"},
+    clcrec={"lambda_content", "replace", "temperature", "num_neg", "lambda_reg"}, gar={"alpha", "beta", "lambda_reg", "in_turn"},
     alignrec={"lambda_contrast", "lambda_similar", "lambda_user", "layers", "knn"},
     milk={"lambda_variance", "lambda_align", "concentration", "lambda_reg"}).items())
 def test_what_the_published_code_turns_is_searched_around_its_values(name, knobs):

@@ -20,7 +20,7 @@ from ..model import Config, MAMEX
 from .floors import factors
 from .interface import Norm, Peer, PeerConfig, Unmet, once, peer_of, tower
 
-# %% ../../nbs/rivals/4_aligned.ipynb #064a41d8
+# %% ../../nbs/rivals/4_aligned.ipynb #96865f71
 FIDELITY_ALIGNED = {}  # peer → repository, commit that was read, and three lists of sentences
 
 # %% ../../nbs/rivals/4_aligned.ipynb #74223943
@@ -45,7 +45,7 @@ def contrast(
     s = scores / temperature
     return (s.logsumexp(1) - s[:, 0]).mean()
 
-# %% ../../nbs/rivals/4_aligned.ipynb #3275065e
+# %% ../../nbs/rivals/4_aligned.ipynb #d770c831
 def scores_at(
         a: Tensor, rows: Tensor,  # float [n, d]; int64 [b], which of them
         b: Tensor, cols: Tensor,  # float [m, d]; int64 [b, k], which of them
@@ -89,7 +89,7 @@ class CLCRec(Peer):
     def vectors(self):
         return self.users, torch.where(self.warm.unsqueeze(1), self.ids, self.encoder(self.content))
 
-# %% ../../nbs/rivals/4_aligned.ipynb #2d2039a5
+# %% ../../nbs/rivals/4_aligned.ipynb #e70cc5cc
 FIDELITY_ALIGNED["clcrec"] = dict(
     repository="weiyinwei/CLCRec", commit="3670e14",
     published=["Two contrasts, λ and 1 − λ, with one temperature; both are means of −ln of a softmax.",
@@ -104,7 +104,7 @@ FIDELITY_ALIGNED["clcrec"] = dict(
     missing=["A row's negatives may repeat each other; the published ones are drawn without repetition.",
              "τ starts at .2; the published 1 and 2 need more steps than such batches give, and are in its space.",
              "Not met means not met in training; the published code also excludes what the user meets later.",
-             "Step sizes and stopping are those of all models here: larger batches, Adam, validation on cold items.",
+             "Batch and stopping are those of all models here; with such batches up to 256 negatives are searched.",
              "Text as words with trained vectors (TikTok) is left out: every modality is a frozen vector."])
 
 # %% ../../nbs/rivals/4_aligned.ipynb #f1a2c348
@@ -130,7 +130,7 @@ class GARConfig(PeerConfig):
     shares: ClassVar[tuple] = ("alpha", "beta")
     positive: ClassVar[tuple] = ("hidden", "mf_weight", "mf_reg")
 
-# %% ../../nbs/rivals/4_aligned.ipynb #1e5fbc2b
+# %% ../../nbs/rivals/4_aligned.ipynb #1433d1d9
 def as_released(net: nn.Module) -> nn.Module:
     "A tower as TensorFlow builds it: Glorot's weights, no biases at first, slow batch statistics, inputs not scaled."
     for n, m in enumerate(net):
@@ -197,7 +197,7 @@ class GAR(Peer):
         q = torch.where(self.warm.unsqueeze(1), self.q, self.generator(self.content))
         return self.of_user(self.p), self.of_item(q)
 
-# %% ../../nbs/rivals/4_aligned.ipynb #15b19666
+# %% ../../nbs/rivals/4_aligned.ipynb #2a80673e
 FIDELITY_ALIGNED["gar"] = dict(
     repository="zfnWong/GAR", commit="241e241",
     published=["Ranker and generator with the two losses above; l2 of 5e-4 on the weights of the linear layers.",
@@ -206,11 +206,11 @@ FIDELITY_ALIGNED["gar"] = dict(
                "Factors from a trained NCF or node2vec file; α .05, β .1; Adam 1e-3 for both sides.",
                "Pairs: a user evenly, one of his items evenly, any warm item as negative; patience 10 epochs."],
     here=["Both losses, l2, towers, dropout, normalisation's constants and start as published.",
-          "Batches train ranker and generator in turn; α, β, batch, l2, source of negatives and turns are searched."],
+          "Batches train ranker and generator in turn; α, β, l2, source of negatives and turns are searched."],
     missing=["A batch goes to one side, the published one to both after each other.",
              "Batch normalisation and dropout see every user and item once a step, not once a pair.",
              "Factors come from weighted matrix factorisation, scaled to a mean square of 1, not from NCF.",
-             "Pairs are drawn pair by pair and negatives are not met, as for all models here.",
+             "An epoch meets each pair once, negatives are not met; batch and stopping are those of all models here.",
              "No published number was reproduced: of CiteULike only lists of pairs could be read, neither the "
              "items' contents nor the factors (ncf.npy)."])
 
@@ -280,7 +280,7 @@ class MILK(Peer):
     def vectors(self):
         return self.users, mean_of(self.encode(torch.arange(self.n_items, device=self.mask.device)), self.mask)
 
-# %% ../../nbs/rivals/4_aligned.ipynb #1d4d6e91
+# %% ../../nbs/rivals/4_aligned.ipynb #dc49f657
 FIDELITY_ALIGNED["milk"] = dict(
     repository="HaoyueBai98/MILK", commit="0b7a3f9",
     published=["One linear map a modality; an item is the plain mean; users start from N(0, .1²).",

@@ -6,7 +6,7 @@
 __all__ = ['FIDELITY_GRAPHS', 'sparse', 'met_graph', 'light_gcn', 'content_graph', 'in_batch', 'unlike', 'AlignRecConfig',
            'AlignRec']
 
-# %% ../../nbs/rivals/5_graphs.ipynb #22d94bf7
+# %% ../../nbs/rivals/5_graphs.ipynb #f31a0dfe
 import torch
 import numpy as np, torch.nn.functional as F
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ..losses import batch_norms, bpr_loss
 from ..protocol.splits import Split
 from .interface import Peer, PeerConfig, once, peer_of
 
-# %% ../../nbs/rivals/5_graphs.ipynb #26118b5f
+# %% ../../nbs/rivals/5_graphs.ipynb #f62ea556
 def sparse(
         at: Tensor,      # int64 [2, n], rows and columns
         values: Tensor,  # float [n]
@@ -32,7 +32,7 @@ def met_graph(split: Split) -> Tensor:  # float32 [n_users, n_items], sparse
     values = (n_u[u] * n_i[i])**-.5
     return sparse(torch.as_tensor(split.train.T.copy()), torch.as_tensor(values), (split.n_users, split.n_items))
 
-# %% ../../nbs/rivals/5_graphs.ipynb #2a8f9b5f
+# %% ../../nbs/rivals/5_graphs.ipynb #9e0bcb6d
 def light_gcn(
         met: Tensor, back: Tensor,     # R and its transpose, sparse
         users: Tensor, items: Tensor,  # float [n_users, d]; [n_items, d]
@@ -45,7 +45,7 @@ def light_gcn(
         sums = sums[0] + x[0], sums[1] + x[1]
     return sums[0] / (layers + 1), sums[1] / (layers + 1)
 
-# %% ../../nbs/rivals/5_graphs.ipynb #7ea7e276
+# %% ../../nbs/rivals/5_graphs.ipynb #19c6b922
 def content_graph(
         content: Tensor,  # float [n, width], zeros: nothing known
         warm: Tensor,     # bool [n], who may be a neighbour
@@ -63,7 +63,7 @@ def content_graph(
     weight = size.unsqueeze(1) * weight * size[to]
     return sparse(at, weight.flatten(), (len(x), len(x)))
 
-# %% ../../nbs/rivals/5_graphs.ipynb #59a7675b
+# %% ../../nbs/rivals/5_graphs.ipynb #747cf943
 def in_batch(
         a: Tensor, b: Tensor,  # float [n, d]
         counts: Tensor,        # float [n], how often each stands in the batch
@@ -85,7 +85,7 @@ def unlike(
     square = lambda a, b: (a.T @ b).square().sum()
     return (square(m, m) - 2 * square(m, x) + square(x, x)).clamp_min(1e-24).sqrt() / counts.sum()
 
-# %% ../../nbs/rivals/5_graphs.ipynb #ff6d9a99
+# %% ../../nbs/rivals/5_graphs.ipynb #9a88610c
 @dataclass(frozen=True)
 class AlignRecConfig(PeerConfig):
     ui_layers: int = 2             # L, over the graph of users and items
@@ -99,7 +99,7 @@ class AlignRecConfig(PeerConfig):
     name: ClassVar[str] = "alignrec"
     positive: ClassVar[tuple] = ("temperature", "knn", "layers")
 
-# %% ../../nbs/rivals/5_graphs.ipynb #6c62ef62
+# %% ../../nbs/rivals/5_graphs.ipynb #fe5ca524
 @peer_of(AlignRecConfig)
 class AlignRec(Peer):
     "AlignRec (Liu et al., CIKM 2024): ids on two graphs, purified by content; content and behaviour aligned."
@@ -140,7 +140,7 @@ class AlignRec(Peer):
         (gu, gi), (mu, mi) = self.sides()
         return gu + mu, gi + mi
 
-# %% ../../nbs/rivals/5_graphs.ipynb #bdc53a3a
+# %% ../../nbs/rivals/5_graphs.ipynb #e0bce3bc
 FIDELITY_GRAPHS = dict(alignrec=dict(  # as those of `mamex.rivals.aligned`
     repository="sjtulyf123/AlignRec_CIKM24", commit="4930539",
     published=["LightGCN of two layers over users and items; ids from Xavier's uniform distribution.",

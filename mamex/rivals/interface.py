@@ -124,7 +124,7 @@ def once(
     unique, at = torch.cat(items).unique(return_inverse=True)
     return unique, at.split([len(i) for i in items])
 
-# %% ../../nbs/rivals/2_interface.ipynb #c45dc41b
+# %% ../../nbs/rivals/2_interface.ipynb #c5f68729
 class Unmet(nn.Module):
     "Draws items that a user has not met, evenly from the candidates."
     def __init__(self, split, candidates):

@@ -37,7 +37,7 @@ def peer_config(
         if s not in own: raise UsageError(f"{name} has no setting {s!r}{_near(s, own)}")
     return known[name](**settings)
 
-# %% ../../nbs/rivals/6_peers.ipynb #68cf0baf
+# %% ../../nbs/rivals/6_peers.ipynb #87bd4a1d
 FIDELITY = FIDELITY_ALIGNED | FIDELITY_GRAPHS  # peer → its fidelity card: published, here, missing
 
 # %% ../../nbs/rivals/6_peers.ipynb #d61d5cb9
@@ -59,20 +59,19 @@ SPACES = {  # name → setting → ("log", low, high), ("float", low, high) or (
     "clcrec": _ALL | dict(lambda_content=("float", .1, .9),
                           replace=("float", .1, .9),
                           temperature=("log", .1, 4.),
-                          num_neg=("choice", [32, 128, 512]),
+                          num_neg=("choice", [64, 128, 256]),
                           hidden=("choice", [128, 256]),
                           lambda_reg=("log", 1e-4, 1.)),
     "gar": _ALL | dict(alpha=("float", 0., .95),
                        beta=("float", 0., .95),
                        lambda_reg=("log", 1e-6, 1e-3),
-                       batch_size=("choice", [512, 1024, 2048]),
                        in_turn=("choice", [True, False])),
     "alignrec": _ALL | dict(lambda_contrast=("log", 1e-4, 1e-1),
                             lambda_similar=("float", 0., .5),
                             lambda_user=("choice", [0., .1]),
                             lambda_reg=("log", 1e-6, 1e-2),
                             layers=("choice", [1, 2]),
-                            knn=("choice", [5, 10, 20])),
+                            knn=("choice", [5, 10, 20, 40])),
     "milk": _ALL | dict(lambda_variance=("log", 1., 1e3),
                         lambda_align=("log", 1e-3, 1.),
                         concentration=("log", .1, 2.),
