@@ -10,8 +10,10 @@ __all__ = ['FIDELITY_GRAPHS', 'sparse', 'met_graph', 'light_gcn', 'content_graph
 import torch
 import numpy as np, torch.nn.functional as F
 from dataclasses import dataclass
+from fastcore.basics import patch
 from torch import Tensor, nn
 from typing import ClassVar
+from ..vectors.catalogue import Catalogue
 from ..losses import batch_norms, bpr_loss
 from ..protocol.splits import Split
 from .interface import Peer, PeerConfig, once, peer_of
@@ -25,6 +27,7 @@ def sparse(
     "A sparse matrix, sorted once."
     return torch.sparse_coo_tensor(at, values.float(), shape, check_invariants=True).coalesce()
 
+# %% ../../nbs/rivals/5_graphs.ipynb #f2eab028
 def met_graph(split: Split) -> Tensor:  # float32 [n_users, n_items], sparse
     "R of LightGCN: 1/√(d_u d_i) where they met in training."
     u, i = split.train.T
@@ -74,6 +77,7 @@ def in_batch(
     own, all_ = (a * b).sum(1) / temperature, a @ b.T / temperature + counts.log()
     return (counts * (all_.logsumexp(1) - own)).sum() / counts.sum()
 
+# %% ../../nbs/rivals/5_graphs.ipynb #b183f77e
 def unlike(
         m: Tensor,       # float [n, d], vectors
         x: Tensor,       # float [n, width], contents
@@ -112,13 +116,6 @@ class AlignRec(Peer):
         for k, x in (graphs | dict(back=graphs["met"].t().coalesce())).items():
             self.register_buffer(k, x, persistent=False)
 
-    def over(self, catalogue):
-        "The same weights over the same items with this content, and so over another graph of contents."
-        twin = super().over(catalogue)
-        if not torch.equal(twin.content, self.content):
-            twin._buffers["alike"] = content_graph(twin.content, twin.warm, self.config.knn)
-        return twin
-
     def sides(self):  # users and items of either side
         v = self.ids * self.warm.unsqueeze(1)  # a cold item has no id
         m = v * torch.sigmoid(self.purifier(self.reader(self.content)))
@@ -139,6 +136,15 @@ class AlignRec(Peer):
     def vectors(self):
         (gu, gi), (mu, mi) = self.sides()
         return gu + mu, gi + mi
+
+# %% ../../nbs/rivals/5_graphs.ipynb #c7fc1eae
+@patch
+def over(self: AlignRec, catalogue: Catalogue) -> AlignRec:
+    "The same weights over the same items with this content, and so over another graph of contents."
+    twin = Peer.over(self, catalogue)
+    if not torch.equal(twin.content, self.content):
+        twin._buffers["alike"] = content_graph(twin.content, twin.warm, self.config.knn)
+    return twin
 
 # %% ../../nbs/rivals/5_graphs.ipynb #e0bce3bc
 FIDELITY_GRAPHS = dict(alignrec=dict(  # as those of `mamex.rivals.aligned`

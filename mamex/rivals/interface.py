@@ -135,24 +135,35 @@ class Unmet(nn.Module):
             self.register_buffer(k, torch.as_tensor(np.ascontiguousarray(x)), persistent=False)
         self.n_items = split.n_items
 
-    def met(self, who):  # int64 [n] → bool [n, n_items]
-        first, n = self.start[who], self.start[who + 1] - self.start[who]
-        row = torch.arange(len(who), device=who.device).repeat_interleave(n)
-        at = torch.arange(len(row), device=row.device) + (first - n.cumsum(0) + n)[row]
-        out = torch.zeros(len(who), self.n_items, dtype=torch.bool, device=row.device)
-        out[row, self.items[at]] = True
-        return out
+# %% ../../nbs/rivals/2_interface.ipynb #d21c6dd2
+@patch
+def met(self: Unmet,
+        who: Tensor,  # int64 [n], users
+       ) -> Tensor:   # bool [n, n_items]
+    "What each has met in training."
+    first, n = self.start[who], self.start[who + 1] - self.start[who]
+    row = torch.arange(len(who), device=who.device).repeat_interleave(n)
+    at = torch.arange(len(row), device=row.device) + (first - n.cumsum(0) + n)[row]
+    out = torch.zeros(len(who), self.n_items, dtype=torch.bool, device=row.device)
+    out[row, self.items[at]] = True
+    return out
 
-    def forward(self, users, n):  # int64 [b] → int64 [b, n]
-        who, (of,) = once(users)
-        known, draw = self.met(who).flatten(), lambda *s: self.candidates[
-            torch.randint(len(self.candidates), s, device=users.device)]
-        j, row = draw(len(users) * n), (of * self.n_items).repeat_interleave(n)
-        todo = known.index_select(0, row + j).nonzero().squeeze(1)
-        while len(todo):
-            j[todo] = draw(len(todo))
-            todo = todo[known[row[todo] + j[todo]]]
-        return j.view(-1, n)
+# %% ../../nbs/rivals/2_interface.ipynb #b9cf4fb1
+@patch
+def forward(self: Unmet,
+            users: Tensor,  # int64 [b]
+            n: int,         # for each
+           ) -> Tensor:     # int64 [b, n]
+    "A draw that hits what the user has met is drawn again."
+    who, (of,) = once(users)
+    known, draw = self.met(who).flatten(), lambda *s: self.candidates[
+        torch.randint(len(self.candidates), s, device=users.device)]
+    j, row = draw(len(users) * n), (of * self.n_items).repeat_interleave(n)
+    todo = known.index_select(0, row + j).nonzero().squeeze(1)
+    while len(todo):
+        j[todo] = draw(len(todo))
+        todo = todo[known[row[todo] + j[todo]]]
+    return j.view(-1, n)
 
 # %% ../../nbs/rivals/2_interface.ipynb #01493b43
 class Norm(nn.BatchNorm1d):
