@@ -76,7 +76,7 @@ def search_table(found: dict) -> pd.DataFrame:
 # %% ../../nbs/studies/peers_page.ipynb #d2e1577f
 def space_text(kind: str, how: list) -> str:
     "Where a setting was searched."
-    if kind == "choice": return "{" + ", ".join(f"{v:g}" for v in how[0]) + "}"
+    if kind == "choice": return "{" + ", ".join(f"{v:g}" if isinstance(v, float) else f"{v}" for v in how[0]) + "}"
     return f"[{how[0]:g}, {how[1]:g}]" + (" log" if kind == "log" else "")
 
 def space_table(found: dict) -> pd.DataFrame:
