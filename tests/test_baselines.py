@@ -71,7 +71,7 @@ def test_fits_a_tiny_set(name):
     "With enough epochs the training pairs of a tiny set are ranked before nearly all else that is warm."
     f, split = tiny()
     f = replace(f, mask=np.ones_like(f.mask))
-    few = dict(gar=dict(mf_reg=.1, hidden=64), dropoutnet=dict(mf_reg=.1, layers="64", user_dropout=0., negatives="warm")).get(name, {})
+    few = dict(gar=dict(mf_reg=.1, hidden=64), dropoutnet=dict(mf_reg=.1, hidden=64, user_dropout=0., negatives="warm")).get(name, {})
     if name == "gar": few |= dict(beta=.9)  # the ranker's weight on items not met: at .1 it learns to tell real from made, and little else
     t = Trainer(f, split, peer_config(name, dim=16, lr=1e-2, batch_size=64, **few))
     for _ in range(250): t.epoch()
