@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from typing import ClassVar
 from ..protocol.splits import Split
 from .floors import factors
-from .interface import (FactorisationMachine, Norm, Peer, PeerConfig, fit_machine, once, peer_of,
-                                    standard, top_scored)
+from .interface import FactorisationMachine, fit_machine, standard, top_scored
+from .interface import Norm, Peer, PeerConfig, once, peer_of
 
 # %% ../../nbs/rivals/3_absent.ipynb #6ae5e664
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DropoutNetConfig(PeerConfig):
     shares: ClassVar[tuple] = ("user_dropout", "top_share")
     positive: ClassVar[tuple] = ("top_share", "hidden", "mf_dim", "mf_weight", "mf_reg")
 
-# %% ../../nbs/rivals/3_absent.ipynb #4d2932c3
+# %% ../../nbs/rivals/3_absent.ipynb #aa37744a
 def tanh_layers(
         *widths: int,  # of the input, the hidden layers and the output
     ) -> nn.Sequential:
@@ -76,7 +76,7 @@ class DropoutNet(Peer):
 
     def vectors(self): return self.f_user(self.p), self.f_item(torch.cat([self.q, self.scaled()], 1))
 
-# %% ../../nbs/rivals/3_absent.ipynb #e06d4fa2
+# %% ../../nbs/rivals/3_absent.ipynb #a9720365
 @patch
 def present(self: DropoutNet) -> Tensor:  # bool [n_items, all widths]
     return self.mask.repeat_interleave(torch.tensor(self.widths, device=self.mask.device), 1)
@@ -86,7 +86,7 @@ def scaled(self: DropoutNet) -> Tensor:  # float [n_items, all widths]
     "The content as it goes in: mean 0 and deviation 1 over warm items that have it, 0 where absent."
     return ((self.content - self.mean) / self.sd).clamp(-5, 5) * self.present()
 
-# %% ../../nbs/rivals/3_absent.ipynb #275d4db0
+# %% ../../nbs/rivals/3_absent.ipynb #9e410222
 @patch
 def targets(self: DropoutNet,
             n: int,
@@ -97,7 +97,7 @@ def targets(self: DropoutNet,
     high = self.top[users[:best], draw(self.top.shape[1], best)].long()
     return users, torch.cat([high, self.random[draw(len(self.random), n - best)]])
 
-# %% ../../nbs/rivals/3_absent.ipynb #ecb98010
+# %% ../../nbs/rivals/3_absent.ipynb #4352a985
 @patch
 def kept(self: DropoutNet,
          n: int,
@@ -106,7 +106,7 @@ def kept(self: DropoutNet,
     "Exactly that share of the targets loses its factors."
     return (torch.randperm(n, device=self.P.device) >= int(share * n)).float().unsqueeze(1)
 
-# %% ../../nbs/rivals/3_absent.ipynb #5c8d6bbe
+# %% ../../nbs/rivals/3_absent.ipynb #2883ed84
 @patch
 def losses(self: DropoutNet, catalogue, users, positives, negatives, warm, drop=None):
     n, c = len(users), self.config
@@ -192,7 +192,7 @@ class MetaEmbed(Peer):
 
     def total(self, parts): return self.config.alpha * parts["cold"] + (1 - self.config.alpha) * parts["warmed"]
 
-# %% ../../nbs/rivals/3_absent.ipynb #e37be652
+# %% ../../nbs/rivals/3_absent.ipynb #c1368857
 @patch
 def generate(self: MetaEmbed, fields: Tensor) -> Tensor:  # float [t, M, d] → [t, d]
     return self.config.reach * self.generator(fields.flatten(1)).tanh()
@@ -201,7 +201,7 @@ def generate(self: MetaEmbed, fields: Tensor) -> Tensor:  # float [t, M, d] → 
 def judge(self: MetaEmbed, phi, fields, users, labels):  # float [t, d], [t, M, d], int64 and float [t, k]; gives [t]
     return log_loss(self.base.of_item(phi, fields), self.base.of_user(users), labels)
 
-# %% ../../nbs/rivals/3_absent.ipynb #9a34e8a4
+# %% ../../nbs/rivals/3_absent.ipynb #de045811
 @patch
 def losses(self: MetaEmbed, catalogue, users, positives, negatives, warm, drop=None):
     met = self.warm.nonzero()[:, 0]
@@ -239,7 +239,7 @@ class MTPR(Peer):
         ids, content = self.parts_of(torch.arange(self.n_items, device=self.warm.device))
         return self.users @ self.of_user, ids + content
 
-# %% ../../nbs/rivals/3_absent.ipynb #934a1578
+# %% ../../nbs/rivals/3_absent.ipynb #c7116463
 @patch
 def parts_of(self: MTPR, items: Tensor) -> tuple:  # int64 [n] → what id and content add, float [n, d] each
     by_id, by_content = self.of_item.split(self.config.dim)
@@ -257,9 +257,9 @@ def losses(self: MTPR, catalogue, users, positives, negatives, warm, drop=None):
                 content=(self.encoder.square().sum() + self.of_user.square().sum()) / n,
                 projection=self.of_item.square().sum() / n), None
 
-# %% ../../nbs/rivals/3_absent.ipynb #bfd3f662
-FIDELITY_ABSENT = dict(  # peer → repository, commit that was read, and three lists of sentences
-    dropoutnet=dict(
+# %% ../../nbs/rivals/3_absent.ipynb #625c7bf8
+FIDELITY_ABSENT = {}  # peer → repository, commit that was read, and three lists of sentences
+FIDELITY_ABSENT["dropoutnet"] = dict(
     repository="layer6ai-labs/DropoutNet",
     commit="39e950e7959b64146ceb1b0669fe02ce91e637a1 (torch/main.py), "
            "3d5d2bef5aa0bd9aeb9f4352fdfb0cebfe66c7ea (torch/model.py)",
@@ -273,15 +273,15 @@ FIDELITY_ABSENT = dict(  # peer → repository, commit that was read, and three 
                "SGD .005 with momentum .9, a tenth of it every 50 or 100 blocks of 1,000 users; 100 targets a step."],
     here=["Factorisation, targets, loss, both dropouts, networks, start and standardisation as published.",
           "2,500 items are a share of the items: .15, as on CiteULike.",
-          "Users of a step are drawn alike, not walked through block by block; the expected targets are the same.",
+          "Users of a step are drawn, not walked through block by block; the expected targets are the same.",
           "negatives = all is the published draw of random targets; a cold item's target is 0.",
           "Dropout of items and of users, share, layers, both ranks, negatives and lr are searched."],
     missing=["Adam with one rate instead of SGD with momentum and decay; larger steps.",
              "The running means of batch normalisation move by .1 a step instead of .01, for there are fewer steps.",
              "Content is not reduced to 300 singular vectors, as CiteULike's words are; it is dense already.",
              "Users have no content here.",
-             "The inference transform for items on their way to being warm (mean of the users who met it)."]),
-    metaembed=dict(
+             "The inference transform for items on their way to being warm (mean of the users who met it)."])
+FIDELITY_ABSENT["metaembed"] = dict(
     repository="Feiyang/MetaEmbedding", commit="b4995ee64a7b14a2f205bd4275d39bb913b5ab12",
     published=["A click model (DeepFM or PNN; in the paper also a factorisation machine) learns for one pass over all "
                "impressions of frequent items, 200 a step, Adam 1e-3.",
@@ -301,8 +301,8 @@ FIDELITY_ABSENT = dict(  # peer → repository, commit that was read, and three 
     missing=["The deep half of DeepFM, and user features: there are none here.",
              "What was shown and not clicked is not known, and is drawn at random.",
              "The warm-up phase after launch: a cold item is ranked before its first interaction.",
-             "Items with few interactions are tasks as well; the published ones have many."]),
-    mtpr=dict(
+             "Items with few interactions are tasks as well; the published ones have many."])
+FIDELITY_ABSENT["mtpr"] = dict(
     repository="duxy-me/MTPR", commit="59b196966d7e7c0134b5c98f293a2aae27e9dd50",
     published=["Score (P_u w_eu) · ((Q_i ‖ x_i W) w_ei), two projections from 2d to d; d = 32.",
                "Four ranking tasks of the same weight, summed over 512 triples.",
@@ -311,7 +311,7 @@ FIDELITY_ABSENT = dict(  # peer → repository, commit that was read, and three 
                "Negatives are warm items that the user has not met.",
                "Weights start from a normal distribution of deviation .01; a trained BPR's ids stand in a comment."],
     here=["Score, tasks, decay, negatives and start as published.",
-          "The loss is a mean over a step's pairs, so that decay is divided by their number: the same minimum.",
+          "The loss is a mean over a step's pairs and decay is divided by their number, which keeps the minimum.",
           "Three weights of decay, batch, negatives, width and rate are searched."],
     missing=["Adam with one rate for all, instead of Adagrad for users and ids.",
-             "Ids from a trained BPR, which are off in the published code."]))
+             "Ids from a trained BPR, which are off in the published code."])
