@@ -10,7 +10,7 @@ import difflib
 from dataclasses import fields
 from ..base import UsageError
 from .interface import PeerConfig
-from .absent import DropoutNetConfig, MetaEmbedConfig, MTPRConfig
+from .absent import FIDELITY_ABSENT, DropoutNetConfig, MetaEmbedConfig, MTPRConfig
 from .aligned import FIDELITY_ALIGNED, CLCRecConfig, GARConfig, MILKConfig, MLPConfig
 from .graphs import FIDELITY_GRAPHS, AlignRecConfig
 
@@ -38,7 +38,7 @@ def peer_config(
     return known[name](**settings)
 
 # %% ../../nbs/rivals/6_peers.ipynb #87bd4a1d
-FIDELITY = FIDELITY_ALIGNED | FIDELITY_GRAPHS  # peer → its fidelity card: published, here, missing
+FIDELITY = FIDELITY_ABSENT | FIDELITY_ALIGNED | FIDELITY_GRAPHS  # peer → its fidelity card: published, here, missing
 
 # %% ../../nbs/rivals/6_peers.ipynb #d61d5cb9
 _ALL = dict(lr=("log", 3e-4, 1e-2), dim=("choice", [32, 64, 128]), negatives=("choice", ["all", "warm"]))
@@ -50,11 +50,20 @@ SPACES = {  # name → setting → ("log", low, high), ("float", low, high) or (
                          lambda_fusion=("log", 1e-2, 10.),
                          lambda_reg=("log", 1e-8, 1e-3)),
     "dropoutnet": _ALL | dict(dropout=("float", .1, .9),
-                              hidden=("choice", [128, 256, 512]),
-                              lambda_reg=("log", 1e-7, 1e-3)),
-    "metaembed": _ALL | dict(alpha=("float", 0., .9), inner_lr=("log", 1e-2, 10.), lambda_reg=("log", 1e-5, 1e-1)),
-    "mtpr": _ALL | dict(lambda_counterfactual=("log", .1, 10.),
-                        lambda_reg=("log", 1e-5, 1e-1),
+                              user_dropout=("float", 0., .9),
+                              top_share=("choice", [.05, .15, .5]),
+                              hidden=("choice", [200, 400, 800]),
+                              second=("choice", [0, 400]),
+                              mf_dim=("choice", [64, 200])),
+    "metaembed": _ALL | dict(alpha=("float", 0., .9),
+                             inner_lr=("log", 1e-4, 10.),
+                             shots=("choice", [5, 10, 20]),
+                             n_ids=("choice", [25, 100, 400]),
+                             reach=("choice", [.2, .5, 1.]),
+                             lambda_reg=("log", 1e-6, 1e-2)),
+    "mtpr": _ALL | dict(lambda_reg=("choice", [0., 1e-4, 1e-3, 1e-2]),
+                        lambda_content=("log", 1e-4, 1.),
+                        lambda_projection=("log", 1e-4, 1.),
                         batch_size=("choice", [512, 1024, 2048])),
     "clcrec": _ALL | dict(lambda_content=("float", .1, .9),
                           replace=("float", .1, .9),
