@@ -43,7 +43,7 @@ class Claim:
     asks: str = ""    # what the data must have: "two modalities", "image and text", "times"
     once: bool = False  # about the print: one finding for all datasets
 
-# %% ../../nbs/studies/claims.ipynb #24315460
+# %% ../../nbs/studies/claims.ipynb #e20534c1
 def of_row(row: dict, side: int, words: str) -> Finding:  # side: 1 where the claim says that the arm is better
     "What a row says of a claim."
     told = {"better": {1: HOLDS, -1: FAILS}[side], "worse": {1: FAILS, -1: HOLDS}[side], "same": SAME, "open": OPEN}
@@ -139,7 +139,8 @@ TWO, PAIR, TIMES = "two modalities", "image and text", "times"
 CLAIMS = [
     Claim("MAMEX ranks cold items better than what it is compared with", "abstract, Table 1 (here: the floors)",
           "best", every_row("floors")),
-    Claim("MAMEX ranks cold items better than the seven peers, all tuned alike", "Table 1", "peers", every_row("peers")),
+    Claim("MAMEX ranks cold items better than the seven peers, all tuned alike", "Table 1",
+          "peers", every_row("peers")),
     Claim("The mixture of experts beats one plain map per modality", "§3.2, Table 2",
           "ablations", by_row("table2", "without MoE")),
     Claim("The alignment loss helps", "§3.3, Table 2", "ablations", by_row("table2", "without L_align"), TWO),
@@ -190,7 +191,7 @@ def read_reports(root: Path) -> dict[str, dict[str, dict]]:  # dataset → noteb
         if "card" in (r := json.loads(p.read_text())): out.setdefault(p.parent.name, {})[p.stem] = r
     return out
 
-# %% ../../nbs/studies/claims.ipynb #3de3ed9e
+# %% ../../nbs/studies/claims.ipynb #4c2e74b2
 TIMELESS = ("baby", "sport", "clothing")  # of the sets that reports are made of
 
 def lacks(claim: Claim, dataset: str, reports: dict) -> str:  # reports: of the dataset; "": nothing
@@ -203,7 +204,7 @@ def lacks(claim: Claim, dataset: str, reports: dict) -> str:  # reports: of the 
     if claim.asks == PAIR and not {"image", "text"} <= have: return f"no {'image' if 'image' not in have else 'text'}"
     return ""
 
-# %% ../../nbs/studies/claims.ipynb #23172cc9
+# %% ../../nbs/studies/claims.ipynb #7d691ab0
 def command_of(root: Path, dataset: str, notebook: str) -> str:
     "The command that made a report, from its stamp; or that would make it."
     stamps = Path(root) / dataset / "stamps.json"
@@ -212,14 +213,14 @@ def command_of(root: Path, dataset: str, notebook: str) -> str:
     return " ".join([f"mamex reports {dataset} --only {notebook}",
                      *(f"-p {k} {quoted(v)}" for k, v in told.items() if k != "dataset")])
 
-# %% ../../nbs/studies/claims.ipynb #af4d6a7e
+# %% ../../nbs/studies/claims.ipynb #7680133d
 def find(claim: Claim, dataset: str, reports: dict) -> Finding:  # reports: of the dataset
     "What a dataset's reports say of a claim."
     if claim.notebook in reports and not lacks(claim, dataset, reports): return claim.judge(reports[claim.notebook])
     if why := lacks(claim, dataset, reports): return Finding(NONE, why)
     return Finding(OPEN, "no report", needs=10)
 
-# %% ../../nbs/studies/claims.ipynb #628ea742
+# %% ../../nbs/studies/claims.ipynb #121e6213
 def claim_row(claim: Claim, dataset: str, reports: dict, root: Path) -> dict:
     "One row of `claims.json`."
     f, r = find(claim, dataset, reports), reports.get(claim.notebook)
@@ -238,7 +239,7 @@ def claim_rows(root: Path) -> list[dict]:
             out.append(row | (dict(dataset="all") if c.once else {}))
     return out
 
-# %% ../../nbs/studies/claims.ipynb #140c02b2
+# %% ../../nbs/studies/claims.ipynb #f6866aa7
 def shares(rows: list[dict]) -> dict:  # dataset → (decided, applicable)
     "Of each real dataset, and of all."
     real = [r for r in rows if r["dataset"] != "toy" and r["verdict"] != NONE]
