@@ -82,7 +82,7 @@ def front_sentences(reports: dict, pool: str = "joint") -> list[str]:
                    + (f"; it ranks worse on {', '.join(f'`{n}`' for n in worse)}" if worse else "") + ".")
     return out
 
-# %% ../../nbs/studies/front.ipynb #dfd52b90
+# %% ../../nbs/studies/front.ipynb #1a65ded7
 def splits_interval(s: dict, report: dict) -> list:  # s: {"mean", "sd"}, sd between splits
     "The 95 % t-interval over the cold splits of a report; the mean alone where there is one."
     n = len(report["card"]["cold_seeds"])
@@ -136,10 +136,9 @@ def finding_line(r: dict) -> str:
     beside += [f"{r['folds']} folds"] if r["folds"] else []
     beside += [f"{r['needs']:,} more folds would decide" if r["needs"] else "more folds than can be run"
                ] if r["verdict"] == OPEN else []
-    cmd, spent = f" `{r['command']}`", r["minutes"]
-    took = " To be made:" + cmd if spent is None else f"{cmd}, {spent:.0f} min"
+    took = "" if r["minutes"] is None else f" {r['minutes']:.0f} min."
     return (f"- {r['dataset']}: **{r['verdict']}**. {'; '.join([r['words'], *beside])}."
-            + (took + "." if r["verdict"] != NONE else ""))
+            + (took if r["verdict"] != NONE else ""))
 
 def claim_part(claim, rows: list[dict]) -> str:
     "A claim with a line a dataset; toy, which tests the instruments, last."
@@ -147,11 +146,12 @@ def claim_part(claim, rows: list[dict]) -> str:
     toy = [r for r in mine if r["dataset"] == "toy"]
     lines = [finding_line(r) for r in mine if r["dataset"] != "toy"] or ["No report yet."]
     return "\n\n".join([f"## {claim.text}",
-                        f"In the paper: {claim.where}. Notebook: [{claim.notebook}](../nbs/{claim.notebook}.ipynb).",
+                        f"In the paper: {claim.where}. Notebook: [{claim.notebook}](../nbs/{claim.notebook}.ipynb), "
+                        f"`make reports dataset=… only={claim.notebook}`.",
                         "\n".join(lines),
                         *(["Instrument check, where the truth was planted:", finding_line(toy[0])] if toy else [])])
 
-# %% ../../nbs/studies/front.ipynb #1f3c6cef
+# %% ../../nbs/studies/front.ipynb #0ba740e1
 def shares_table(rows: list[dict], reports: dict) -> pd.DataFrame:  # reports: dataset → notebook → json
     "How many of the claims that apply to a dataset are decided, and what that took."
     spent = {n: sum(minutes(r) for r in of.values()) for n, of in reports.items()}
