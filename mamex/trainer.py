@@ -20,7 +20,7 @@ from .vectors.catalogue import draw_drop
 from .vectors.features import Features, check_vectors
 from .protocol.metrics import evaluate
 from .protocol.pairs import PairSampler, hold_out
-from .protocol.runs import Run, converged, read_model, selected_by
+from .protocol.runs import Run, is_over, read_model, selected_by
 from .protocol.splits import Split
 from .model import Config, MAMEX
 from .solved import Solved, restore
@@ -88,8 +88,7 @@ class Trainer:
         drop = draw_drop(self.catalogue.has, share) if share else None
         parts, _ = self.model.losses(self.catalogue, *torch.as_tensor(batch, device=self.device), self.warm, drop)
         total = self.model.total(parts)
-        # one wait for the device, not six
-        parts = dict(zip([*parts, "total"], torch.stack([*parts.values(), total]).tolist()))
+        parts = dict(zip([*parts, "total"], torch.stack([*parts.values(), total]).tolist()))  # one wait, not six
         if not math.isfinite(parts["total"]): raise Diverged(self.diagnose(parts))
         self.opt.zero_grad(set_to_none=True)
         total.backward()
@@ -226,9 +225,7 @@ def advance(self: Trainer, path: Path | None, bar, callback) -> bool:  # True: f
         if (self.next_epoch - 1) % c.eval_every == 0 or self.next_epoch == c.epochs: break
     row = self.validate(self.next_epoch - 1, pd.DataFrame(rows).mean().to_dict())
     self.seconds += time.perf_counter() - start
-    enough = (converged(self.history, f"val_own/{c.select_on}") if c.until == "converged" else
-              row["epoch"] - self.best_epoch > c.patience)
-    done = self.next_epoch >= c.epochs or enough
+    done = is_over(self.history, self.best_epoch, c)
     bar.set_description(f"seed {self.seed}: {selected_by(c)} {row[selected_by(c)]:.4f}, "
                         f"best at epoch {self.best_epoch}")
     if path: write_atomic(path, self.state_bytes(path.stem, done))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'ENDPOINT', 'study_folds', 'Arm', 'Family', 'Evidence', 'run_arm', 'floor_key', 'gather', 'folds_lab',
-           'gather_for']
+           'gather_for', 'floor_arms']
 
 # %% ../../nbs/studies/evidence.ipynb #e22b73ea
 import mamex, time
@@ -18,6 +18,7 @@ from ..vectors.features import Features, twin_groups, twins
 from ..protocol.folds import cold_folds
 from ..protocol.verdicts import LOOKS, compare_folds, decide
 from ..trainer import FEEDS, Diverged
+from ..rivals.floors import extra_floors, floors, text_lengths
 from .lab import Lab, make_lab, read_dataset, read_vectors
 from .variants import recipe
 from .follow import POOLS, Outcome, at_once, followed, outcome_file, read_outcome
@@ -47,7 +48,6 @@ class Family:
     "Comparisons that are corrected together: each of the arms minus the reference."
     reference: str
     arms: list
-    margin: float = .1        # share of the reference's value within which nothing that matters differs
 
 # %% ../../nbs/studies/evidence.ipynb #37746289
 @dataclass
@@ -72,24 +72,23 @@ def compare(self: Evidence, family: Family, **which) -> dict:  # which: pool, me
         if a in self.failed or a not in self.outcomes: continue
         v = self.values(a, **which)
         n = min(len(v), len(ref))
-        if n > 1: out[a] = compare_folds(v[:n], ref[:n], family.margin)
+        if n > 1: out[a] = compare_folds(v[:n], ref[:n])
     return out
 
 @patch
 def decide(self: Evidence, look: int):  # look: how many there were before
     "Look at every family; what an earlier look decided stays."
     for name, f in self.families.items():
-        before = {a: r["verdict"] for a, r in self.verdicts.get(name, {}).items() if r["verdict"] != "open"}
-        self.verdicts[name] = decide(self.compare(f), look, before=before)
+        rows, earlier = self.compare(f), self.verdicts.get(name, {})
+        self.verdicts[name] = decide(rows, look, before={a: r["verdict"] for a, r in earlier.items() if a in rows})
 
 # %% ../../nbs/studies/evidence.ipynb #b0d1ff57
 @patch
 def open_arms(self: Evidence) -> set:
-    "Arms that some undecided comparison needs."
+    "Arms that some comparison needs which a look left open."
     need = set()
     for name, f in self.families.items():
-        rows = self.verdicts.get(name)
-        left = {a for a in f.arms if a not in self.failed and (rows is None or rows[a]["verdict"] == "open")}
+        left = {a for a, r in self.verdicts[name].items() if r["verdict"] == "open"}
         need |= left | ({f.reference} if left else set())
     return need
 
@@ -115,10 +114,10 @@ def floor_key(name: str, arm: Arm, split) -> str:
 def permutation(self: Evidence, arms: dict, splits: list,
                 first: int,  # seed of the first fold; no two folds of a study have the same
                 store: Path, ends: float, bar, device, keep,
-               ) -> bool:
-    "Every arm on every fold of a permutation; False where the time was over before."
+               ) -> int:     # folds that were run: fewer where the time was over
+    "Every arm on every fold of a permutation."
     for seed, split in enumerate(splits, first):
-        if time.time() > ends: return False
+        if time.time() > ends: return seed - first
         for name, arm in arms.items():
             if name in self.failed: continue
             bar.set_description(f"{name}, {split.rule}")
@@ -127,7 +126,7 @@ def permutation(self: Evidence, arms: dict, splits: list,
             self.outcomes.setdefault(name, []).append(out)
             self.seconds += out.facts["seconds"]
             bar.update(1)
-    return True
+    return len(splits)
 
 # %% ../../nbs/studies/evidence.ipynb #04784b9d
 @patch
@@ -150,18 +149,19 @@ def gather(arms: dict,        # name → `Arm`
            progress: bool = True,
           ) -> Evidence:
     "Run, look, and run on where something is open."
-    ev, done, ends = Evidence(families), 0, time.time() + budget_h * 3600 if budget_h else np.inf
-    looks = [n for n in LOOKS if n <= permutations]
-    with progress_bar(len(arms) * len(folds(0)) * looks[-1], "runs", progress) as bar:
+    if permutations not in LOOKS:
+        raise UsageError(f"permutations is {permutations}; a study looks after {', '.join(map(str, LOOKS))}: take one")
+    ev, ends = Evidence(families), time.time() + budget_h * 3600 if budget_h else np.inf
+    looks, done, ran, todo = LOOKS[:LOOKS.index(permutations) + 1], 0, 0, arms
+    splits = folds(0)
+    with progress_bar(len(arms) * len(splits) * permutations, "runs", progress) as bar:
         for look, until in enumerate(looks):
             for p in range(done, until):
-                todo = {n: a for n, a in arms.items() if look == 0 or n in ev.open_arms()}
-                if not ev.permutation(todo, folds(p), p * len(folds(0)), store, ends, bar, device, keep):
-                    ev.wait_for(until * len(folds(p)) - min(len(ev.outcomes.get(n, ())) for n in todo))
-                    return ev
-            done = until
+                ran += (n := ev.permutation(todo, splits if p == 0 else folds(p), ran, store, ends, bar, device, keep))
+                if n < len(splits): ev.wait_for(until * len(splits) - ran); return ev
             ev.decide(look)
-            if not ev.open_arms(): break
+            done, todo = until, {a: arms[a] for a in arms if a in ev.open_arms()}
+            if not todo: break
     return ev
 
 # %% ../../nbs/studies/evidence.ipynb #010e04dd
@@ -202,8 +202,21 @@ def folds_lab(p) -> Lab:  # p: checked parameters, with `folds` and perhaps `gro
     split = study_folds(ds, features, p.folds, 0, p.get("group_twins", "auto"))[0]
     return make_lab(p, ds, features, split, recipe(split))
 
-def gather_for(lab: Lab, p, arms: dict, families: dict, twins_of: Features | None = None) -> Evidence:
+def gather_for(lab: Lab, p, arms: dict, families: dict) -> Evidence:
     "`gather` with the folds, the stores and the budget of a study."
-    folds = lambda n: study_folds(lab.dataset, twins_of or lab.features, p.folds, n, p.get("group_twins", "auto"))
+    folds = lambda n: study_folds(lab.dataset, lab.features, p.folds, n, p.get("group_twins", "auto"))
     return gather(arms, families, folds, cache_dir() / "folds", p.get("permutations", 1), p.get("budget_h", 0.),
                   lab.device, lab.checkpoints, lab.progress)
+
+# %% ../../nbs/studies/evidence.ipynb #7d09b5d0
+def floor_arms(lab: Lab, text_columns=("title", "description")) -> dict:  # text_columns: as in `extract`
+    "Every floor of `mamex.rivals.floors` as an arm."
+    f, last = lab.features, {}
+    lengths = text_lengths(lab.dataset.items, text_columns, lab.dataset.info)
+    def made(split):
+        if last.get("split") is not split:
+            kw = dict(pool="own")
+            last.update(split=split, floors=floors(f, split, lengths=lengths, **kw) | extra_floors(f, split, **kw))
+        return last["floors"]
+    told = digest(*(x for m, v in lengths.items() for x in (m, v)))
+    return {n: Arm(f, score=lambda split, n=n: made(split)[n][0], told=told) for n in made(lab.split)}

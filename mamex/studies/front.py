@@ -15,7 +15,6 @@ import pandas as pd
 from scipy import stats
 from ..base import write_atomic
 from ..protocol.intervals import sign
-from ..rivals.peers import PEERS
 from ..reports.files import reports_root, save_figure
 from ..reports.words import markdown_table, number
 from .best_page import FLOORS, TWO, compared, seen_of, views_told
@@ -32,20 +31,17 @@ def strongest(res: dict,  # model → metric → summary
     "The model with the highest test NDCG@10."
     return max(names, key=lambda n: res[n]["ndcg@10"]["mean"], default=None)
 
-def starred(res: dict, vs: dict, name: str | None, named: bool = True) -> str:
+def starred(res: dict, vs: dict, name: str | None) -> str:
     "A model's number; a star where `best` is better, a minus where it is worse, by the interval."
     if name is None: return "–"
     mark = {1: " *", -1: " −", 0: ""}[sign(vs[name])]
-    return (f"`{name.removesuffix(TWO)}` " if named else "") + number(res[name]["ndcg@10"]["mean"]) + mark
+    return f"`{name.removesuffix(TWO)}` {number(res[name]['ndcg@10']['mean'])}{mark}"
 
 # %% ../../nbs/studies/front.ipynb #30decfde
 def rivals_of(report: dict, view: str, pool: str) -> dict:
-    "Who stands beside `best` on the same inputs: `released`, the strongest floor, the strongest peer."
+    "Who stands beside `best` on the same inputs: the strongest floor."
     res, (mine, vs) = report["test" if pool == "joint" else "test_own"], compared(report, view, pool)
-    return dict(best=mine,
-                released="mamex/released" if "mamex/released" in vs else "mamex/released, each",
-                floor=strongest(res, [n for n in vs if n.startswith(FLOORS)]),
-                peer=strongest(res, [n for n in vs if n.removesuffix(TWO) in PEERS]))
+    return dict(best=mine, floor=strongest(res, [n for n in vs if n.startswith(FLOORS)]))
 
 def front_row(name: str, report: dict, view: str, pool: str) -> dict:
     "A dataset on some inputs."
@@ -54,8 +50,7 @@ def front_row(name: str, report: dict, view: str, pool: str) -> dict:
     return {"dataset": name,
             "inputs": ", ".join(columns) if len(columns) < 3 else f"{len(columns)} columns",
             "`best`": number(res[mine]["ndcg@10"]["mean"]),
-            "`released`": starred(res, vs, who["released"], named=False),
-            "strongest floor": starred(res, vs, who["floor"]), "strongest peer": starred(res, vs, who["peer"])}
+            "strongest floor": starred(res, vs, who["floor"])}
 
 # %% ../../nbs/studies/front.ipynb #2ea98b08
 def front_table(reports: dict,         # dataset → best.json
@@ -68,19 +63,14 @@ def front_table(reports: dict,         # dataset → best.json
 
 # %% ../../nbs/studies/front.ipynb #e06e9435
 def front_sentences(reports: dict, pool: str = "joint") -> list[str]:
-    "Against whom `best` is told to be better, and on how many rows it is not."
-    out, who = [], dict(released="`released`", floor="the strongest floor", peer="the strongest peer")
-    rows = [(n, rivals_of(r, v, pool), compared(r, v, pool)[1])
-            for v in ("two", "each") for n, r in reports.items() if v in views_told(r)]
-    for k, words in who.items():
-        have = [(n, sign(vs[x[k]])) for n, x, vs in rows if x[k]]
-        open_ = list(dict.fromkeys(n for n, s in have if s == 0))
-        worse = list(dict.fromkeys(n for n, s in have if s < 0))
-        if not have: continue
-        out.append(f"`best` ranks better than {words} on {sum(s > 0 for _, s in have)} of {len(have)} rows"
-                   + (f"; the two cannot be told apart on {', '.join(f'`{n}`' for n in open_)}" if open_ else "")
-                   + (f"; it ranks worse on {', '.join(f'`{n}`' for n in worse)}" if worse else "") + ".")
-    return out
+    "On how many rows `best` is told to be better than the strongest floor, and on which it is not."
+    rows = [(n, sign(compared(r, v, pool)[1][f])) for v in ("two", "each") for n, r in reports.items()
+            if v in views_told(r) and (f := rivals_of(r, v, pool)["floor"])]
+    if not rows: return []
+    named = lambda s: ", ".join(f"`{n}`" for n in dict.fromkeys(n for n, x in rows if x == s))
+    return [f"`best` ranks better than the strongest floor on {sum(x > 0 for _, x in rows)} of {len(rows)} rows"
+            + (f"; the two cannot be told apart on {named(0)}" if named(0) else "")
+            + (f"; it ranks worse on {named(-1)}" if named(-1) else "") + "."]
 
 # %% ../../nbs/studies/front.ipynb #1a65ded7
 def splits_interval(s: dict, report: dict) -> list:  # s: {"mean", "sd"}, sd between splits
@@ -92,9 +82,9 @@ def splits_interval(s: dict, report: dict) -> list:  # s: {"mean", "sd"}, sd bet
 # %% ../../nbs/studies/front.ipynb #601e1475
 def plot_front(reports: dict,  # dataset → best.json
                pool: str = "joint"):
-    "`best`, `released`, the strongest floor and peer of each dataset, on every column, with intervals over splits."
-    fig, axs = plt.subplots(1, len(reports), figsize=(1.2 + 1.75 * len(reports), 1.9), sharey=True, squeeze=False)
-    labels = dict(best="best", released="released", floor="strongest floor", peer="strongest peer")
+    "`best` and the strongest floor of each dataset, on every column, with intervals over splits."
+    fig, axs = plt.subplots(1, len(reports), figsize=(1.2 + 1.75 * len(reports), 1.4), sharey=True, squeeze=False)
+    labels = dict(best="best", floor="strongest floor")
     for ax, (name, r) in zip(axs[0], reports.items()):
         res, who = r["test" if pool == "joint" else "test_own"], rivals_of(r, "each", pool)
         for y, k in enumerate(labels):
@@ -103,7 +93,7 @@ def plot_front(reports: dict,  # dataset → best.json
             ax.plot(splits_interval(s, r), [y, y], color="C1" if k == "best" else "C0", lw=2)
             ax.plot(s["mean"], y, "o", color="C1" if k == "best" else "C0", ms=5)
         ax.margins(x=.1)
-        ax.set(title=name, xlim=(0, None), yticks=range(4), yticklabels=labels.values(), ylim=(3.5, -.5))
+        ax.set(title=name, xlim=(0, None), yticks=range(2), yticklabels=labels.values(), ylim=(1.5, -.5))
         ax.xaxis.set_major_locator(plt.MaxNLocator(3))
     where = "joint pool" if pool == "joint" else "own pools"
     fig.supxlabel(f"test NDCG@10, every column of an item's first day, {where}", fontsize=9)
@@ -135,7 +125,7 @@ def finding_line(r: dict) -> str:
     beside = [f"new items {interval(r['new_items'])}"] if r["new_items"] else []
     beside += [f"{r['folds']} folds"] if r["folds"] else []
     beside += [f"{r['needs']:,} more folds would decide" if r["needs"] else "more folds than can be run"
-               ] if r["verdict"] == OPEN else []
+               ] if r["verdict"] == OPEN and (r["needs"] or r["folds"]) else []
     took = "" if r["minutes"] is None else f" {r['minutes']:.0f} min."
     return (f"- {r['dataset']}: **{r['verdict']}**. {'; '.join([r['words'], *beside])}."
             + (took if r["verdict"] != NONE else ""))
@@ -205,7 +195,8 @@ def speed_part(reports: dict) -> list[str]:  # dataset → notebook → json
     return ["## Speed", fast_part(reports)] if any("speed" in r for r in reports.values()) else []
 
 def peers_part(reports: dict) -> list[str]:  # dataset → peers.json
-    "Table 1 over the datasets; nothing where there is no report."
+    "Table 1 over the datasets; nothing where no report compares over folds."
+    reports = {n: r for n, r in reports.items() if "verdicts" in r}
     if not reports: return []
     return ["## Table 1: the peers, all tuned alike",
             "Test NDCG@10, joint pool. Bold: ranks better than `mamex/tuned` (95 % interval, Holm's correction). "

@@ -221,19 +221,19 @@ def insight_sentences(least: dict, auc: dict | None, special: str, full: str) ->
 
 # %% ../../nbs/studies/insight.ipynb #0e50cb0d
 INSIGHT_CAPTIONS = dict(
-    alpha_bands="Weight α that the gate gives each modality over training (first seed): median, middle half and "
+    alpha_bands="Weight α that the gate gives each modality over training (first fold): median, middle half and "
                 "middle 90 % of the items that have every modality. Dashed: equal weights; orange: the epoch kept.",
-    alpha_items="α of the first modality at the kept epoch, warm and cold items apart (first seed). "
+    alpha_items="α of the first modality at the kept epoch, warm and cold items apart (first fold). "
                 "A narrow hump: all items are weighed alike. Warm and cold apart: the gate knows who is cold.",
-    expert_heat="Share of the routing weight that each expert carries over training (first seed). "
+    expert_heat="Share of the routing weight that each expert carries over training (first fold). "
                 "Even colour: the work is shared; one bright row: one expert does it.",
-    entropy="How evenly the experts share the routing weight over training (first seed): "
+    entropy="How evenly the experts share the routing weight over training (first fold): "
             "1 is evenly, 0 is one expert alone.",
     pairs="Top: share of the items that a pair of experts serves together. "
           "Bottom: share of the items that an expert serves as first choice; dashed: even shares. "
-          "Full model, first seed.",
+          "Full model, first fold.",
     specialisation="Which kinds of items each expert serves first, against chance: orange is less, purple is more, "
-                   "a dot marks p < .05 after Holm. Full model, first seed.")
+                   "a dot marks p < .05 after Holm. Full model, first fold.")
 
 # %% ../../nbs/studies/insight.ipynb #91e38832
 def insight_report(lab,                    # see `mamex.studies.lab`

@@ -311,7 +311,7 @@ def parser() -> argparse.ArgumentParser:
     "What the command line understands."
     p = argparse.ArgumentParser(
         "mamex reports", description="Regenerate the reports of one dataset that are out of date.",
-        epilog="example: mamex reports movielens --only ablations,audit -p seeds 0,1,2",
+        epilog="example: mamex reports movielens --only ablations,audit -p permutations 2",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("name", metavar="NAME", help="a dataset: toy, a name under MAMEX_DATA, or a folder")
     known = ", ".join((*NOTEBOOKS, *ASIDE))
