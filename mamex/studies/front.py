@@ -224,7 +224,7 @@ def write_index(root: Path | None = None):  # None: the folder of all reports
     write_atomic(root / "README.md", index_page(root))
     write_atomic(root / "claims.md", claims_page(root))
     write_atomic(root / "claims.json", json.dumps(claim_rows(root), indent=1, ensure_ascii=False) + "\n")
-    write_overview(root)
+    if peers_part({n: r["peers"] for n, r in read_reports(root).items() if "peers" in r}): write_overview(root)
     best = {n: r["best"] for n, r in read_reports(root).items() if "best" in r}
     if best:
         with plt.style.context("mamex.house"): save_figure(plot_front(best), root / "best.png")
