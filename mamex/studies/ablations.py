@@ -163,7 +163,8 @@ CAPTIONS = dict(
             "better. Thick: 95 % interval for this catalogue, thin: for new items. "
             "The band is the margin within which a difference does not matter.",
     floors="Each floor against the full model, drawn in the same way. λ of a ridge is chosen by validation. "
-           "A floor has no epochs over which to take a mean: the table above holds the full model's own choice as well.",
+           "A floor has no epochs over which to take a mean: "
+           "the table above holds the full model's own choice as well.",
     degrees="Left: ranking quality as one modality is dealt out again among more and more items; "
             "lines: the target of the gate's balance loss; dashed: trained without that modality. "
             "Right: the weight that the gate gives it; at 100 % the right weight is 0. "

@@ -116,7 +116,8 @@ def outcome_of(t: Trainer) -> Outcome:
     for p in POOLS: h[f"test_{p}/ndcg@10"] = t.notes[f"curve_{p}"].numpy()
     best = {p: int(h["epoch"][h[chosen_by(t, p)].argmax()]) for p in POOLS}
     facts = dict(seconds=t.seconds, epochs=t.next_epoch, history=h.to_dict("records"), best_epoch=best,
-                 converged=converged(t.history, f"val_own/{t.config.select_on}"), val=float(h["val_own/ndcg@10"].mean()))
+                 converged=converged(t.history, f"val_own/{t.config.select_on}"),
+                 val=float(h["val_own/ndcg@10"].mean()))
     return Outcome(pd.concat(frames, axis=1), facts)
 
 # %% ../../nbs/studies/follow.ipynb #57787b4b
