@@ -24,10 +24,12 @@ def plot_warmup(rows: list[dict]):
         if not len(g): continue
         x, style = [at[n] for n in g.n], "-" if m.startswith("mamex") or m == PAST else "--"
         axs[0].plot(x, g["mean"], marker="o", ms=3, color=colour, label=m, ls=style)
-        if m in (CONTENT, "popularity"): continue
+        if m != PAST and (m == CONTENT or not m.startswith("mamex")): continue
         vs = g[f"vs {CONTENT}"].tolist()
-        axs[1].plot(x, [v["diff"] for v in vs], marker="o", ms=3, color=colour, ls=style)
+        axs[1].plot(x, [v["diff"] for v in vs], marker="o", ms=3, color=colour)
         axs[1].fill_between(x, *np.array([v["ci95"] for v in vs]).T, color=colour, alpha=.12, lw=0)
+    lo, hi = np.sort([line.get_ydata() for line in axs[1].lines], None)[[0, -1]]
+    axs[1].set_ylim(lo - (hi - lo) / 2, hi + (hi - lo) / 2)  # the interval of two windows leaves the picture
     axs[1].axhline(0, color=LINES[CONTENT], lw=1)
     told = d.groupby("n").windows.first()
     for ax, y in zip(axs, ("NDCG@10 of the rest", "minus the static model")):
