@@ -27,7 +27,7 @@ def first_n(rows: list[dict], test) -> int | None:  # test: row → bool
     return last
 
 # %% ../../nbs/studies/temporal_page.ipynb #1bcba376
-VERBS = dict(better="ranks better than", worse="ranks worse than", same="ranks as well as",
+VERBS = dict(better="ranks better than", worse="ranks worse than", same="ranks within ±{margin:.0%} of",
              open="is not told apart from")
 
 def says(report: dict, family: str) -> list[str]:
@@ -37,7 +37,8 @@ def says(report: dict, family: str) -> list[str]:
         share = f"{r['diff'] / r['base']:+.0%} of {number(r['base'])}, {interval(r['ci95'])} over {r['folds']} windows"
         more = f"{r['needs']:,} more window{'s' if r['needs'] > 1 else ''}" if r["needs"] else ""
         needs = f"; {more} would tell" if more else ""
-        return f"`{n}` {VERBS[r['verdict']]} `{ref}` ({share}{needs})"
+        verb = VERBS[r["verdict"]].format(margin=r["margin"] / abs(r["base"]))
+        return f"`{n}` {verb} `{ref}` ({share}{needs})"
     return [words(n, r) for n, r in report["verdicts"][family].items() if n.startswith("mamex/") and n != CONTENT]
 
 # %% ../../nbs/studies/temporal_page.ipynb #b9a57dbf
@@ -227,7 +228,7 @@ def page(report: dict) -> str:
         "## Windows", markdown_table(window_table(report)), figure_text("windows"),
         "## The first day", markdown_table(rows_table(report, FIRST)), markdown_table(rows_table(report, FLOORS)),
         figure_text("verdicts"), "Window by window:", markdown_table(first_day_table(report)),
-        "## Warm-up", f"Means over the whole warm-up, against `{SWITCH}`:",
+        "## Warm-up", f"Means over the steps at which a window still asks {report['least']} users, against `{SWITCH}`:",
         markdown_table(rows_table(report, FOLLOWED)),
         figure_text("warmup"), markdown_table(after_table(rows)), markdown_table(warmup_table(rows)),
         "## What the gate does", figure_text("alpha"), figure_text("followed"), *ablation_part(report),
