@@ -48,7 +48,8 @@ def says_when(rows: list[dict]) -> str:
     n = first_n(past, lambda r: r[f"vs {CONTENT}"]["ci95"][0] > 0)
     return ("The collaborative model is ahead of the static one "
             f"{f'from n = {n} on' if n is not None else 'nowhere that these windows can show'} "
-            f"(interval over windows leaves out zero); at n = {past[-1]['n']}: {signed(past[-1][f'vs {CONTENT}'])}.")
+            f"(interval over windows leaves out zero); at n = {past[-1]['n']}, which {past[-1]['windows']} windows reach: "
+            f"{signed(past[-1][f'vs {CONTENT}'])}.")
 
 # %% ../../nbs/studies/temporal_page.ipynb #3471885b
 def says_why(x: dict) -> str:  # x: of `behind`
