@@ -139,7 +139,8 @@ def pool_facts(rows: list[dict]) -> dict:
     pick = lambda col, out: by.apply(lambda g: g.loc[g[col].idxmax(), out], include_groups=False).to_numpy()
     def apart(a, b):
         if d.split.nunique() < 3: return None
-        return mean_ci([stats.pearsonr(g[a], g[b]).statistic for _, g in d.groupby("model")])
+        seen = [g for _, g in d.groupby("model") if len(g) > 2]  # runs have different lengths
+        return mean_ci([stats.pearsonr(g[a], g[b]).statistic for g in seen])
     def prices(out):
         joint, own = pick("val", out), pick("val_own", out)
         return dict(joint=mean_ci(joint), own=mean_ci(own), best=mean_ci(pick(out, out)),

@@ -12,7 +12,7 @@ __all__ = ['TWO', 'BEST_CAPTIONS', 'SEEN_AS', 'HEADS', 'FLOORS', 'steps_table', 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from scipy import stats
 from ..rivals.peers import PEERS
-from ..reports.cards import card_table
+from ..reports.cards import card_table, recipe_text
 from ..reports.figures import forest, quiet
 from ..reports.words import cell, markdown_table, results_table, number, signed, who_beats
 
@@ -159,7 +159,7 @@ def inputs_told(report: dict) -> str:
 def best_note(report: dict) -> str:
     "How the numbers of a page came about."
     card = report["card"]
-    s, way = card["search"], ", ".join(f"{k}={v:g}" for k, v in card["recipe"].items())
+    s, way = card["search"], recipe_text(card["recipe"])
     return (f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`. "
             f"The ladder saw {s['items']:,} of {card['dataset']['items']:,} items, "
             "those that are test items in none of the reported splits, "

@@ -6,11 +6,11 @@
 __all__ = ['BESIDE', 'COLOURS', 'interval', 'verdict_words', 'verdict_table', 'tables', 'evidence_note', 'verdict_sentences',
            'beside_table', 'plot_verdicts', 'family_part']
 
-# %% ../../nbs/studies/evidence_page.ipynb #232f4f6a
+# %% ../../nbs/studies/evidence_page.ipynb #66d64556
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from ..reports.words import markdown_table, number, subject
 
-# %% ../../nbs/studies/evidence_page.ipynb #90fe4425
+# %% ../../nbs/studies/evidence_page.ipynb #89968bab
 def interval(ci) -> str:
     return f"[{', '.join(f'{x:+.4f}' for x in ci)}]"
 
@@ -19,7 +19,7 @@ def verdict_words(row: dict) -> str:
     if row["verdict"] != "open": return row["verdict"]
     return f"open; {row['needs']:,} more folds" if row["needs"] else "open; more folds than can be run"
 
-# %% ../../nbs/studies/evidence_page.ipynb #bda8b2d8
+# %% ../../nbs/studies/evidence_page.ipynb #d2a24590
 def verdict_table(report: dict, family: str) -> pd.DataFrame:
     "A family's rows below its reference."
     columns = {"NDCG@10": lambda r: number(r["base"] + r["diff"]), "difference": lambda r: f"{r['diff']:+.4f}",
@@ -30,12 +30,12 @@ def verdict_table(report: dict, family: str) -> pd.DataFrame:
     table = first | {n: {h: f(r) for h, f in columns.items()} for n, r in rows.items()}
     return pd.DataFrame(table.values(), table, list(columns)).fillna("").rename_axis("model")
 
-# %% ../../nbs/studies/evidence_page.ipynb #3ac996de
+# %% ../../nbs/studies/evidence_page.ipynb #a2bdbd4f
 def tables(report: dict) -> dict:  # family → frame
     "Every family's verdicts."
     return {n: verdict_table(report, n) for n in report["verdicts"]}
 
-# %% ../../nbs/studies/evidence_page.ipynb #d2e39f80
+# %% ../../nbs/studies/evidence_page.ipynb #c575f2b1
 def evidence_note(report: dict) -> str:
     "What the tables of a page rest on."
     rows = [r for f in report["verdicts"].values() for r in f.values()]
@@ -61,7 +61,7 @@ def verdict_sentences(report: dict, family: str) -> list[str]:
                    + (f"; {r['needs']:,} more folds would decide" if r["needs"] else "") + ").")
     return out + [f"{subject(n)} ends in a loss that is not a number: {w}" for n, w in report["failed"].items()]
 
-# %% ../../nbs/studies/evidence_page.ipynb #1062d420
+# %% ../../nbs/studies/evidence_page.ipynb #472e2497
 BESIDE = {"joint, mean": "joint pool, mean over validations", "own, own": "own pool, epoch chosen by validation"}
 
 def beside_table(report: dict, family: str) -> pd.DataFrame:
@@ -70,12 +70,14 @@ def beside_table(report: dict, family: str) -> pd.DataFrame:
     rows = {BESIDE[k]: {n: cell(r) for n, r in x.get(family, {}).items()} for k, x in report["beside"].items()}
     return pd.DataFrame(rows).rename_axis("model")
 
-# %% ../../nbs/studies/evidence_page.ipynb #e0040d9e
+# %% ../../nbs/studies/evidence_page.ipynb #4db6a653
 COLOURS = dict(better="C2", worse="C1", same="C0", open=".6")
 
 def plot_verdicts(report: dict, families: list[str]):
     "Every row of some families, as a share of its reference."
-    rows = [(n, r) for f in families for n, r in report["verdicts"].get(f, {}).items() if r["base"]]
+    first = report["reference"][families[0]] if families else ""
+    named = lambda n, f: n if (ref := report["reference"][f]) == first else f"{n} − {ref}"
+    rows = [(named(n, f), r) for f in families for n, r in report["verdicts"].get(f, {}).items() if r["base"]]
     fig, ax = plt.subplots(figsize=(6.4, .27 * len(rows) + 1))
     for y, (_, r) in enumerate(rows):
         share, col = lambda x: 100 * np.asarray(x) / abs(r["base"]), COLOURS[r["verdict"]]
@@ -91,7 +93,7 @@ def plot_verdicts(report: dict, families: list[str]):
     fig.tight_layout()
     return fig
 
-# %% ../../nbs/studies/evidence_page.ipynb #95a2c635
+# %% ../../nbs/studies/evidence_page.ipynb #d00d76cf
 def family_part(report: dict, title: str, family: str) -> list[str]:
     "A section of a page: table, and what stands beside."
     if not report["verdicts"].get(family): return []

@@ -11,7 +11,7 @@ __all__ = ['TABLE1', 'PEERS_CAPTIONS', 'SAME_CHOICE', 'CUT', 'COSTS', 'significa
 # %% ../../nbs/studies/peers_page.ipynb #46c5a09f
 import matplotlib.pyplot as plt, pandas as pd
 from ..protocol.intervals import sign
-from ..reports.cards import card_table
+from ..reports.cards import card_table, recipe_text
 from ..reports.figures import forest, quiet
 from ..reports.words import markdown_table, results_table, number, signed, who_beats
 from .variants import METRICS
@@ -173,7 +173,7 @@ def tables(report: dict) -> dict:  # name → table
 # %% ../../nbs/studies/peers_page.ipynb #22496966
 def peers_note(card: dict) -> str:
     "How the models of a report were searched and trained."
-    s, way = card["search"], ", ".join(f"{k}={v:g}" for k, v in card["recipe"].items())
+    s, way = card["search"], recipe_text(card["recipe"])
     return (f"{card['dataset']['title'] or card['dataset']['name']}, encoder `{card['features']['encoder']}`, "
             f"modalities {', '.join(card['features']['widths'])}. All models: {way}. "
             f"Search: {s['trials']} trials and at most {s['cap_s']:g} s of processor time a model, seed {s['seed']}, "

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'METRICS', 'fit_seeds', 'measure', 'results', 'compare', 'recipe', 'variants', 'changes', 'train_all',
-           'outcomes', 'effects', 'over_splits', 'pool_effect', 'spent']
+           'outcomes', 'effects', 'spent']
 
 # %% ../../nbs/studies/variants.ipynb #27b70f2b
 import time
@@ -12,9 +12,9 @@ import numpy as np
 from dataclasses import asdict, replace
 from ..base import progress_bar
 from ..vectors.features import Features
-from ..protocol.intervals import paired_interval, summarise, versus
+from ..protocol.intervals import summarise, versus
 from ..protocol.metrics import evaluate
-from ..protocol.splits import Split, cold_split
+from ..protocol.splits import Split
 from ..protocol.runs import Run
 from ..model import Config
 from ..trainer import Diverged, fit
@@ -118,30 +118,6 @@ def effects(
     "What each variant changes."
     return {name: {m: versus(frames, measured[part][full], m) for m in METRICS}
             for name, frames in measured[part].items() if name != full}
-
-# %% ../../nbs/studies/variants.ipynb #09ee0cf6
-def over_splits(lab,                     # see `mamex.studies.lab`
-                base: Config,
-                split_seeds: list[int],  # of the random cold splits
-               ) -> dict:                # name → {metric → paired_interval of each modality alone − all together}
-    "Figure 2 over several cold splits, for the users who have test items in every one."
-    diffs, every = {}, range(lab.dataset.n_users)
-    for s in split_seeds:
-        there = lab.on(split=cold_split(lab.dataset, seed=s))
-        runs, _ = there.train({"": (lab.features, base)} | variants(lab.features, base, singles=True))
-        test = outcomes(runs, there.split)["test"]
-        full = test.pop("")
-        for n, frames in test.items():
-            diffs.setdefault(n, []).append([(f - g).reindex(every) for f, g in zip(frames, full)])
-    mean = lambda d, m: np.mean([[f[m].to_numpy() for f in one] for one in d], 0)  # [n_seeds, n_users]
-    asked = {n: np.isfinite(mean(d, "ndcg@20")).all(0) for n, d in diffs.items()}
-    against_zero = lambda x: paired_interval(x, 0 * x)
-    return {n: {m: against_zero(mean(d, m)[:, asked[n]]) for m in METRICS} for n, d in diffs.items()}
-
-# %% ../../nbs/studies/variants.ipynb #b33516ab
-def pool_effect(measured: dict, full: str) -> dict:  # metric → paired_interval of own − joint
-    "What leaving out the other half of the cold items does to the numbers of one model."
-    return {m: versus(measured["test_own"][full], measured["test"][full], m) for m in METRICS}
 
 # %% ../../nbs/studies/variants.ipynb #53039d3d
 def spent(runs: dict[str, list]) -> dict:  # runs: name → runs; {"trained_runs", "all_train_s"}
