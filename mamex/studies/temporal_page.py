@@ -45,11 +45,11 @@ def says(report: dict, family: str) -> list[str]:
 def says_when(rows: list[dict]) -> str:
     "From where on the collaborative model is ahead of the static one."
     past = [r for r in rows if r["model"] == PAST]
-    n = first_n(past, lambda r: r[f"vs {CONTENT}"]["ci95"][0] > 0)
+    n, end = first_n(past, lambda r: r[f"vs {CONTENT}"]["ci95"][0] > 0), past[-1]
     return ("The collaborative model is ahead of the static one "
             f"{f'from n = {n} on' if n is not None else 'nowhere that these windows can show'} "
-            f"(interval over windows leaves out zero); at n = {past[-1]['n']}, which {past[-1]['windows']} windows reach: "
-            f"{signed(past[-1][f'vs {CONTENT}'])}.")
+            "(interval over windows leaves out zero); "
+            f"at n = {end['n']}, which {end['windows']} windows reach: {signed(end[f'vs {CONTENT}'])}.")
 
 # %% ../../nbs/studies/temporal_page.ipynb #3471885b
 def says_why(x: dict) -> str:  # x: of `behind`
