@@ -11,7 +11,7 @@ from mamex.vectors.features import Features
 from mamex.extractor import Extractor
 from mamex.vectors.catalogue import BEHAVIOUR
 from mamex.trainer import preset
-from mamex.protocol.windows import cuts, launches, poisoned, ranks_within, release_note, window
+from mamex.protocol.windows import cuts, known, launches, poisoned, ranks_within, release_note, rolling, slices, split_rule, window
 from mamex.extensions.behaviour import CONTEXT, STEPS, Collaborative, Life, after_n, calibrate
 from mamex.studies.temporal_coldstart import MODELS, own_ridge, popularity_scorer, replay, timely, train_timed
 from mamex.trainer import fit
@@ -124,26 +124,126 @@ QUICK = preset("released", **timely(dict(dim=16, batch_size=2048, lr=1e-2, epoch
 
 
 def everything(ds, features, cut, by, models=MODELS):
-    "All numbers of a window that are made before its test slice begins, as bytes."
+    "All numbers of a window that are made before its test slice begins, of the items that are there by then: name → arrays."
     born, by = launches(ds, by)
-    w = window(ds, features, born, cut, by)
-    cf = Collaborative(w.split, 8)
-    out = [cf.p.tobytes(), own_ridge(w)(np.arange(3), w.split.test_items).tobytes(), popularity_scorer(w, w.split.train)(np.arange(3), w.split.test_items).tobytes()]
-    for rs in train_timed(w, cf, models, QUICK, [0]).values():
-        for run, life in rs:
-            out += [repr(run.history).encode(), run.scorer()(np.arange(9), w.split.test_items).tobytes()] + [v.numpy().tobytes() for v in run.model.state_dict().values()]
+    w = window(ds, features, born, cut, by, 5)
+    cf, old = Collaborative(w.split, 8), np.r_[w.split.warm_items, w.split.val_items]
+    out = {"floors": [cf.p, own_ridge(w)(np.arange(3), old), popularity_scorer(w, w.split.train)(np.arange(3), old)]}
+    for name, ((run, _),) in train_timed(w, cf, models, QUICK, [0]).items():
+        # means over all items and the joint pool hold the items of test as well
+        history = [v for row in run.history for k, v in row.items() if "/" not in k or k.startswith("val_own/")]
+        out[name] = [np.array(history), run.scorer()(np.arange(9), old), *(v.numpy() for v in run.model.state_dict().values())]
     return w, out
 
 
 def test_no_look_ahead(timed):
-    "Other users in every interaction after the cut: not one number before it changes, and those after it do."
+    "Another future: not one number before the cut changes, and those after it do."
     ds, features = timed
     born, by = launches(ds); cut = cuts(born, 1, .15)[0]
-    bad = poisoned(ds, born, cut[1], by)
+    bad = poisoned(ds, born, cut[1])
     (w, a), (v, b) = everything(ds, features, cut, by), everything(bad, features, cut, by)
-    assert (w.times("train") < cut[0]).all() and len(w.split.train) > 1000
-    assert a == b
+    assert (w.times("train") < cut[0]).all() and (w.times("val") < cut[1]).all() and len(w.split.train) > 1000
+    for name in a:
+        # a new item's age moves it to another expert, and sums over an expert's items are rounded in another order
+        same = (lambda x, y: np.allclose(x, y, atol=1e-5)) if "time" in name else np.array_equal
+        assert all(map(same, a[name], b[name])), name
     assert not np.array_equal(w.split.test, v.split.test)
+
+
+DATED = ("first", "released", "released, no times", "index")
+
+
+def small(seed, how):
+    "A little shop with old items that live on, and its launches."
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation([(u, i) for u in range(14) for i in range(24)])[:150]
+    start = np.sort(rng.integers(0, 40, 24))
+    t = (start[pairs[:, 1]] + rng.integers(0, 25, len(pairs))).astype(float)
+    if how == "released": t[rng.random(len(t)) < .2] = np.nan
+    ids = np.array([f"i{k}" for k in range(24)])
+    x = pd.DataFrame(dict(user=pairs[:, 0], item=pairs[:, 1]))
+    ds = Dataset("toy", np.array([f"u{k}" for k in range(14)]), ids, x if how.endswith("no times") or how == "index" else x.assign(timestamp=t), pd.DataFrame(dict(item=ids)))
+    launch = lambda ds: launches(ds, how)[0] if how in ("first", "index") else start.astype(float)
+    return ds, launch
+
+
+def core_by_hand(pairs, k):
+    "Take away whoever has fewer than k, until nobody has."
+    pairs = set(pairs)
+    while True:
+        n = {w: pd.Series([p[w] for p in pairs], dtype=int).value_counts() for w in (0, 1)}
+        left = {p for p in pairs if n[0][p[0]] >= k and n[1][p[1]] >= k}
+        if left == pairs: return left
+        pairs = left
+
+
+@given(seed=st.integers(0, 9999), how=st.sampled_from(DATED), k=st.integers(0, 5), a=st.floats(.3, .7), b=st.floats(.75, .95))
+@settings(max_examples=150, deadline=None)
+def test_a_window_holds_what_was_known_by_then(seed, how, k, a, b):
+    "By hand: old interactions with old items, their core, and of new items what known users did with them in time."
+    ds, launch = small(seed, how)
+    born = launch(ds); val, test = np.nanquantile(born, [a, b])
+    x, part = ds.interactions, slices(ds, born, (val, test, np.inf), k)
+    rows = [(u, i, born[i], t) for u, i, t in zip(x["user"], x["item"], x.get("timestamp", pd.Series(np.nan, x.index)))]
+    pairs = lambda lo, hi: {(u, i) for u, i, s, t in rows if lo <= s < hi and not t >= hi}
+    train = core_by_hand(pairs(-np.inf, val), k)
+    users = {u for u, _ in train}
+    of = lambda p: set(map(tuple, x.loc[part == p, ["user", "item"]].to_numpy()))
+    assert of(0) == train
+    assert of(1) == {p for p in pairs(val, test) if p[0] in users}
+    assert of(2) == {p for p in pairs(test, np.inf) if p[0] in users}
+
+
+@given(seed=st.integers(0, 9999), how=st.sampled_from(DATED), k=st.integers(0, 5), a=st.floats(.3, .7), b=st.floats(.75, .95))
+@settings(max_examples=150, deadline=None)
+def test_another_future_changes_nothing_before_it(seed, how, k, a, b):
+    "Neither what trains, nor the core, nor who is known; after the cut of test, nor what validates."
+    ds, launch = small(seed, how)
+    born = launch(ds); cut = (*np.nanquantile(born, [a, b]), np.inf)
+    of = lambda ds, p: ds.interactions.loc[slices(ds, launch(ds), cut, k) == p].to_numpy(float)
+    for at, parts in ((cut[0], [0]), (cut[1], [0, 1])):
+        bad = poisoned(ds, born, at, seed)
+        for p in parts: assert np.array_equal(of(ds, p), of(bad, p), equal_nan=True)
+
+
+def test_a_later_interaction_makes_nobody_known():
+    "A user and an item one interaction short of the core stay out, however much they do later."
+    x = pd.DataFrame([(u, i, 1.) for u in range(4) for i in range(4)] + [(4, 0, 1.), (4, 1, 1.)] + [(4, i, 9.) for i in range(2, 8)] + [(u, i, 9.) for u in range(4) for i in (4, 5)], columns=["user", "item", "timestamp"])
+    ids = np.array([f"i{k}" for k in range(8)])
+    ds = Dataset("shop", np.array([f"u{k}" for k in range(5)]), ids, x, pd.DataFrame(dict(item=ids)))
+    part = slices(ds, launches(ds)[0], (5., 8., np.inf), 3)
+    assert set(x["user"][part == 0]) == {0, 1, 2, 3} and set(x["item"][part == 2]) == {4, 5}   # 6 and 7 were met by user 4 alone
+
+
+def test_windows_that_ask_too_few_are_left_out(timed):
+    ds, features = timed
+    born, by = launches(ds)
+    wins, sizes = rolling(ds, features, born, by, 5, .08, 5)
+    assert len(wins) == 5 and all(r["kept"] for r in sizes)
+    bar = sorted(min(r["asked"], r["validating"]) for r in sizes)[2]
+    wins, sizes = rolling(ds, features, born, by, 5, .08, 5, bar)
+    assert 2 < len(wins) == sum(r["kept"] for r in sizes) <= 3 and min(len(np.unique(w.split.test[:, 0])) for w in wins) >= bar
+    assert [len(known(w, "test")[1]) for w in wins] == [r["new"] for r in sizes if r["kept"]]
+
+
+@needs("movielens")
+def test_users_who_never_come_back_are_refused():
+    "Ratings of a film club's evening: no cut in time has 30 users on both sides."
+    ds = load_dataset("movielens")
+    born, by = launches(ds)
+    assert by == "first"
+    def none(): raise AssertionError("no vectors are needed for a refusal")
+    with pytest.raises(UsageError, match="ask 30 users whom training knows") as e: rolling(ds, none, born, by, k=5)
+    assert "\n" not in str(e.value) and "-p least" in str(e.value)
+
+
+def test_what_has_no_times_is_no_split_by_time():
+    days = np.random.default_rng(0).permutation(300)
+    dated, timed = shop(DAYS.strftime("%Y-%m-%d")), shop(DAYS.strftime("%Y-%m-%d"), timestamp=days)
+    assert split_rule(dated, launches(dated)[1], 5) == "by age (released: ISO dates; UTC where no zone is given), 5-core of what is known before the cut"
+    assert launches(timed)[1] == "first" and split_rule(timed, "first") == "by time (first interaction)"
+    assert split_rule(timed, "released").startswith("by time (released")
+    with pytest.raises(UsageError, match="bear times"): launches(timed, "index")
 
 
 def test_a_life_is_a_function_of_its_seed(timed, tmp_path):
@@ -185,7 +285,7 @@ def test_true_review_time():
     assert by == "first"
     for cut in cuts(born, 3, .1):
         w = window(ds, features, born, cut, by)
-        assert w.times("train").max() < cut[0] and w.born[w.split.val_items].min() >= cut[0] and w.born[w.split.test_items].min() >= cut[1]
+        assert w.times("train").max() < cut[0] and w.times("val").max() < cut[1] and w.born[w.split.val_items].min() >= cut[0] and w.born[w.split.test_items].min() >= cut[1]
         first = pd.Series(w.times("test")).groupby(w.split.test[:, 1]).min()
         assert (first >= w.born[first.index]).all()
 
@@ -232,7 +332,7 @@ def test_dates_that_are_dates(kind):
 @pytest.mark.parametrize("years", [list(range(1960, 2020)), [str(y) for y in range(1960, 2020)], pd.array(range(1960, 2020), "Int32"), [float(y) for y in range(1960, 2020)]], ids=["int", "text", "Int32", "float"])
 def test_years_are_their_first_day(years):
     got, w = newest(shop(years))
-    assert got == list(range(54, 60)) and w.split.rule == "by time (released: years, each as its first day)"
+    assert got == list(range(54, 60)) and w.split.rule == "by age (released: years, each as its first day)"
     assert launches(shop(years))[0].tolist() == [pd.Timestamp(f"{y}-01-01").timestamp() for y in range(1960, 2020)]
 
 

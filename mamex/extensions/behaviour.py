@@ -56,14 +56,16 @@ class Collaborative:
                 ):
         self.n_items, self.n_users, self.how = split.n_items, split.n_users, dict(alpha0=alpha0, reg=reg)
         met, rng = pairs_matrix(split.train, split.n_items, split.n_users), np.random.default_rng(seed)
-        q = rng.normal(size=(split.n_items, dim)) / dim**.5
-        q[split.cold_items] = 0
+        warm = split.warm_items
+        # nothing is drawn for new items: not even how many there will be changes what is learned
+        q, self.fold = np.zeros((split.n_items, dim)), np.full(split.n_items, -1)
+        q[warm], self.fold[warm] = rng.normal(size=(len(warm), dim)) / dim**.5, rng.integers(0, folds, len(warm))
         for _ in range(sweeps):
             p = fold_in(met.T.tocsr(), q, **self.how); q = fold_in(met, p, **self.how)
-        self.p, self.fold = p, rng.integers(0, folds, split.n_items); self.fold[split.cold_items] = -1
+        self.p = p
         # users who do not know the items of one fold: one exact step without them
         self.without = [fold_in((met * (self.fold != f)[:, None]).T.tocsr(), q, **self.how) for f in range(folds)]
-        self.scale = 1 / max(1e-12, np.median(np.linalg.norm(q[split.warm_items], axis=1)))
+        self.scale = 1 / max(1e-12, np.median(np.linalg.norm(q[warm], axis=1)))
 
 # %% ../../nbs/extensions/3_behaviour.ipynb #010ee4ca
 @patch
@@ -221,7 +223,7 @@ def tune_collaborative(win: Window, grid: tuple = CF_GRID, n: int = 8, dim: int 
     fits = {g: Collaborative(win.split, dim, *g) for g in grid}
     past, pairs, _ = Life(win, next(iter(fits.values()))).so_far(n, "val")
     if past.all(): return next(iter(fits.values()))
-    val = {g: after_n(c.scorer(pairs), win, past, "val")["ndcg@20"].mean() for g, c in fits.items()}
+    val = {g: after_n(c.scorer(pairs), win, past, "val")["ndcg@10"].mean() for g, c in fits.items()}
     return fits[max(val, key=val.get)]
 
 # %% ../../nbs/extensions/3_behaviour.ipynb #1c4cbd8a
@@ -239,7 +241,7 @@ def calibrate(life: Life,
         then = life.at(run.catalogue, n, "val")
         for g in grid:
             trust[:] = torch.tensor(g)
-            val[g].append(after_n(run.scorer(then), life.win, past, "val")["ndcg@20"].mean())
+            val[g].append(after_n(run.scorer(then), life.win, past, "val")["ndcg@10"].mean())
     best = max(grid, key=lambda g: (np.mean(val[g]) if val[g] else 0., -abs(g[0]) - g[1]))
     trust[:] = torch.tensor(best)
     return best
