@@ -32,7 +32,7 @@ $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt ipython
 
 run: setup  ## the main job on the embedded toy set, into out/toy/
 	@mkdir -p $(OUT)/toy
-	@echo "training on toy: three seeds, then tables and figures; less than a minute"
+	@echo "training on toy: ten folds and three seeds, then tables and figures; a minute"
 	$(QUIET) MAMEX_REPORTS=$(OUT) $(BIN)/papermill nbs/run.ipynb $(OUT)/toy/run.ipynb -p dataset toy
 	@$(BIN)/python tests/committed.py $(OUT)/toy/run.json reports/toy/run.json
 	@echo "Read $(OUT)/toy/run.md, or $(OUT)/toy/run.ipynb with its pictures."

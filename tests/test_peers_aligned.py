@@ -261,7 +261,7 @@ def test_milk():
 @pytest.mark.parametrize("name", ["clcrec", "gar", "alignrec", "milk"])
 def test_fidelity_cards_say_what_is_there_and_what_is_not(name):
     card = FIDELITY[name]
-    assert card is (FIDELITY_ALIGNED | FIDELITY_GRAPHS)[name] and set(card) == {"repository", "commit", "published", "here", "missing"}
+    assert card == (FIDELITY_ALIGNED | FIDELITY_GRAPHS)[name] and set(card) == {"repository", "commit", "published", "here", "missing"}
     assert len(card["commit"]) == 7 and card["repository"].count("/") == 1
     for part in ("published", "here", "missing"):
         assert card[part] and all(s.endswith(".") and len(s) < 160 for s in card[part])

@@ -9,7 +9,7 @@ from mamex.datasets.folders import load_dataset, save_dataset
 from mamex.reports.parameters import (check_columns, check_device, check_long_text, check_parameters, parse_seeds,
                                       trained_preset)
 
-QUICK = ["-p", "epochs", "3", "-p", "seeds", "0"]
+QUICK = ["-p", "epochs", "3", "-p", "seeds", "0", "-p", "folds", "3"]
 
 
 def papermill(*args, cwd=ROOT, **env):
@@ -47,13 +47,15 @@ def test_the_same_twice(tmp_path):
         assert status == 0, text[-3000:]
         reports.append(json.loads((tmp_path / str(n) / "toy" / "run.json").read_text()))
         assert "[run](toy/run.md)" in (tmp_path / str(n) / "README.md").read_text()
-    for part in ("val", "test", "val_own", "test_own", "compare", "history"): assert reports[0][part] == reports[1][part]
-    r = reports[0]
-    assert set(r["test"]) == {"random", *(f"{f}/{m}" for f in ("presence", "profile", "ridge") for m in ("image", "text", "all")), "mamex/released"}
-    for s in r["test"].values():
+    for part in ("folds", "verdicts", "beside", "means", "fold_epochs", "paper_split", "history"): assert reports[0][part] == reports[1][part]
+    r, floors = reports[0], {"random", *(f"{f}/{m}" for f in ("presence", "profile", "ridge") for m in ("image", "text", "all"))}
+    assert set(r["paper_split"]["test"]) == floors | {"mamex/released"}
+    assert set(r["folds"]["own"]) == set(r["folds"]["joint"]) == floors | {"linear-cf", "mamex/released", "mamex/best"}
+    assert {len(v) for v in r["folds"]["own"].values()} == {3} and set(r["verdicts"]["floors"]) == floors | {"linear-cf"}
+    for s in r["paper_split"]["test"].values():
         for m in s.values(): assert set(m) == {"mean", "sd", "ci95"} and m["ci95"][0] <= m["mean"] <= m["ci95"][1]
     assert r["card"]["seeds"] == [0] and r["card"]["dataset"]["users"] == 300
-    assert {p.name for p in (tmp_path / "0" / "toy").iterdir()} == {"run.json", "run.md", *(f"run_{f}.png" for f in ("results", "curves", "alpha", "experts"))}
+    assert {p.name for p in (tmp_path / "0" / "toy").iterdir()} == {"run.json", "run.md", *(f"run_{f}.png" for f in ("verdicts", "curves", "alpha", "experts"))}
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ from conftest import needs  # here, where real data come in
 def test_films(tmp_path):
     "The real films end to end, shortened: few epochs, vectors by `tiny` (posters and plots read for real)."
     status, text = papermill(tmp_path / "o.ipynb", "-p", "dataset", "movielens", "-p", "encoder", "tiny", "-p", "out", tmp_path / "r",
-                             "-p", "epochs", "2", "-p", "seeds", "0", "-p", "show_gallery", "False")
+                             "-p", "epochs", "2", "-p", "seeds", "0", "-p", "folds", "3", "-p", "show_gallery", "False")
     assert status == 0, text[-3000:]
     card = json.loads((tmp_path / "r" / "run.json").read_text())["card"]
     assert [card["dataset"][k] for k in ("users", "items", "interactions")] == [610, 3650, 90274]

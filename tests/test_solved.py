@@ -7,7 +7,6 @@ from mamex.datasets.folders import load_dataset
 from mamex.vectors.features import Features
 from mamex.vectors.texts import text_modalities
 from mamex.protocol.intervals import over_splits
-from mamex.studies.best import inner_split, never_tested, reported_splits
 from mamex.protocol.metrics import evaluate
 from mamex.trainer import load_model, preset
 from mamex.recommender.core import Recommender
@@ -153,18 +152,6 @@ def test_a_recommender_of_best_goes_to_disk_and_takes_new_items(tmp_path):
     assert str(t["item"]) in set(back.explain("twin").neighbours["item"])
     model = load_model(tmp_path / "rec" / "model.safetensors")
     assert model(model.catalogue(extract(ds, "tiny", text_columns="each"))).e.shape == (ds.n_items, preset("best").dim)
-
-
-def test_the_search_never_meets_a_test_item():
-    ds = load_dataset("toy")
-    reported = reported_splits(ds, [0, 1, 2, 3, 4])
-    items = never_tested(reported)
-    tested = set(np.concatenate([s.test_items for s in reported]).tolist())
-    for seed in range(3):
-        s = inner_split(ds, items, seed)
-        for part in (s.train, s.val, s.test): assert not tested & set(items[part[:, 1]].tolist())
-    f = extract(ds)
-    assert np.array_equal(f.rows(items).vectors["text"], f.vectors["text"][items])
 
 
 def test_an_interval_over_splits_is_wider_than_one_over_users_alone():

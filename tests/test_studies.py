@@ -4,17 +4,18 @@ from dataclasses import asdict, replace
 import numpy as np, pandas as pd, pytest, torch
 from scipy import stats
 from hypothesis import given, settings, strategies as st
-from mamex.studies import ablations, audit, best, best_page, claims, peers, peers_page, sensitivity
+from mamex.studies import ablations, audit, best, claims, peers, peers_page, sensitivity
 from mamex.adapters import DESIGNS, Adapters
 from mamex.base import UsageError
-from mamex.datasets.folders import load_dataset
+from mamex.datasets.folders import load_dataset, save_dataset
 from mamex.extractor import Extractor
 from mamex.protocol.intervals import paired_interval
+from mamex.protocol.verdicts import LOOKS
 from mamex.model import MAMEX
 from mamex.trainer import PRESETS, load_model, preset
 from mamex.extractor import extract
 from mamex.protocol.splits import cold_split
-from mamex.studies.lab import Lab
+from mamex.studies.lab import Lab, Study
 from mamex.protocol.pairs import hold_out
 from mamex.trainer import Trainer, fit
 
@@ -185,49 +186,53 @@ def test_content_can_be_declared(toy):
 
 # equal inputs
 
-SUMMARY = dict(mean=.2, sd=.01, ci95=[.19, .21])
-
-
-def best_report(models, views=None, **more):
-    "A report on `best` of two splits in which model n is .01 n behind `mamex/best` on the one split and .02 n on the other."
-    vs = {m: dict(diff=.015 * n, ci95=[.015 * n - .01, .015 * n + .01], splits=2, each=[.01 * n, .02 * n]) for n, m in enumerate(models) if m != "mamex/best"}
-    res = {m: {"ndcg@10": dict(SUMMARY, mean=.3 - .015 * n)} for n, m in enumerate(models)}
-    card = dict(cold_seeds=[0, 1], recipe=dict(epochs=3), features=dict(encoder="tiny", widths=dict(image=4, text=4, genres=4), counts={}))
-    return dict(card=card | (dict(views=views) if views else {}), test=res, test_own=res, compare=vs, compare_own=vs) | more
-
-
-MODELS_OF_BEST = ["mamex/best", "ridge/all", "milk", "mamex/best, two", "ridge/text, two", "presence/text, two", "mamex/released, each", "mamex/released", "random"]
+ARMS_OF_BEST = ["mamex/released", "mamex/released, rich", "mamex/released, each", "solved, linear", "mamex/best", "mamex/best, two", "ridge/all", "milk", "ridge/text, two", "random"]
 
 
 def test_equal_inputs_are_compared_and_nothing_else():
-    r = best_report(MODELS_OF_BEST)
-    two, each = (best_page.compared(r, v) for v in ("two", "each"))
-    assert (two[0], set(two[1])) == ("mamex/best, two", {"ridge/text, two", "presence/text, two", "mamex/released", "random"})
-    assert (each[0], set(each[1])) == ("mamex/best", {"ridge/all", "milk", "mamex/released, each", "random"})
-    d = two[1]["mamex/released"]  # seventh, behind by 7 hundredths, less the 3 of the model on two
-    assert np.allclose([d["diff"], *d["each"]], [.06, .04, .08]) and d["ci95"][0] < 0 < d["ci95"][1]  # t over two splits
-    front = best_page.headline({"films": r})
-    assert "times" not in front and front["inputs"].tolist() == ["image, text", "image, text, genres"]
-    assert "`ridge/text, two`" in front.iloc[0].iloc[-2] and front.iloc[0].iloc[-1] == "–" and "`ridge/all`" in front.iloc[1].iloc[-2] and "`milk`" in front.iloc[1].iloc[-1]
-    told = dict(r, compare_two={"mamex/released": dict(diff=.5, ci95=[.4, .6], splits=2, each=[.5, .5])})
-    assert best_page.compared(told, "two")[1]["mamex/released"]["diff"] == .5  # what was measured comes first
+    f = best.families_of(dict.fromkeys(ARMS_OF_BEST))
+    assert (f["two"].reference, set(f["two"].arms)) == ("mamex/best, two", {"ridge/text, two", "mamex/released"})
+    assert (f["each"].reference, set(f["each"].arms)) == ("mamex/best", {"ridge/all", "milk", "mamex/released, each", "random"})
+    assert (f["columns"].reference, f["columns"].arms) == ("mamex/best, two", ["mamex/best"])
+    ladder = f["ladder"]
+    assert [(ladder.against(a), a) for a in ladder.arms] == list(zip(ARMS_OF_BEST, ARMS_OF_BEST[1:5]))
 
 
-@pytest.mark.parametrize("views", [None, dict(two=dict(modalities=["attributes"], fingerprint="a"), each=dict(modalities=["attributes"], fingerprint="a"))])
-def test_copies_are_left_out(views):
-    models = ["mamex/best", "ridge/all", "ridge/all, two", "mamex/released", "random"]
-    r = best_report([*models, "mamex/best, two"], views)
-    r["test"]["mamex/best, two"] = r["test"]["mamex/best"]
-    assert best_page.copies(r) and best_page.views_told(r) == ["each"] and len(best_page.headline({"x": r})) == 1
-    assert not [n for n in best_page.equal_table(r, "each").index if n.endswith("two")] and "mamex/released" in best_page.equal_table(r, "each").index
-    assert "copies" in best_page.inputs_told(r) and "the picture" not in best_page.inputs_told(r)
+def test_copies_are_left_out():
+    f = best.families_of(dict.fromkeys(["mamex/released", "solved, linear", "mamex/best", "ridge/all", "random"]))
+    assert set(f) == {"each", "ladder"} and set(f["each"].arms) == {"mamex/released", "ridge/all", "random"}
 
 
-@pytest.mark.parametrize("modalities, said", [(["image", "text"], "see the picture and title and description as one text"), (["text"], "`mamex/released`, see title and description as one text,"),
-                                              (["image"], "see the picture,"), (["image", "text", "audio"], "text and audio,")])
-def test_what_models_on_two_see_is_read_from_the_data(modalities, said):
-    r = best_report(MODELS_OF_BEST, dict(two=dict(modalities=modalities, fingerprint="a"), each=dict(modalities=[*modalities, "genres"], fingerprint="b")))
-    assert said in best_page.inputs_told(r)
+def quick_best(ds, **more):
+    return Study(dict(dataset=ds, encoder="tiny", device="cpu", k_core=5, folds=3, group_twins="auto", long_text="cut", around=2, settings=dict(epochs=2, eval_every=1)) | more)
+
+
+def test_a_catalogue_without_further_columns_has_one_view(tmp_path, toy, monkeypatch):
+    "Ready vectors: every view is the same, and no row is a copy of another."
+    monkeypatch.setenv("MAMEX_CACHE", str(tmp_path / "cache"))
+    ds = replace(toy[0], items=toy[0].items[["item"]], images=None, features={"audio": toy[1].vectors["image"]})
+    lab = best.lab_of(quick_best(str(save_dataset(ds, tmp_path / "ready")), encoder="ready"))
+    assert best.is_copy(lab) and not [n for n in best.arms_of(lab) if n.endswith("two") or n.endswith("rich")]
+
+
+def test_without_pictures_title_and_description_are_the_two(toy):
+    ds = replace(toy[0], images=None)
+    assert best.views_of(ds, "tiny")["two"].modalities == ["title", "description"]
+    assert best.views_of(replace(ds, items=ds.items.drop(columns="description")), "tiny")["two"].modalities == ["text"]
+
+
+def test_settings_around_best_are_judged_without_test_items(tmp_path, monkeypatch):
+    "Other test items, the same answer; and the division is none that a report uses."
+    monkeypatch.setenv("MAMEX_CACHE", str(tmp_path))
+    p = quick_best("toy")
+    lab, folds, asked = best.lab_of(p), best.study_folds, []
+    lab.progress = False
+    def scrambled(*args):
+        asked.append(args[3])
+        return [replace(s, test=np.stack([s.test[:, 0], np.random.default_rng(0).permutation(s.test[:, 1])], 1)) for s in folds(*args)]
+    plain = best.around(lab, p)
+    monkeypatch.setattr(best, "study_folds", scrambled)
+    assert best.around(lab, p) == plain and asked == [best.AWAY] and best.AWAY >= max(LOOKS)
 
 
 def test_no_page_compares_across_inputs_or_leaves_users_alone_unsaid():
@@ -236,11 +241,3 @@ def test_no_page_compares_across_inputs_or_leaves_users_alone_unsaid():
     for p in (ROOT / "reports").glob("**/*.md"):
         t = p.read_text()
         assert "| times |" not in t and "interval over users]" not in t and "interval over users." not in t, p
-
-
-@pytest.mark.parametrize("model, same", [("mamex/best", ["random", "ridge/all", "mamex/released, each"]), ("mamex/best, two", ["random", "ridge/all, two", "mamex/released"])])
-def test_the_figure_of_best_shows_those_on_the_same_inputs(model, same):
-    from mamex.studies.best_page import plot_against
-    others = ["random", "ridge/all", "ridge/all, two", "mamex/released", "mamex/released, each"]
-    fig = plot_against({n: dict(diff=.1, ci95=[0., .2], each=[.1, .1]) for n in others}, model)
-    assert {t.get_text() for t in fig.axes[0].get_yticklabels()} == set(same)

@@ -45,9 +45,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Family:
-    "Comparisons that are corrected together: each of the arms minus the reference."
+    "Comparisons that are corrected together: each of the arms minus the reference, or minus one of its own."
     reference: str
     arms: list
+    other: dict = field(default_factory=dict)  # arm → what it is compared with instead
+
+    def against(self, arm: str) -> str: return self.other.get(arm, self.reference)
 
 # %% ../../nbs/studies/evidence.ipynb #37746289
 @dataclass
@@ -65,14 +68,13 @@ class Evidence:
 # %% ../../nbs/studies/evidence.ipynb #673f9aac
 @patch
 def compare(self: Evidence, family: Family, **which) -> dict:  # which: pool, metric, value; arm → `compare_folds`
-    "Each arm of a family minus its reference, on the folds that both have."
-    ref = self.values(family.reference, **which) if family.reference in self.outcomes else np.empty(0)
-    out = {}
+    "Each arm of a family minus what it is compared with, on the folds that both have."
+    out, there = {}, lambda a: a in self.outcomes and a not in self.failed
     for a in family.arms:
-        if a in self.failed or a not in self.outcomes: continue
-        v = self.values(a, **which)
-        n = min(len(v), len(ref))
-        if n > 1: out[a] = compare_folds(v[:n], ref[:n])
+        if not (there(a) and there(ref := family.against(a))): continue
+        v, w = self.values(a, **which), self.values(ref, **which)
+        n = min(len(v), len(w))
+        if n > 1: out[a] = compare_folds(v[:n], w[:n])
     return out
 
 @patch
@@ -89,7 +91,7 @@ def open_arms(self: Evidence) -> set:
     need = set()
     for name, f in self.families.items():
         left = {a for a, r in self.verdicts[name].items() if r["verdict"] == "open"}
-        need |= left | ({f.reference} if left else set())
+        need |= left | {f.against(a) for a in left}
     return need
 
 # %% ../../nbs/studies/evidence.ipynb #33544397
