@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['YEAR', 'FEEDBACK', 'SAID_BY_OTHERS', 'Dataset', 'k_core', 'release_times', 'feedback_columns', 'text_columns',
-           'first_day', 'dataset_card', 'split_labels']
+           'first_day', 'content_twins', 'dataset_card', 'split_labels']
 
 # %% ../../nbs/data/5_core.ipynb #3fc3605d
-import functools, re
+import functools, hashlib, re
 import numpy as np, pandas as pd
 from dataclasses import dataclass, field, replace
 from ..base import UsageError
@@ -141,6 +141,24 @@ def _span(seconds):
     day = lambda v: str(np.datetime64(int(v), "s"))[:10]
     return f"{day(np.nanmin(s))} to {day(np.nanmax(s))}" if np.isfinite(s).any() else "not stated"
 
+# %% ../../nbs/data/5_core.ipynb #e0807bdf
+def _content_keys(ds) -> list:  # an item each: what can be read of it; None: nothing
+    texts = [np.where(_filled(s := ds.items[c]), s.astype("object").astype(str).str.strip(), "").tolist()
+             for c in text_columns(ds.items, ds.info)]
+    own = [[v.tobytes() if there else "" for v, there in zip(x, np.nan_to_num(x).any(1))] for x in ds.features.values()]
+    return [k if any(k) else None for k in zip(*texts, *own)] if texts or own else [None] * ds.n_items
+
+def content_twins(ds: Dataset) -> dict:  # item id → the id of the first item with the same content
+    "Items of which everything that is read, seen or brought along is that of an earlier item as well."
+    same, first, out = {}, {}, {}
+    for name, k in zip(ds.item_ids, _content_keys(ds)): same.setdefault(k, []).append(name)
+    for k, group in same.items():
+        for name in group if len(group) > 1 else ():
+            seen = hashlib.sha256(ds.images.read(name) or b"").digest() if ds.images and name in ds.images else None
+            if k is None and seen is None: continue  # nothing is known of it
+            if (twin := first.setdefault((k, seen), name)) != name: out[name] = twin
+    return out
+
 # %% ../../nbs/data/5_core.ipynb #bd64c493
 def _content_rows(ds):
     "Card rows on pictures, texts, numbers and ready vectors: what, value, known on the first day."
@@ -151,6 +169,7 @@ def _content_rows(ds):
     yield "items with picture", seen.sum(), when("picture") if seen.any() else ""
     for c, ok in texts.items(): yield f"items with {c}", ok.sum(), when(c)
     yield "items with neither picture nor text", (~np.any([seen, *texts.values()], axis=0)).sum()
+    yield "items with the content of an earlier one", len(content_twins(ds))
     for m, x in ds.features.items():
         none = (~np.nan_to_num(x).any(1)).sum()
         yield f"ready vectors: {m}", f"{x.shape[1]} numbers each, absent for {none:,} items", when(m)

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from ..base import project_root
 from ..datasets.core import Dataset
-from ..vectors.features import Features
+from ..vectors.features import Features, twins
 from ..protocol.splits import Split, split_card
 from ..protocol.runs import Run
 
@@ -72,7 +72,7 @@ def run_card(ds: Dataset, split: Split, features: Features, runs: list[Run],
                      **({"pictures": p} if (p := ds.info.get("pictures")) else {})),
         features=dict(encoder=features.encoder, counts=features.counts,
                       widths={m: v.shape[1] for m, v in features.vectors.items()},
-                      fingerprint=features.fingerprint[:16], **split_texts),
+                      fingerprint=features.fingerprint[:16], twins=twins(features), **split_texts),
         preset=preset, config=settings_of(runs[0].config), seeds=[r.seed for r in runs],
         best_epochs=[r.best_epoch for r in runs],
         epochs_trained=[r.history[-1]["epoch"] + 1 for r in runs],

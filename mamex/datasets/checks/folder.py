@@ -7,12 +7,13 @@ __all__ = ['check_folder']
 
 # %% ../../../nbs/data/checks/4_folder.ipynb #a3d29c77
 import warnings
+from collections import Counter
 import numpy as np, pandas as pd
 from ...base import UsageError, _read
 from .content import _check_first_day, _check_pictures, _check_released
 from .problems import Problem, _from_sentence, _problems
 from .tables import _check_both, _check_interactions, _check_items
-from ..core import _filled, text_columns
+from ..core import _filled, content_twins, text_columns
 from ..folders import _find, _reader, load_dataset
 from ..reading import _features, _json
 
@@ -116,6 +117,17 @@ def _check_loaded(ds, file) -> list:
                            "Nothing to do: the first row counts", kind="repeated pair"))
     return out
 
+# %% ../../../nbs/data/checks/4_folder.ipynb #0906cf86
+def _check_twins(ds, file) -> list:
+    "One line on all items whose content is that of an earlier one."
+    if not (twins := content_twins(ds)): return []
+    i, first = next(iter(twins.items()))
+    most = max(Counter(twins.values()).values()) + 1
+    return [Problem("note", file, None, f"{len(twins):,} items have the same texts, vectors and picture as an earlier "
+                    f"one, up to {most:,} items alike; this one as {first!r}",
+                    "Nothing to do if they are several products: they are ranked alike. "
+                    "Merge those that are one product listed twice", i, "twins")]
+
 # %% ../../../nbs/data/checks/4_folder.ipynb #e0e69bf3
 def check_folder(folder,                # a dataset folder of any kind, or its name
                  pictures: bool = True, # open every picture
@@ -133,6 +145,6 @@ def check_folder(folder,                # a dataset folder of any kind, or its n
             if not refused: raise
             problems = []  # tables too odd to look into; the verdict says so
     elif ds is not None: problems = _check_loaded(ds, folder.name)
-    for f in further if ds is not None and pictures else ():
+    for f in (_check_twins, *further) if ds is not None and pictures else ():
         problems = problems + f(ds, "items.parquet" if contract else folder.name)
     return problems + [refused] if refused and not any(p.level == "error" for p in problems) else problems
