@@ -37,8 +37,8 @@ run: setup  ## the main job on the embedded toy set, into out/toy/
 	@$(BIN)/python tests/committed.py $(OUT)/toy/run.json reports/toy/run.json
 	@echo "Read $(OUT)/toy/run.md, or $(OUT)/toy/run.ipynb with its pictures."
 
-reports: setup  ## every report of one dataset: make reports dataset=movielens [only=ablations,audit]
-	$(BIN)/mamex reports $(or $(dataset),toy) $(if $(only),--only $(only)) $(if $(jobs),--jobs $(jobs))
+reports: setup  ## every report of one dataset: make reports dataset=movielens [only=ablations,audit] [budget=4h]
+	$(BIN)/mamex reports $(or $(dataset),toy) $(if $(only),--only $(only)) $(if $(jobs),--jobs $(jobs)) $(if $(budget),--budget $(budget))
 
 test: setup  ## notebooks, clean export, README and its commands, properties, faults; prints the coverage of mamex/
 	@echo "testing: each notebook once, then the rest; 17 minutes on two busy cores"

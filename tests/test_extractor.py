@@ -386,7 +386,7 @@ def test_pictures_without_exif_are_the_same_bytes(ds):
 
 def test_a_replaced_picture_has_other_vectors_and_another_stamp(ds, cache, tmp_path):
     "Same name, same size, same time: the bytes count, in a folder and in an archive."
-    from mamex.studies.regenerate import data_stamp
+    from mamex.studies.stamps import data_stamp
     folder = save_dataset(ds, tmp_path/'shop')
     with zipfile.ZipFile(folder/'images.zip') as z: z.extractall(folder/'images')
     (folder/'images.zip').unlink()

@@ -3,6 +3,7 @@ import functools, json, re, signal, subprocess, sys, time
 from dataclasses import replace
 import psutil, pytest
 from mamex.vectors import choose
+import mamex
 from mamex.studies import regenerate
 from mamex.datasets.folders import load_dataset, save_dataset
 
@@ -127,7 +128,7 @@ def test_code_and_data_count(house, call, quick, monkeypatch):
     def write(**files):
         for n, s in files.items(): (package / f"{n}.py").write_text(s)
     write(__init__="", gate="k = 1", cli="import mamex.gate")
-    monkeypatch.setattr(regenerate.mamex, "__file__", str(package / "__init__.py")); assert go() == ["run"] and go() == []
+    monkeypatch.setattr(mamex, "__file__", str(package / "__init__.py")); assert go() == ["run"] and go() == []
     write(cli="import mamex.gate  # a remark", gate="'Experts.'\nk = 1  # as released"); assert go() == []
     write(gate="k = 2"); assert go() == ["run"] and go() == []
 
@@ -161,6 +162,28 @@ def test_a_folder_with_a_number_for_a_name(house, call, quick, monkeypatch):
     assert json.loads(stamp)["run"]["parameters"] == {"dataset": "2018", "encoder": "offline"} and str(house) not in stamp
     plan, _ = regenerate.make_plan(folder, {}, house / "nbs")
     assert plan.data == json.loads(stamp)["run"]["data"]
+
+
+def test_a_budget_is_told_before_and_shared(house, call, quick):
+    "Half of it for each of two notebooks, whole folds at a time; one that has no folds is left out and named."
+    for stem in ("run", "audit"): notebook(house / "nbs", stem, "budget_h: float = 0.0")
+    notebook(house / "nbs", "temporal_coldstart", "1")
+    row = dict(verdict="open", needs=4, folds=10)
+    (house / "reports" / "toy").mkdir(parents=True)
+    (house / "reports" / "toy" / "audit.json").write_text(json.dumps(dict(verdicts=dict(flips={"sparse gate": row}), card=dict(all_train_s=900, trained_runs=10))))
+    status, said, _ = call("toy --only run,audit,temporal_coldstart --budget 4h --jobs 1")
+    assert status == 0 and quick() == ["audit", "run"]
+    assert "run, 2 h: no report over folds yet" in said and "audit, 2 h: will decide flips: sparse gate (4 folds, 12 min)" in said
+    assert said.index("will decide") < said.index("run started") and "temporal_coldstart is left out: it has no folds to stop after" in said
+    stamps = json.loads((house / "reports" / "toy" / "stamps.json").read_text())
+    assert stamps["run"]["parameters"] == {"dataset": "toy", "encoder": "auto", "permutations": "8", "budget_h": "2.0"}
+    assert call("toy --only run,audit --budget 4h --jobs 1")[0] == 0 and quick() == []
+
+
+@pytest.mark.parametrize("budget", ["4", "h", "-1h", "0m", "soon"])
+def test_a_budget_that_is_none(call, quick, budget):
+    status, _, said = call(f"toy --only run --budget={budget}")
+    assert status == 2 and "--budget 4h" in said and quick() == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals to send")

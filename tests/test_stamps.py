@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 import mamex
-from mamex.studies.regenerate import ASIDE, BYSTANDERS, NOTEBOOKS, code_cells
+from mamex.studies.regenerate import ASIDE, NOTEBOOKS
+from mamex.studies.stamps import BYSTANDERS, code_cells, stale
 from mamex.base import bare_code, reached, stamp_of
 from mamex.trainer import FEEDS
 from conftest import ROOT
@@ -111,3 +112,8 @@ def test_stamps_from_many_threads():
     try:
         with ThreadPoolExecutor(8) as pool: assert len(set(pool.map(lambda _: bare_code(source), range(60)))) == 1
     finally: gc.set_threshold(*was); gc.callbacks.remove(pause)
+
+
+def test_published_reports_are_of_the_code_beside_them():
+    "Every report has a stamp, and its stamp is that of the notebook and of all that the notebook reaches."
+    assert stale(ROOT / "reports", ROOT / "nbs") == {}, "make them again: mamex reports NAME --only NOTEBOOK"
