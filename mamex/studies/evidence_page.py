@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BESIDE', 'COLOURS', 'interval', 'verdict_words', 'verdict_table', 'tables', 'evidence_note', 'beside_table',
-           'plot_verdicts', 'family_part']
+           'draw_rows', 'plot_verdicts', 'family_part']
 
 # %% ../../nbs/studies/evidence_page.ipynb #66d64556
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -62,12 +62,9 @@ def beside_table(report: dict, family: str) -> pd.DataFrame:
 # %% ../../nbs/studies/evidence_page.ipynb #4db6a653
 COLOURS = dict(better="C2", worse="C1", same="C0", open=".6")
 
-def plot_verdicts(report: dict, families: list[str]):
-    "Every row of some families, as a share of its reference."
-    first = report["reference"][families[0]] if families else ""
-    named = lambda n, f: n if (ref := report["reference"][f]) == first else f"{n} − {ref}"
-    rows = [(named(n, f), r) for f in families for n, r in report["verdicts"].get(f, {}).items() if r["base"]]
-    fig, ax = plt.subplots(figsize=(6.4, .27 * len(rows) + 1))
+def draw_rows(ax, rows: list[tuple]):  # (label, row of a verdict)
+    "Each row as a share of its reference: both intervals, the margin as a band."
+    rows = [(n, r) for n, r in rows if r["base"]]
     for y, (_, r) in enumerate(rows):
         share, col = lambda x: 100 * np.asarray(x) / abs(r["base"]), COLOURS[r["verdict"]]
         ax.plot(share(r["new_items"]), [y, y], color=col, lw=1)
@@ -79,6 +76,14 @@ def plot_verdicts(report: dict, families: list[str]):
     ax.axvline(0, color=".4", lw=.8, ls="--")
     ax.set(yticks=range(len(rows)), yticklabels=[f"{n}: {r['verdict']}" for n, r in rows],
            ylim=(len(rows) - .5, -.5), xlabel="difference in NDCG@10, own pool, % of the reference")
+
+def plot_verdicts(report: dict, families: list[str]):
+    "Every row of some families, as a share of its reference."
+    first = report["reference"][families[0]] if families else ""
+    named = lambda n, f: n if (ref := report["reference"][f]) == first else f"{n} − {ref}"
+    rows = [(named(n, f), r) for f in families for n, r in report["verdicts"].get(f, {}).items()]
+    fig, ax = plt.subplots(figsize=(6.4, .27 * len(rows) + 1))
+    draw_rows(ax, rows)
     fig.tight_layout()
     return fig
 

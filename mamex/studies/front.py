@@ -21,6 +21,7 @@ from .claims import (CLAIMS, FAILS, HOLDS, NEEDLESS, NONE, OPEN, SAME, claim_row
                                   read_reports, shares)
 from .evidence_page import interval
 from .overview import overview_table, write_overview
+from .questions import questions_table, write_questions
 from .speed_page import fast_part
 
 # %% ../../nbs/studies/front.ipynb #92ff79e8
@@ -170,17 +171,19 @@ def index_page(root: Path) -> str:
     return "\n\n".join([
         "# Reports",
         "Verdicts first; the evidence lies behind the links. Every number comes from a json beside its page.",
+        "## What people ask", markdown_table(questions_table(reports)),
         "## What holds", markdown_table(short_verdicts(claim_rows(root))), 
         *best_part(over_folds(reports, "best")), *peers_part(over_folds(reports, "peers")), *speed_part(reports),
         *(["## Datasets", markdown_table(datasets_table(reports))] if reports else [])]) + "\n"
 
 def write_index(root: Path | None = None):  # None: the folder of all reports
-    "Write `README.md`, `claims.md`, `claims.json` and their figures."
+    "Write `README.md`, `claims.md`, `claims.json`, the pages of the questions, and their figures."
     root = root or reports_root()
     write_atomic(root / "README.md", index_page(root))
     write_atomic(root / "claims.md", claims_page(root))
     write_atomic(root / "claims.json", json.dumps(claim_rows(root), indent=1, ensure_ascii=False) + "\n")
     reports = read_reports(root)
+    write_questions(root, reports)
     if over_folds(reports, "peers"): write_overview(root)
     if best := over_folds(reports, "best"):
         with plt.style.context("mamex.house"): save_figure(plot_front(best), root / "best.png")
