@@ -20,7 +20,7 @@ from .best_page import headline, strongest, views_told
 from .claims import (CLAIMS, FAILS, HOLDS, NEEDLESS, NONE, OPEN, SAME, claim_rows, minutes,
                                   read_reports, shares)
 from .evidence_page import interval
-from .overview import overview_table, write_overview
+from .overview import overview_table, plot_over_datasets
 from .questions import questions_table, write_questions
 from .speed_page import fast_part
 
@@ -157,12 +157,11 @@ def peers_part(reports: dict) -> list[str]:  # dataset → peers.json
     "Table 1 over the datasets; nothing where no report compares over folds."
     if not reports: return []
     return ["## Table 1: the peers, all tuned alike",
-            "Test NDCG@10, joint pool. Bold: ranks better than `mamex/tuned` (95 % interval, Holm's correction). "
-            "`oracle/popularity` ranks by the answers, the same for every user, and takes no part in the tests.",
-            markdown_table(overview_table(reports)),
-            "![differences](peers.png)",
-            "`mamex/tuned` minus each other model: right of the dashed line MAMEX ranks better.",
-            f"Searches, costs and own pools: {', '.join(f'[{n}]({n}/peers.md)' for n in reports)}."]
+            "NDCG@10 among the test items, means over ten cold folds. "
+            "Bold: told to rank better than `mamex/tuned`, with Holm's correction.",
+            markdown_table(overview_table(reports)), "![differences](peers.png)",
+            "Each peer minus `mamex/tuned`: right of the dashed line it ranks better.",
+            f"Searches, costs, and how near each peer is to its code: {', '.join(f'[{n}]({n}/peers.md)' for n in reports)}."]
 
 # %% ../../nbs/studies/front.ipynb #657d420a
 def index_page(root: Path) -> str:
@@ -184,6 +183,7 @@ def write_index(root: Path | None = None):  # None: the folder of all reports
     write_atomic(root / "claims.json", json.dumps(claim_rows(root), indent=1, ensure_ascii=False) + "\n")
     reports = read_reports(root)
     write_questions(root, reports)
-    if over_folds(reports, "peers"): write_overview(root)
-    if best := over_folds(reports, "best"):
-        with plt.style.context("mamex.house"): save_figure(plot_front(best), root / "best.png")
+    drawn = dict(best=plot_front, peers=plot_over_datasets)
+    for name, plot in drawn.items():
+        if not (found := over_folds(reports, name)): continue
+        with plt.style.context("mamex.house"): save_figure(plot(found), root / f"{name}.png")
