@@ -17,7 +17,8 @@ def interval(ci) -> str:
 def verdict_words(row: dict) -> str:
     "The verdict, and for an open one what it takes."
     if row["verdict"] != "open": return row["verdict"]
-    return f"open; {row['needs']:,} more folds" if row["needs"] else "open; more folds than can be run"
+    n = row["needs"]
+    return f"open; {n:,} more fold{'s' * (n != 1)}" if n else "open; more folds than can be run"
 
 # %% ../../nbs/studies/evidence_page.ipynb #d2a24590
 def verdict_table(report: dict, family: str) -> pd.DataFrame:

@@ -84,7 +84,7 @@ def finding_line(r: dict) -> str:
     "A row of `claims.json` in words."
     beside = [f"new items {interval(r['new_items'])}"] if r["new_items"] else []
     beside += [f"{r['folds']} folds"] if r["folds"] else []
-    beside += [f"{r['needs']:,} more folds would decide" if r["needs"] else "more folds than can be run"
+    beside += [f"{r['needs']:,} more fold{'s' * (r['needs'] != 1)} would decide" if r["needs"] else "more folds than can be run"
                ] if r["verdict"] == OPEN and (r["needs"] or r["folds"]) else []
     took = "" if r["minutes"] is None else f" {r['minutes']:.0f} min."
     return (f"- {r['dataset']}: **{r['verdict']}**. {'; '.join([r['words'], *beside])}."

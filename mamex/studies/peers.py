@@ -21,7 +21,7 @@ from ..trainer import fit, preset
 from .evidence import Arm, Evidence, Family, floor_arms, folds_lab, gather_for
 from .lab import Lab
 from .peers_page import figures, page, tables
-from .search import contenders, defaults, positive, search_all
+from .search import contenders, defaults, in_haste, positive, search_all
 
 # %% ../../nbs/studies/peers.ipynb #c723f1cd
 BEST, TUNED, RELEASED = "mamex/best", "mamex/tuned", "mamex/released"
@@ -69,7 +69,7 @@ def lab_of(p) -> Lab:  # p: parameters of the notebook
     "The laboratory of a study over folds; refuses a model that nobody knows before anything is read."
     contenders(p.models)
     p.shorten(trials=2, models=1)
-    return folds_lab(p)
+    return in_haste(folds_lab(p), p)
 
 # %% ../../nbs/studies/peers.ipynb #e70dc4b8
 def rows(lab: Lab, p) -> Report:

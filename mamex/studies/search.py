@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANDOM', 'INFORMED', 'contenders', 'positive', 'defaults', 'holds', 'draw', 'replayed', 'ask', 'attempt', 'tune',
-           'best_of', 'informed', 'search_folds', 'search_all']
+           'best_of', 'informed', 'in_haste', 'search_folds', 'search_all']
 
 # %% ../../nbs/studies/search.ipynb #04f8b2b6
 import difflib, optuna
@@ -124,6 +124,11 @@ def informed(trials: list[dict]) -> int:
     return max(0, len(trials) - RANDOM)
 
 # %% ../../nbs/studies/search.ipynb #4c92b3fd
+def in_haste(lab: Lab, p) -> Lab:  # p: parameters of a notebook
+    "With `quick`: runs that learn nothing and so meet the rule of convergence after its 20 validations."
+    if not p.get("quick"): return lab
+    return lab.on(recipe=lab.recipe | dict(epochs=25, eval_every=1, batch_size=16384, lr=1e-6))
+
 def search_folds(lab: Lab, p) -> list:  # of `Split`
     "The folds that are asked: of a division of the items that no report uses."
     return study_folds(lab.dataset, lab.features, p.folds, AWAY, p.group_twins)[:p.search_folds]

@@ -8,9 +8,10 @@ __all__ = ['LAMBDAS', 'FACTORS', 'GRID', 'SPACE', 'BEST', 'CAPTIONS', 'one_at_a_
            'choice_table', 'factors_table', 'importance_table', 'page']
 
 # %% ../../nbs/studies/sensitivity.ipynb #4a6b6135
-import json, optuna, time
+import optuna, time
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
-from dataclasses import asdict, replace
+from dataclasses import replace
+from fastcore.basics import AttrDict
 from ..base import UsageError, cache_dir, progress_bar
 from ..protocol.intervals import fold_interval
 from ..model import Config
@@ -24,7 +25,7 @@ from .evidence import Arm, Family, folds_lab, gather_for
 from .evidence_page import evidence_note, family_part, verdict_table
 from .follow import followed
 from .lab import Lab
-from .search import best_of, informed, positive, replayed, search_folds, tune
+from .search import best_of, in_haste, informed, positive, replayed, search_folds, tune
 from .variants import changes
 
 # %% ../../nbs/studies/sensitivity.ipynb #e0ef2bb6
@@ -54,7 +55,7 @@ def k_by_k(base: Config, grid: dict = GRID) -> dict[tuple, Config]:  # ("K × k"
 
 # %% ../../nbs/studies/sensitivity.ipynb #24b36769
 def sweep(lab: Lab, splits: list, configs: dict[tuple, Config]) -> list[dict]:  # configs: (factor, value) → config
-    "Validation of every setting on every fold; equal settings are trained once."
+    "Validation of every setting on every fold; equal settings are one run of the store."
     label, out, store = lambda k: dict(zip(("factor", "value"), k)), [], cache_dir() / "folds"
     with progress_bar(len(configs) * len(splits), "settings", lab.progress) as bar:
         for k, c in configs.items():
@@ -139,7 +140,7 @@ BEST = "best of the search"
 def lab_of(p) -> Lab:  # p: parameters of the notebook
     "The laboratory of a study over folds."
     p.shorten(trials=10, sweep_folds=1)
-    return folds_lab(p)
+    return in_haste(folds_lab(p), p)
 
 def rows(lab: Lab, p) -> Report:
     "Sweeps, K × k, the search, and its choice over folds."
