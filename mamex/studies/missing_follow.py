@@ -6,7 +6,7 @@
 __all__ = ['CLOSE', 'HERE', 'View', 'Watch', 'catalogues', 'ranked', 'ndcgs', 'places', 'closely', 'look_at', 'close_facts',
            'outcome_of_views', 'view_of', 'follow_views', 'views_file', 'watched']
 
-# %% ../../nbs/studies/missing_follow.ipynb #1e7604a1
+# %% ../../nbs/studies/missing_follow.ipynb #04254dbd
 import json, mamex, time, torch
 import numpy as np, pandas as pd
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from ..extensions.fills import with_fills
 from ..extensions.losing import without_modality
 from .follow import ELSEWHERE, POOLS, Outcome, chosen_by, keep_run, read_outcome
 
-# %% ../../nbs/studies/missing_follow.ipynb #267342ee
+# %% ../../nbs/studies/missing_follow.ipynb #3dedd65f
 class View(NamedTuple):
     "What trained weights rank: the way to fill a gap, and who lost what."
     way: str = "masked"    # a key of `WAYS`
@@ -46,7 +46,7 @@ class Watch:
     def told(self) -> str:  # for the name of its runs
         return json.dumps([self.views, self.closely, None if self.kinds is None else list(map(str, self.kinds))])
 
-# %% ../../nbs/studies/missing_follow.ipynb #b25fb77a
+# %% ../../nbs/studies/missing_follow.ipynb #b5f91ad4
 def catalogues(
         bare: Features,  # without fills
         split: Split,
@@ -64,7 +64,7 @@ def catalogues(
         out[v] = Catalogue.of(f, config, device)
     return out
 
-# %% ../../nbs/studies/missing_follow.ipynb #75847fa0
+# %% ../../nbs/studies/missing_follow.ipynb #855092d7
 def ranked(t: Trainer, catalogue: Catalogue) -> tuple:  # score function over cold items; `Items`
     "What the weights make of a view."
     cold = t.split.cold_items
@@ -76,7 +76,7 @@ def ndcgs(score, split: Split) -> np.ndarray:  # float32 [n_users, 2], pools in 
     pools = [evaluate(score, split, "test", pool, ks=(10,))["ndcg@10"] for pool in POOLS]
     return np.stack(pools, 1).astype(np.float32)
 
-# %% ../../nbs/studies/missing_follow.ipynb #f0b836fe
+# %% ../../nbs/studies/missing_follow.ipynb #0bda51de
 def places(
         scores: np.ndarray,  # float [n_users, p]
         some: np.ndarray,    # bool [p], the items in question
@@ -86,7 +86,7 @@ def places(
     p = np.random.default_rng(0).permutation(scores.shape[1]); k = min(k, len(p))
     return float(some[p][np.argpartition(-scores[:, p], k - 1, axis=1)[:, :k]].mean())
 
-# %% ../../nbs/studies/missing_follow.ipynb #0f59bd3e
+# %% ../../nbs/studies/missing_follow.ipynb #a43223a6
 CLOSE = ("places", "complete", "lacking", "before")
 
 def closely(
@@ -101,7 +101,7 @@ def closely(
         return float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else np.nan
     return [places(scores, lack), part(scores, ~lack), part(scores, lack), part(before, ~lack)]
 
-# %% ../../nbs/studies/missing_follow.ipynb #ccce6523
+# %% ../../nbs/studies/missing_follow.ipynb #1dcad102
 def look_at(t: Trainer, views: dict, watch: Watch):  # views: of `catalogues`
     "Every view now: the sums so far, and the values at the best epoch so far, among the notes of the run."
     users, met = relevance(t.split.test, t.split.test_items)
@@ -121,7 +121,7 @@ def look_at(t: Trainer, views: dict, watch: Watch):  # views: of `catalogues`
     for k, x in dict(sum=now.double(), near=torch.tensor(near).double(), alpha=torch.stack(alpha)).items():
         notes[k] = notes[k] + x if k in notes else x
 
-# %% ../../nbs/studies/missing_follow.ipynb #fa4c25e1
+# %% ../../nbs/studies/missing_follow.ipynb #004d4fe2
 def close_facts(t: Trainer, views: dict, watch: Watch) -> dict:  # name of a view → facts, json-able
     "The close looks, as means over the validations."
     at, n, out = np.searchsorted(t.split.cold_items, t.split.test_items), len(t.history), {}
@@ -137,7 +137,7 @@ def close_facts(t: Trainer, views: dict, watch: Watch) -> dict:  # name of a vie
         if v.pattern == "none": out[v.name]["weights"] = dict(zip(t.model.modalities, alpha.T.tolist()))
     return out
 
-# %% ../../nbs/studies/missing_follow.ipynb #68f013fd
+# %% ../../nbs/studies/missing_follow.ipynb #86607b1d
 def outcome_of_views(t: Trainer, views: dict, watch: Watch) -> Outcome:
     "What a run that has ended leaves behind."
     h, users = pd.DataFrame(t.history), pd.Index(np.unique(t.split.test[:, 0]), name="user")
@@ -156,7 +156,7 @@ def view_of(o: Outcome, v: View) -> Outcome:
     "One view's own outcome."
     return Outcome(o.users[v.name], o.facts)
 
-# %% ../../nbs/studies/missing_follow.ipynb #b7cccd75
+# %% ../../nbs/studies/missing_follow.ipynb #44feacae
 def follow_views(
         bare: Features,     # what training sees, without fills
         way: str,           # what fills its gaps in training
@@ -184,7 +184,7 @@ def follow_views(
     if keep: keep_run(t, keep, features)
     return outcome_of_views(t, views, watch)
 
-# %% ../../nbs/studies/missing_follow.ipynb #551f5cf8
+# %% ../../nbs/studies/missing_follow.ipynb #46809c2f
 HERE = tuple(x for x in ELSEWHERE if x != "extensions")  # how items lose and what stands in is part of the measure
 
 def views_file(folder: Path, bare: Features, way: str, split: Split, config: Config, seed: int, watch: Watch) -> Path:

@@ -58,7 +58,7 @@ def losses_of(names: list[str], patterns: list[str], rates: list[float], kinds) 
     return sorted({*asked, *conditions(names, ["each"], [.5, 1.], None)}, key=lambda c: ([*names, "either"].index(c[0])
                   if c[0] != "by kind" else len(names) + 1, c[1]))
 
-# %% ../../nbs/studies/missing_modality.ipynb #9e640c52
+# %% ../../nbs/studies/missing_modality.ipynb #eb34a775
 def pairs_of(
         ways: list[str],          # keys of `WAYS`; masked is always there
         dropout: float,           # share of the items that lose a modality at a training step; 0: none
@@ -74,7 +74,7 @@ def pairs_of(
     plain = [(w, 0.) for w in dict.fromkeys(["masked", *ways]) if w not in idle]
     return plain + [(w, dropout) for w in dict.fromkeys(dropout_ways) if dropout and not alone]
 
-# %% ../../nbs/studies/missing_modality.ipynb #0465ccae
+# %% ../../nbs/studies/missing_modality.ipynb #7b884e0a
 @dataclass(frozen=True)
 class Job:
     "A training, and what its weights are asked."
@@ -94,7 +94,7 @@ class Job:
             return f"without {v.pattern}" + (", all" if v.rate == 1 else "")
         return f"{n}: {v.pattern} {v.rate:.0%}"
 
-# %% ../../nbs/studies/missing_modality.ipynb #2c6a0b52
+# %% ../../nbs/studies/missing_modality.ipynb #b7a61ab0
 def jobs_of(pairs: list[tuple], losses: list[tuple], alike: bool,
             trained: list[tuple], again: list[tuple],  # (pattern, rate) of all items; (way, dropout) there
            ) -> list[Job]:
@@ -105,7 +105,7 @@ def jobs_of(pairs: list[tuple], losses: list[tuple], alike: bool,
     return [Job(w, d, views(ws)) for (w, d), ws in shared.items()] + [
         Job(w, d, (View(w),), c) for c in trained for w, d in again]
 
-# %% ../../nbs/studies/missing_modality.ipynb #91613c2b
+# %% ../../nbs/studies/missing_modality.ipynb #1cdd46a4
 def sums_of(jobs: list[Job], full: str) -> dict:  # label → arms
     "What is averaged: a way over the losses of complete training, and over those of training with gaps."
     out = {}
@@ -119,7 +119,7 @@ def at_half(losses: list[tuple]) -> tuple | None:  # (pattern, rate); None: noth
     "Where exposure and α are looked at: one modality lost at random, next to one half."
     return min(losses, key=lambda c: (c[0] != "either", abs(c[1] - .5)), default=None)
 
-# %% ../../nbs/studies/missing_modality.ipynb #4e7f7a88
+# %% ../../nbs/studies/missing_modality.ipynb #5b487d35
 def families_of(jobs: list[Job], full: str, names: list[str]) -> dict:  # names: the modalities
     "What is corrected together, and against what."
     sums, out = list(sums_of(jobs, full)), {}
@@ -160,7 +160,7 @@ class Ways(Evidence):
             self.outcomes.setdefault(a, []).append(view_of(o, v))
             if v.name in o.facts["close"]: self.close.setdefault(a, []).append(o.facts["close"][v.name])
 
-# %% ../../nbs/studies/missing_modality.ipynb #e02402eb
+# %% ../../nbs/studies/missing_modality.ipynb #40d7ccd8
 def mean_outcome(parts: list[Outcome]) -> Outcome:
     "The mean over several arms of one fold, user by user."
     facts = [o.facts for o in parts]
@@ -172,7 +172,7 @@ def lose_in_training(features: Features, job: Job, seed: int, kinds) -> Features
     every = np.arange(len(features.mask))
     return without_modality(features, job.gaps[1], job.gaps[0], seed, every, kinds) if job.gaps else features
 
-# %% ../../nbs/studies/missing_modality.ipynb #f1395ef7
+# %% ../../nbs/studies/missing_modality.ipynb #57ba41ee
 @dataclass
 class Bench:
     "Everything that a fold needs besides the fold."
@@ -193,7 +193,7 @@ class Bench:
     def alone(self, modality: str, split: Split, seed: int) -> Outcome:
         return followed(self.store, self.lab.features.subset([modality]), split, self.base, seed, self.lab.device)
 
-# %% ../../nbs/studies/missing_modality.ipynb #4dcf9d64
+# %% ../../nbs/studies/missing_modality.ipynb #eba3721a
 def on_fold(ev: Ways, bench: Bench, jobs: list[Job], singles: list[str], split: Split, seed: int, bar):
     "Every job and every single modality on one fold, then the means over losses."
     for j in jobs:
@@ -212,7 +212,7 @@ def on_fold(ev: Ways, bench: Bench, jobs: list[Job], singles: list[str], split: 
         if bad := [a for a in arms if a in ev.failed]: ev.failed[name] = ev.failed[bad[0]]; ev.outcomes.pop(name, None)
         else: ev.outcomes.setdefault(name, []).append(mean_outcome([ev.outcomes[a][-1] for a in arms]))
 
-# %% ../../nbs/studies/missing_modality.ipynb #9ecc9993
+# %% ../../nbs/studies/missing_modality.ipynb #bfeb8946
 def needed(bench: Bench, jobs: list[Job], arms: set) -> list[Job]:
     "The jobs that feed some of these arms."
     sums = sums_of(jobs, bench.full)
@@ -267,7 +267,7 @@ def curves(ev: Ways, full: str) -> list[dict]:
                             change=against(a, full), effect=against(a, masked.get(at(t)))))
     return out
 
-# %% ../../nbs/studies/missing_modality.ipynb #1695115e
+# %% ../../nbs/studies/missing_modality.ipynb #df85ef11
 def close_rows(ev: Ways, pattern: str, rate: float) -> list[dict]:
     "Places, the two kinds of items and α under one loss, means over folds with intervals."
     out = []
@@ -279,7 +279,8 @@ def close_rows(ev: Ways, pattern: str, rate: float) -> list[dict]:
         alpha = {m: {k: over_folds([f["alpha"][m][k] for f in looks]) for k in ("there", "lost")}
                  for m in looks[0]["alpha"]}
         out.append(dict(label=t["label"], way=t["way"], dropout=t["dropout"], **row, alpha=alpha,
-                        items=sum(each("items")), met=sum(each("met")), change=over_folds(minus(each("complete"), each("before")))))
+                        items=sum(each("items")), met=sum(each("met")),
+                        change=over_folds(minus(each("complete"), each("before")))))
     return out
 
 # %% ../../nbs/studies/missing_modality.ipynb #078d7b9d

@@ -23,7 +23,8 @@ from .missing_verdict import label, robust_sentences
 COLOURS = dict(zip(WAYS, ("C7", "C5", "C1", "C2", "C0", "C3")))
 MISSING_CAPTIONS = dict(
     robust="What a loss costs the same weights, in per cent of what they reach intact: "
-           "half of the test items, and all, have lost a modality. Below, where there are two: the same against a model that never saw the lost one. "
+           "half of the test items, and all, have lost a modality. "
+           "Below, where there are two: the same against a model that never saw the lost one. "
            "Thick: 95 % interval for this catalogue, thin: for new items; band: no difference that matters.",
     curves="What is left of the intact model's NDCG@10 as test items lose a modality, training complete. "
            "A line that falls slowly is a way that copes. "
