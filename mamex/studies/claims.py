@@ -107,7 +107,7 @@ def apart_from_half(share: float, n: int) -> bool:
     ci = stats.binomtest(round(share * n), n).proportion_ci()
     return ci.high < .5 or ci.low > .5
 
-# %% ../../nbs/studies/claims.ipynb #e006da6f
+# %% ../../nbs/studies/claims.ipynb #df089f91
 COIN, WEIGHS = .5, .55
 
 def gate_verdict(intervals: list) -> str:  # (lo, hi) of AUC, one a modality
