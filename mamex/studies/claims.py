@@ -107,7 +107,7 @@ def apart_from_half(share: float, n: int) -> bool:
     ci = stats.binomtest(round(share * n), n).proportion_ci()
     return ci.high < .5 or ci.low > .5
 
-# %% ../../nbs/studies/claims.ipynb #df089f91
+# %% ../../nbs/studies/claims.ipynb #01021925
 COIN, WEIGHS = .5, .55
 
 def gate_verdict(intervals: list) -> str:  # (lo, hi) of AUC, one a modality
@@ -138,8 +138,9 @@ def by_worth(worth: dict, words: str) -> Finding:  # worth: of `mamex.studies.ga
     "The least of the modalities decides; estimate and intervals are AUC above a coin."
     bad = [w["failed"] for w in worth.values() if "failed" in w]
     if bad: return Finding(OPEN, f"{words}; with spoilt vectors there is no answer: {bad[0]}", needs=10)
+    span = lambda ci: f"[{ci[0]:.2f}, {ci[1]:.2f}]"
     words += "".join(f"; α tells the {w['share']:.0%} of the items with another item's {m} from the others "
-                     f"with an AUC of {w['mean']:.2f} [{w['ci95'][0]:.2f}, {w['ci95'][1]:.2f}]" for m, w in worth.items())
+                     f"with an AUC of {w['mean']:.2f} {span(w['ci95'])}" for m, w in worth.items())
     verdict = gate_verdict([w["ci95"] for w in worth.values()])
     w = min(worth.values(), key=lambda w: w["ci95"][1] if verdict == FAILS else w["ci95"][0])
     above = lambda ci: [x - COIN for x in ci]

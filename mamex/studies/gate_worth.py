@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['scrambled', 'auc', 'told_on_fold', 'worth', 'worth_sentences', 'plot_worth']
 
-# %% ../../nbs/studies/gate_worth.ipynb #597ad1ec
+# %% ../../nbs/studies/gate_worth.ipynb #8a5cd082
 import matplotlib.pyplot as plt, numpy as np
 from dataclasses import replace
 from scipy import stats
@@ -19,7 +19,7 @@ from .evidence import study_folds
 from .lab import Lab
 from .missing_follow import View, Watch, watched
 
-# %% ../../nbs/studies/gate_worth.ipynb #fb588cd7
+# %% ../../nbs/studies/gate_worth.ipynb #f6f5c498
 def scrambled(
         features: Features,
         modality: str,
@@ -33,13 +33,13 @@ def scrambled(
     v[at] = v[np.roll(at, 1)]  # a cycle: nobody keeps his own
     return replace(features, vectors=features.vectors | {modality: v})
 
-# %% ../../nbs/studies/gate_worth.ipynb #10665fdc
+# %% ../../nbs/studies/gate_worth.ipynb #40a795e0
 def auc(x: np.ndarray, yes: np.ndarray) -> float | None:  # float [n]; bool [n]; None: one kind only
     "How well `x` tells who is `yes`."
     a, b = int(yes.sum()), int((~yes).sum())
     return (float(stats.rankdata(x)[yes].sum()) - a * (a + 1) / 2) / (a * b) if a and b else None
 
-# %% ../../nbs/studies/gate_worth.ipynb #1f813bdd
+# %% ../../nbs/studies/gate_worth.ipynb #776ce694
 def told_on_fold(
         features: Features, split: Split, base: Config,
         modality: str,  # the one that is spoilt
@@ -59,7 +59,7 @@ def told_on_fold(
     return dict(auc=auc(rest, who), spoilt=mean(rest[who]), others=mean(rest[~who]), items=int(who.sum()),
                 seconds=out.facts["seconds"], converged=out.facts["converged"])
 
-# %% ../../nbs/studies/gate_worth.ipynb #13f2b095
+# %% ../../nbs/studies/gate_worth.ipynb #61cb7f44
 def worth(lab: Lab,
           p,                   # parameters with `folds`, perhaps `group_twins`
           base: Config,        # of the full model
@@ -80,7 +80,7 @@ def worth(lab: Lab,
                       train_s=round(sum(r["seconds"] for r in rows), 1))
     return out
 
-# %% ../../nbs/studies/gate_worth.ipynb #4127a85c
+# %% ../../nbs/studies/gate_worth.ipynb #3ba26941
 def worth_sentences(worth: dict) -> list[str]:
     "What the gate made of spoilt vectors, a sentence a modality."
     def said(m, w):
@@ -91,6 +91,7 @@ def worth_sentences(worth: dict) -> list[str]:
                 f"{w['others']:.3f} in the others.")
     return [said(m, w) for m, w in worth.items()]
 
+# %% ../../nbs/studies/gate_worth.ipynb #8f0eaf9e
 def plot_worth(worth: dict):
     "AUC of each fold, its mean and interval, a row a modality."
     rows = {m: w for m, w in worth.items() if "failed" not in w}

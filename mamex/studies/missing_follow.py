@@ -6,7 +6,7 @@
 __all__ = ['CLOSE', 'HERE', 'View', 'Watch', 'catalogues', 'ranked', 'ndcgs', 'places', 'closely', 'look_at', 'close_facts',
            'outcome_of_views', 'view_of', 'follow_views', 'views_file', 'watched']
 
-# %% ../../nbs/studies/missing_follow.ipynb #04254dbd
+# %% ../../nbs/studies/missing_follow.ipynb #933544f7
 import json, mamex, time, torch
 import numpy as np, pandas as pd
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from ..extensions.fills import with_fills
 from ..extensions.losing import without_modality
 from .follow import ELSEWHERE, POOLS, Outcome, chosen_by, keep_run, read_outcome
 
-# %% ../../nbs/studies/missing_follow.ipynb #3dedd65f
+# %% ../../nbs/studies/missing_follow.ipynb #d0dfe138
 class View(NamedTuple):
     "What trained weights rank: the way to fill a gap, and who lost what."
     way: str = "masked"    # a key of `WAYS`
@@ -34,6 +34,7 @@ class View(NamedTuple):
     @property
     def name(self) -> str: return f"{self.way}|{self.pattern}|{self.rate:g}".replace(" ", "_")
 
+# %% ../../nbs/studies/missing_follow.ipynb #2f339e23
 @dataclass(frozen=True)
 class Watch:
     "What is looked at in every validation of a run."
@@ -46,7 +47,7 @@ class Watch:
     def told(self) -> str:  # for the name of its runs
         return json.dumps([self.views, self.closely, None if self.kinds is None else list(map(str, self.kinds))])
 
-# %% ../../nbs/studies/missing_follow.ipynb #b5f91ad4
+# %% ../../nbs/studies/missing_follow.ipynb #cad129c5
 def catalogues(
         bare: Features,  # without fills
         split: Split,
@@ -64,7 +65,7 @@ def catalogues(
         out[v] = Catalogue.of(f, config, device)
     return out
 
-# %% ../../nbs/studies/missing_follow.ipynb #855092d7
+# %% ../../nbs/studies/missing_follow.ipynb #5b9e9834
 def ranked(t: Trainer, catalogue: Catalogue) -> tuple:  # score function over cold items; `Items`
     "What the weights make of a view."
     cold = t.split.cold_items
@@ -72,11 +73,12 @@ def ranked(t: Trainer, catalogue: Catalogue) -> tuple:  # score function over co
     dot = dot_scorer(t.model.users, it.e, ~it.has.any(1))
     return lambda users, items: dot(users, np.searchsorted(cold, items)), it
 
+# %% ../../nbs/studies/missing_follow.ipynb #a481c257
 def ndcgs(score, split: Split) -> np.ndarray:  # float32 [n_users, 2], pools in the order of `POOLS`
     pools = [evaluate(score, split, "test", pool, ks=(10,))["ndcg@10"] for pool in POOLS]
     return np.stack(pools, 1).astype(np.float32)
 
-# %% ../../nbs/studies/missing_follow.ipynb #0bda51de
+# %% ../../nbs/studies/missing_follow.ipynb #036a1261
 def places(
         scores: np.ndarray,  # float [n_users, p]
         some: np.ndarray,    # bool [p], the items in question
@@ -86,7 +88,7 @@ def places(
     p = np.random.default_rng(0).permutation(scores.shape[1]); k = min(k, len(p))
     return float(some[p][np.argpartition(-scores[:, p], k - 1, axis=1)[:, :k]].mean())
 
-# %% ../../nbs/studies/missing_follow.ipynb #a43223a6
+# %% ../../nbs/studies/missing_follow.ipynb #52c83aa9
 CLOSE = ("places", "complete", "lacking", "before")
 
 def closely(
@@ -101,7 +103,7 @@ def closely(
         return float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else np.nan
     return [places(scores, lack), part(scores, ~lack), part(scores, lack), part(before, ~lack)]
 
-# %% ../../nbs/studies/missing_follow.ipynb #1dcad102
+# %% ../../nbs/studies/missing_follow.ipynb #ebfe2a48
 def look_at(t: Trainer, views: dict, watch: Watch):  # views: of `catalogues`
     "Every view now: the sums so far, and the values at the best epoch so far, among the notes of the run."
     users, met = relevance(t.split.test, t.split.test_items)
@@ -121,7 +123,7 @@ def look_at(t: Trainer, views: dict, watch: Watch):  # views: of `catalogues`
     for k, x in dict(sum=now.double(), near=torch.tensor(near).double(), alpha=torch.stack(alpha)).items():
         notes[k] = notes[k] + x if k in notes else x
 
-# %% ../../nbs/studies/missing_follow.ipynb #004d4fe2
+# %% ../../nbs/studies/missing_follow.ipynb #fa84a4b7
 def close_facts(t: Trainer, views: dict, watch: Watch) -> dict:  # name of a view → facts, json-able
     "The close looks, as means over the validations."
     at, n, out = np.searchsorted(t.split.cold_items, t.split.test_items), len(t.history), {}
@@ -137,7 +139,7 @@ def close_facts(t: Trainer, views: dict, watch: Watch) -> dict:  # name of a vie
         if v.pattern == "none": out[v.name]["weights"] = dict(zip(t.model.modalities, alpha.T.tolist()))
     return out
 
-# %% ../../nbs/studies/missing_follow.ipynb #86607b1d
+# %% ../../nbs/studies/missing_follow.ipynb #ba2c6840
 def outcome_of_views(t: Trainer, views: dict, watch: Watch) -> Outcome:
     "What a run that has ended leaves behind."
     h, users = pd.DataFrame(t.history), pd.Index(np.unique(t.split.test[:, 0]), name="user")
@@ -152,11 +154,12 @@ def outcome_of_views(t: Trainer, views: dict, watch: Watch) -> Outcome:
                  val=float(h["val_own/ndcg@10"].mean()), close=close_facts(t, views, watch))
     return Outcome(pd.DataFrame(columns, users), facts)
 
+# %% ../../nbs/studies/missing_follow.ipynb #b4131751
 def view_of(o: Outcome, v: View) -> Outcome:
     "One view's own outcome."
     return Outcome(o.users[v.name], o.facts)
 
-# %% ../../nbs/studies/missing_follow.ipynb #44feacae
+# %% ../../nbs/studies/missing_follow.ipynb #86315a83
 def follow_views(
         bare: Features,     # what training sees, without fills
         way: str,           # what fills its gaps in training
@@ -184,7 +187,7 @@ def follow_views(
     if keep: keep_run(t, keep, features)
     return outcome_of_views(t, views, watch)
 
-# %% ../../nbs/studies/missing_follow.ipynb #46809c2f
+# %% ../../nbs/studies/missing_follow.ipynb #1e39bf00
 HERE = tuple(x for x in ELSEWHERE if x != "extensions")  # how items lose and what stands in is part of the measure
 
 def views_file(folder: Path, bare: Features, way: str, split: Split, config: Config, seed: int, watch: Watch) -> Path:
@@ -193,6 +196,7 @@ def views_file(folder: Path, bare: Features, way: str, split: Split, config: Con
     key = digest(run_key(bare, split, config, seed), way, watch.told())[:16]
     return Path(folder) / f"{key}-{code[:8]}.parquet"
 
+# %% ../../nbs/studies/missing_follow.ipynb #807cdaea
 def watched(folder: Path,  # of outcomes
             bare: Features, way: str, split: Split, config: Config, seed: int, watch: Watch, device: str = "cpu",
             keep: Path | None = None,

@@ -33,6 +33,7 @@ def is_complete(features: Features) -> bool:
     "Have nine in ten items every modality?"
     return bool(features.mask.all(1).mean() > .9)
 
+# %% ../../nbs/studies/missing_modality.ipynb #081dc2c3
 def weights_of(way: str, dropout: float, alike: bool) -> tuple[str, float]:
     "Which training serves a way; `alike`: next to no training item lacks anything."
     return ("masked", 0.) if alike and not dropout and way != "placeholder" else (way, dropout)
@@ -52,13 +53,14 @@ def conditions(
     each = [y for x in patterns for y in (names if x == "each" else [x]) if y != "by kind" or kinds is not None]
     return [] if len(names) == 1 else [(x, float(r)) for x in dict.fromkeys(each) for r in sorted(rates) if r > 0]
 
+# %% ../../nbs/studies/missing_modality.ipynb #2276ac26
 def losses_of(names: list[str], patterns: list[str], rates: list[float], kinds) -> list[tuple]:  # as `conditions`
     "What the test items lose, and what is always asked."
     asked = conditions(names, patterns, rates, kinds)
     return sorted({*asked, *conditions(names, ["each"], [.5, 1.], None)}, key=lambda c: ([*names, "either"].index(c[0])
                   if c[0] != "by kind" else len(names) + 1, c[1]))
 
-# %% ../../nbs/studies/missing_modality.ipynb #eb34a775
+# %% ../../nbs/studies/missing_modality.ipynb #204e5586
 def pairs_of(
         ways: list[str],          # keys of `WAYS`; masked is always there
         dropout: float,           # share of the items that lose a modality at a training step; 0: none
@@ -74,7 +76,7 @@ def pairs_of(
     plain = [(w, 0.) for w in dict.fromkeys(["masked", *ways]) if w not in idle]
     return plain + [(w, dropout) for w in dict.fromkeys(dropout_ways) if dropout and not alone]
 
-# %% ../../nbs/studies/missing_modality.ipynb #7b884e0a
+# %% ../../nbs/studies/missing_modality.ipynb #0a48684b
 @dataclass(frozen=True)
 class Job:
     "A training, and what its weights are asked."
@@ -94,7 +96,7 @@ class Job:
             return f"without {v.pattern}" + (", all" if v.rate == 1 else "")
         return f"{n}: {v.pattern} {v.rate:.0%}"
 
-# %% ../../nbs/studies/missing_modality.ipynb #b7a61ab0
+# %% ../../nbs/studies/missing_modality.ipynb #6b7b67b9
 def jobs_of(pairs: list[tuple], losses: list[tuple], alike: bool,
             trained: list[tuple], again: list[tuple],  # (pattern, rate) of all items; (way, dropout) there
            ) -> list[Job]:
@@ -105,7 +107,7 @@ def jobs_of(pairs: list[tuple], losses: list[tuple], alike: bool,
     return [Job(w, d, views(ws)) for (w, d), ws in shared.items()] + [
         Job(w, d, (View(w),), c) for c in trained for w, d in again]
 
-# %% ../../nbs/studies/missing_modality.ipynb #1cdd46a4
+# %% ../../nbs/studies/missing_modality.ipynb #b67796c5
 def sums_of(jobs: list[Job], full: str) -> dict:  # label → arms
     "What is averaged: a way over the losses of complete training, and over those of training with gaps."
     out = {}
@@ -115,11 +117,12 @@ def sums_of(jobs: list[Job], full: str) -> dict:  # label → arms
             elif v.rate: out.setdefault(j.label(v), []).append(j.arm(v, full))
     return out
 
+# %% ../../nbs/studies/missing_modality.ipynb #c5798952
 def at_half(losses: list[tuple]) -> tuple | None:  # (pattern, rate); None: nothing was lost
     "Where exposure and α are looked at: one modality lost at random, next to one half."
     return min(losses, key=lambda c: (c[0] != "either", abs(c[1] - .5)), default=None)
 
-# %% ../../nbs/studies/missing_modality.ipynb #5b487d35
+# %% ../../nbs/studies/missing_modality.ipynb #46780c9c
 def families_of(jobs: list[Job], full: str, names: list[str]) -> dict:  # names: the modalities
     "What is corrected together, and against what."
     sums, out = list(sums_of(jobs, full)), {}
@@ -160,19 +163,20 @@ class Ways(Evidence):
             self.outcomes.setdefault(a, []).append(view_of(o, v))
             if v.name in o.facts["close"]: self.close.setdefault(a, []).append(o.facts["close"][v.name])
 
-# %% ../../nbs/studies/missing_modality.ipynb #40d7ccd8
+# %% ../../nbs/studies/missing_modality.ipynb #f7ec1f1b
 def mean_outcome(parts: list[Outcome]) -> Outcome:
     "The mean over several arms of one fold, user by user."
     facts = [o.facts for o in parts]
     return Outcome(sum(o.users for o in parts) / len(parts), dict(
         converged=all(f["converged"] for f in facts), epochs=max(f["epochs"] for f in facts)))
 
+# %% ../../nbs/studies/missing_modality.ipynb #834a33a8
 def lose_in_training(features: Features, job: Job, seed: int, kinds) -> Features:
     "What a job's training sees."
     every = np.arange(len(features.mask))
     return without_modality(features, job.gaps[1], job.gaps[0], seed, every, kinds) if job.gaps else features
 
-# %% ../../nbs/studies/missing_modality.ipynb #57ba41ee
+# %% ../../nbs/studies/missing_modality.ipynb #397bdabe
 @dataclass
 class Bench:
     "Everything that a fold needs besides the fold."
@@ -193,7 +197,7 @@ class Bench:
     def alone(self, modality: str, split: Split, seed: int) -> Outcome:
         return followed(self.store, self.lab.features.subset([modality]), split, self.base, seed, self.lab.device)
 
-# %% ../../nbs/studies/missing_modality.ipynb #eba3721a
+# %% ../../nbs/studies/missing_modality.ipynb #e1e8b0e8
 def on_fold(ev: Ways, bench: Bench, jobs: list[Job], singles: list[str], split: Split, seed: int, bar):
     "Every job and every single modality on one fold, then the means over losses."
     for j in jobs:
@@ -212,13 +216,14 @@ def on_fold(ev: Ways, bench: Bench, jobs: list[Job], singles: list[str], split: 
         if bad := [a for a in arms if a in ev.failed]: ev.failed[name] = ev.failed[bad[0]]; ev.outcomes.pop(name, None)
         else: ev.outcomes.setdefault(name, []).append(mean_outcome([ev.outcomes[a][-1] for a in arms]))
 
-# %% ../../nbs/studies/missing_modality.ipynb #bfeb8946
+# %% ../../nbs/studies/missing_modality.ipynb #6e0ddc42
 def needed(bench: Bench, jobs: list[Job], arms: set) -> list[Job]:
     "The jobs that feed some of these arms."
     sums = sums_of(jobs, bench.full)
     arms = arms | {a for n in arms for a in sums.get(n, ())}
     return [j for j in jobs if arms & {j.arm(v, bench.full) for v in j.views}]
 
+# %% ../../nbs/studies/missing_modality.ipynb #0f4123c2
 def gather_ways(bench: Bench, p) -> Ways:  # p: folds, permutations, budget_h, group_twins
     "Run, look, and run on where something is open."
     lab, (most, hours) = bench.lab, (p.get("permutations", 1), p.get("budget_h", 0.))
@@ -246,6 +251,7 @@ def over_folds(x) -> dict | None:  # numbers, a fold each; None: none of them is
     x = [v for v in x if v is not None]
     return dict(mean=float(np.mean(x)), ci95=list(fold_interval(x)) if len(x) > 1 else None) if x else None
 
+# %% ../../nbs/studies/missing_modality.ipynb #7fd1b326
 def minus(a: list, b: list) -> list:
     "Differences, fold by fold, where both are known."
     return [None if x is None or y is None else x - y for x, y in zip(a, b)]
@@ -267,7 +273,7 @@ def curves(ev: Ways, full: str) -> list[dict]:
                             change=against(a, full), effect=against(a, masked.get(at(t)))))
     return out
 
-# %% ../../nbs/studies/missing_modality.ipynb #df85ef11
+# %% ../../nbs/studies/missing_modality.ipynb #b9afa43b
 def close_rows(ev: Ways, pattern: str, rate: float) -> list[dict]:
     "Places, the two kinds of items and α under one loss, means over folds with intervals."
     out = []

@@ -28,7 +28,8 @@ MISSING_CAPTIONS = dict(
            "Thick: 95 % interval for this catalogue, thin: for new items; band: no difference that matters.",
     curves="What is left of the intact model's NDCG@10 as test items lose a modality, training complete. "
            "A line that falls slowly is a way that copes. "
-           "Upper row: trained as usual; lower row: with modality dropout. Bands: 95 % interval over folds, paired. "
+           "Upper row: trained as usual; lower row: with modality dropout. "
+           "Band: 95 % interval of the mask over folds, paired. "
            "Grey: models trained on one modality alone.",
     trained="The same when the items of training have lost a modality at the same rate as those of test.",
     ways="Each way against the masked gate without dropout, averaged over everything that was lost, and where nothing "
@@ -59,12 +60,13 @@ def kept(row: dict, what: str = "diff"):  # of `curves`; what: "diff" or "ci95"
 
 # %% ../../nbs/studies/missing_page.ipynb #5b0318b7
 def draw_curves(ax, rows: list[dict], zero: list[dict]):  # rows: of one pattern; zero: where nothing is lost
-    "One line and band a way."
+    "A line a way, and a band for the mask."
     for way in dict.fromkeys(r["way"] for r in rows):
         mine = sorted((r for r in [*zero, *rows] if r["way"] == way and kept(r) is not None), key=lambda r: r["rate"])
         x, (lw, zorder), col = [100 * r["rate"] for r in mine], (2, 3) if way == "masked" else (1.3, 2), COLOURS[way]
         ax.plot(x, [kept(r) for r in mine], "o-", ms=3, lw=lw, label=way, color=col, zorder=zorder)
-        ax.fill_between(x, *zip(*(kept(r, "ci95") for r in mine)), alpha=.12, lw=0, color=col)
+        if way != "masked": continue
+        ax.fill_between(x, *zip(*(kept(r, "ci95") for r in mine)), alpha=.15, lw=0, color=col)
 
 def draw_references(ax, report: dict):
     "What a model reaches that never saw another modality."
@@ -275,7 +277,7 @@ ONE_MODALITY = ("The items have one modality: nothing can be lost under control,
 SHARED = ("Next to no training item lacks a modality, so without dropout all fills share the weights of the masked "
           "model, and the placeholder, which would have nothing to learn from, is left out.")
 JOINT = ("Only test items lose something. In the joint pool the validation items, which keep everything, stand "
-         "beside them: a difference there also says whether what stands in makes incomplete items louder than complete ones.")
+         "beside them: a difference there also says whether incomplete items have become louder than complete ones.")
 CURVES = "NDCG@10, own pool, mean over the folds; columns: share of the items that lost a modality."
 TITLES = {"missing": "Half of the test items lose a modality", "missing, all": "All of them lose it"}
 WAY_TITLES = {"ways": "What should stand in, over all losses", "ways, intact": "The same where nothing is taken away",
