@@ -5,7 +5,10 @@ import numpy as np, pandas as pd, papermill as pm, pytest
 from hypothesis import given, settings, strategies as st
 from conftest import ROOT
 from mamex.rivals.peers import SPACES
-from mamex.studies import claims, front, overview, peers, peers_page, search
+from mamex.protocol.folds import cold_folds
+from mamex.protocol.verdicts import LOOKS
+from mamex.studies import claims, follow, front, overview, peers, peers_page, search
+from mamex.studies.evidence import AWAY
 from mamex.vectors.attributes import attribute_features, multi_hot, truncated_svd
 from mamex.protocol.exposure import (agreement, bands, exposure, cold_popularity, gini, jaccard, jensen_shannon,
                                      overlap, top_k)
@@ -101,7 +104,7 @@ def test_no_measure_of_a_broken_model(toy):
 
 def test_modalities_that_say_the_same_agree(toy):
     ds, f, split = toy
-    run = fit(f, split, search.defaults("milk", search.schedule(split, epochs=2, eval_every=1)), progress=False)
+    run = fit(f, split, search.defaults("milk", dict(epochs=2, eval_every=1)), progress=False)
     before = run.model.scorer()(np.arange(3), split.cold_items)
     got = agreement(run, f, split)
     assert 0 < got["image/text"] < 1
@@ -123,7 +126,7 @@ def test_attributes_become_a_modality(toy):
     ds.items.loc[2, "attributes"] = ds.items.loc[1, "attributes"]
     b = attribute_features(ds).vectors["attributes"]
     assert np.allclose(b[1], b[2], atol=1e-5) and (twins or not np.allclose(a[1], a[2], atol=1e-3))
-    fit(f, cold_split(ds), search.defaults("mamex", search.schedule(cold_split(ds), epochs=1, eval_every=1)), progress=False)  # items without anything and all
+    fit(f, cold_split(ds), search.defaults("mamex", dict(epochs=1, eval_every=1)), progress=False)  # items without anything and all
 
 
 def test_attributes_do_not_look_at_interactions(toy):
@@ -159,82 +162,113 @@ def test_holm_lies_between_p_and_bonferroni(p):
     assert (h >= p - 1e-12).all() and (h <= np.minimum(1, p * len(p)) + 1e-12).all() and (np.diff(h[np.argsort(p, kind="stable")]) >= -1e-12).all()
 
 
-def test_a_killed_search_goes_on_as_if_nothing_had_been(toy, tmp_path):
-    ds, f, split = toy
-    base = search.defaults("clcrec", search.schedule(split, epochs=2, eval_every=1))
+LEARNED = dict(epochs=25, eval_every=1, batch_size=16384, lr=1e-6, until="converged")  # nothing to gain: over after 20 validations
+
+
+def fold(ds): return cold_folds(ds, 10, AWAY)[:1]
+
+
+def facts(trials): return [{k: v for k, v in t.items() if k != "seconds"} for t in trials]
+
+
+def test_a_killed_search_goes_on_as_if_nothing_had_been(toy, tmp_path, monkeypatch):
+    "Killed after each of the first trials; what was trained is read, and not trained again."
+    ds, f, _ = toy
+    base, space, trained = search.defaults("clcrec", LEARNED), SPACES["clcrec"], []
     class Kill(Exception): pass
     def kill(): raise Kill
-    facts = lambda trials: [(t["number"], t["settings"], t["value"], t["state"]) for t in trials]
-    whole = search.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "a")
-    for n in range(1, 4):  # killed after each of the first three trials
-        with pytest.raises(Kill): search.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b", each=kill)
-    assert facts(search.tune("clcrec", f, split, base, 7, 1e6, tmp_path / "b")) == facts(whole)
-    assert len({json.dumps(t["settings"]) for t in whole}) == 7 and whole[0]["settings"] == {}
-    assert facts(search.tune("clcrec", f, split, base, 4, 1e6, tmp_path / "a")) == facts(whole[:4])  # fewer are a part of more
-    other = search.tune("clcrec", f, split, base, 2, 1e6, tmp_path / "a", seed=1)
-    assert other[1]["settings"] != whole[1]["settings"]
+    was = follow.follow
+    monkeypatch.setattr(follow, "follow", lambda *a, **k: (trained.append(1), was(*a, **k))[1])
+    go = lambda n, where, **k: search.tune(f, fold(ds), base, space, n, 1e6, tmp_path / where, **k)
+    whole = go(5, "a")
+    assert len(trained) == 5 and len({json.dumps(t["settings"]) for t in whole}) == 5 and whole[0]["settings"] == {}
+    for n in range(3):
+        with pytest.raises(Kill): go(5, "b", each=kill)
+    assert facts(go(5, "b")) == facts(whole) and len(trained) == 10
+    assert facts(go(3, "a")) == facts(whole[:3]) and len(trained) == 10  # fewer are a part of more
+    assert go(2, "a", seed=1)[1]["settings"] != whole[1]["settings"]
 
 
-def test_cap_and_failures_are_counted(toy, tmp_path):
-    ds, f, split = toy
-    way = search.schedule(split, epochs=2, eval_every=1)
-    cut = search.tune("mtpr", f, split, search.defaults("mtpr", way), 5, 1e-6, tmp_path)
-    assert [t["state"] for t in cut] == ["cut"] and cut[0]["value"] > 0
-    wild = search.search_all(["milk"], f, split, way | dict(lr=1e30), 1, 99, tmp_path, progress=False)
-    assert wild["milk"]["best"] is None and wild["milk"]["trials"][0]["state"] == "failed"
-    row = peers_page.search_table(wild).loc["milk"]
-    assert row["failed"] == 1 and row["chosen"] == "nothing: every trial failed"
-    assert "milk" not in peers.finalists(wild | {"mamex": wild["milk"]}, way)
+def test_the_search_asks_no_test_item(toy, tmp_path):
+    "Other answers in the test half, the same trials."
+    ds, f, _ = toy
+    split, = fold(ds)
+    rng = np.random.default_rng(0)
+    other = replace(split, test=np.stack([split.test[:, 0], rng.permutation(split.test[:, 1])], 1))
+    a, b = (search.tune(f, [s], search.defaults("milk", LEARNED), SPACES["milk"], 3, 1e6, tmp_path / str(n)) for n, s in enumerate((split, other)))
+    assert facts(a) == facts(b)
+    assert AWAY not in range(max(LOOKS))  # no report comes there
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["finished", "cut", "failed"])), max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_a_trial_that_was_cut_is_never_chosen(trials):
+    trials = [dict(value=v if s != "failed" else None, state=s) for v, s in trials]
+    best, ok = search.best_of(trials), [t["value"] for t in trials if t["state"] == "finished"]
+    assert (best is None) == (not ok) and (best is None or best["state"] == "finished" and best["value"] == max(ok))
+
+
+def test_what_was_cut_or_failed_is_counted(toy, tmp_path):
+    ds, f, _ = toy
+    short = search.tune(f, fold(ds), search.defaults("mtpr", LEARNED | dict(epochs=2)), SPACES["mtpr"], 2, 1e6, tmp_path)
+    assert [t["state"] for t in short] == ["cut", "cut"] and short[0]["value"] > 0
+    wild = search.tune(f, fold(ds), search.defaults("milk", LEARNED | dict(lr=1e30)), SPACES["milk"], 1, 1e6, tmp_path)
+    assert [t["state"] for t in wild] == ["failed"] and wild[0]["why"]
+    assert len(search.tune(f, fold(ds), search.defaults("mtpr", LEARNED), SPACES["mtpr"], 9, 1e-9, tmp_path)) == 1  # the cap
+    found = {n: dict(trials=t, best=search.best_of(t), informed=0, space=SPACES["milk"]) for n, t in dict(milk=wild, mamex=short).items()}
+    assert peers_page.search_table(found)[["cut", "failed", "chosen"]].values.tolist() == [[0, 1, "nothing: no trial ended well"], [2, 0, "nothing: no trial ended well"]]
+    assert list(peers.finalists(found, LEARNED)) == ["mamex/released"]
+
+
+def test_twelve_trials_are_drawn_by_what_is_known():
+    "A planted optimum: what comes after the random trials lies nearer to it, and there are at least twelve of them."
+    space, base, trials = dict(alpha=("float", 0., .95), beta=("float", 0., .95)), search.defaults("gar", {}), []
+    for n in range(20):
+        s = search.ask(space, base, trials)
+        at = s or dict(alpha=base.alpha, beta=base.beta)
+        trials.append(dict(settings=s, state="finished", value=-abs(at["alpha"] - .7) - abs(at["beta"] - .2)))
+    assert search.informed(trials) == search.INFORMED == 12 and search.informed(trials[:8]) == 0
+    worth = [t["value"] for t in trials]
+    assert np.median(worth[search.RANDOM:]) > np.median(worth[1:search.RANDOM]) and max(worth[search.RANDOM:]) > max(worth[:search.RANDOM])
 
 
 @pytest.mark.parametrize("name", search.contenders())
 def test_every_model_can_be_asked_and_built(toy, name):
-    ds, f, split = toy
-    base, past = search.defaults(name, search.schedule(split)), [dict(settings={}, value=.1)]
-    for n in range(6):
-        s = search.ask(name, base, past)
+    base, past = search.defaults(name, {}), [dict(settings={}, value=.1, state="finished")]
+    for n in range(4):
+        s = search.ask(SPACES[name], base, past)
         assert set(s) == set(SPACES[name]) and search.holds(SPACES[name], replace(base, **s))
-        past.append(dict(settings=s, value=.1 + n / 100))
-
-
-def test_a_floor_stands_against_every_seed():
-    rng = np.random.default_rng(0)
-    frame = lambda x: pd.DataFrame({"ndcg@10": x})
-    a, b = rng.random((3, 50)), rng.random(50)
-    vs = peers.duels({"test": {"mamex": [frame(x) for x in a], "ridge/all": [frame(b)], "oracle/popularity": [frame(b + 1)]}}, "mamex")
-    d = (a - b).mean(0)
-    assert list(vs) == ["ridge/all"] and vs["ridge/all"]["diff"] == pytest.approx(d.mean()) and vs["ridge/all"]["dz"] == pytest.approx(d.mean() / d.std(ddof=1))
+        past.append(dict(settings=s, value=.1 + n / 100, state="finished"))
 
 
 # the notebook
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    "Two models, two trials, few epochs, two seeds: the whole notebook."
+    "One peer, two trials, three folds: the whole notebook, in haste."
     out = tmp_path_factory.mktemp("peers")
-    few = dict(models=["clcrec"], trials=2, cap_s=60, epochs=2, eval_every=1, seeds="0,1", out=str(out), device="cpu")
-    pm.execute_notebook(ROOT / "nbs" / "peers.ipynb", out / "peers.ipynb", few, progress_bar=False, cwd=str(ROOT / "nbs"))
+    pm.execute_notebook(ROOT / "nbs" / "peers.ipynb", out / "peers.ipynb", dict(quick=True, out=str(out), device="cpu"), progress_bar=False, cwd=str(ROOT / "nbs"))
     return out, json.loads((out / "peers.json").read_text())
 
 
 def test_notebook_end_to_end(report):
     out, r = report
-    assert list(r["search"]) == ["clcrec", "mamex"] and all(len(s["trials"]) == 2 for s in r["search"].values())
-    for part in ("val", "test", "val_own", "test_own"):
-        assert {"random", "oracle/popularity", "ridge/all", "linear-cf", "clcrec", "mamex/released", "mamex/tuned"} <= set(r[part])
-        assert set(r[part]["clcrec"]["ndcg@10"]) == {"mean", "sd", "ci95"} and r[part]["clcrec"]["ndcg@10"]["sd"] is not None
-    assert set(r["compare"]) == {"mamex/tuned", "mamex/released"} and "oracle/popularity" not in r["compare"]["mamex/tuned"]
-    assert r["cost"]["clcrec"]["parameters"] > 0 and r["cost"]["mamex/tuned"]["seconds_per_epoch"] > 0 and r["cost"]["clcrec"]["peak_mib"] > 100
-    assert 0 < r["beyond"]["mamex/tuned"]["coverage"]["mean"] <= 1 and "agreement image/text" in r["beyond"]["clcrec"]
-    assert r["card"]["recipe"]["epochs"] == 2 and r["card"]["search"]["cap_s"] == 60
-    assert (out / "peers_duels.png").stat().st_size > 2000
+    assert list(r["search"]) == ["milk", "mamex"] and all(len(s["trials"]) == 2 for s in r["search"].values())
+    assert {"random", "ridge/all", "linear-cf", "milk", "mamex/released", "mamex/tuned", "mamex/best"} <= set(r["folds"]["own"])
+    assert {len(v) for v in r["folds"]["own"].values()} == {3} and set(r["verdicts"]) == {"peers", "floors", "best", "released"}
+    assert r["reference"] == dict(peers="mamex/tuned", floors="mamex/tuned", best="mamex/best", released="mamex/released")
+    assert list(r["verdicts"]["peers"]) == ["milk"] and list(r["verdicts"]["released"]) == ["mamex/tuned", "milk"]
+    assert r["cost"]["milk"]["parameters"] > 0 and r["cost"]["mamex/tuned"]["seconds_per_epoch"] > 0
+    assert 0 < r["beyond"]["mamex/tuned"]["coverage"] <= 1 and "agreement image/text" in r["beyond"]["milk"]
+    assert r["fidelity"]["milk"]["repository"] and (out / "peers_verdicts.png").stat().st_size > 2000
 
 
 def test_page_is_a_function_of_the_json(report):
     out, r = report
     assert (out / "peers.md").read_text() == peers.page(r).rstrip() + "\n"
-    changed = json.loads(json.dumps(r)); changed["test"]["clcrec"]["ndcg@10"]["mean"] = .9876
-    assert ".9876" in peers.page(changed) and ".9876" not in peers.page(r)
+    assert "Fewer than 12 informed trials: `milk`, `mamex`" in peers.page(r)
+    changed = json.loads(json.dumps(r)); changed["verdicts"]["peers"]["milk"]["diff"] += .5
+    assert peers.page(changed) != peers.page(r)
     sport = json.loads(json.dumps(r)); sport["card"]["dataset"]["name"] = "sport"
     assert "not comparable" in peers.page(sport) and "not comparable" not in peers.page(r)
 
@@ -242,10 +276,12 @@ def test_page_is_a_function_of_the_json(report):
 def test_claim_and_figure_over_datasets(report, tmp_path):
     out, r = report
     claim = next(c for c in claims.CLAIMS if c.notebook == "peers")
-    assert claim.judge(r) == claims.OLD  # one split, users alone: nothing is decided by that
+    told = json.loads(json.dumps(r)); told["verdicts"]["peers"]["milk"]["verdict"] = "better"
+    assert claim.judge(told).verdict == claims.FAILS  # one peer that ranks better is enough
+    assert claim.judge({k: v for k, v in r.items() if k != "verdicts"}) == claims.OLD
     for n in ("a", "b"): (tmp_path / n).mkdir(); shutil.copy(out / "peers.json", tmp_path / n)
-    assert list(overview.over_datasets(tmp_path)) == ["a", "b"]
-    assert len(overview.plot_over_datasets(tmp_path).axes) == 2
+    reports = front.over_folds(claims.read_reports(tmp_path), "peers")
+    assert list(reports) == ["a", "b"] and len(overview.plot_over_datasets(reports).axes) == 2
     page = front.index_page(tmp_path)
     assert "| a | " in page and "[peers](a/peers.md)" in page  # a set with this report alone
 

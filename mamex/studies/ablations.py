@@ -160,8 +160,8 @@ CAPTIONS = dict(
             "lines: the target of the gate's balance loss; dashed: trained without that modality. "
             "Right: the weight that the gate gives it; at 100 % the right weight is 0. "
             "Bands: lowest to highest seed.",
-    worth="How well α tells the test items with spoilt vectors from the others: 1 is perfect, a coin is .5. Ticks: folds; "
-          "dot and bar: their mean and its 95 % interval.")
+    worth="How well α tells the test items with spoilt vectors from the others: 1 is perfect, a coin is .5. "
+          "Ticks: folds; dot and bar: their mean and its 95 % interval.")
 
 # %% ../../nbs/studies/ablations.ipynb #459a4bfd
 def full_of(report: dict) -> str:

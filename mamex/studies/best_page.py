@@ -63,7 +63,8 @@ def plot_ladder(report: dict):
 # %% ../../nbs/studies/best_page.ipynb #77c90051
 def around_table(report: dict) -> pd.DataFrame:
     "A setting a row: its validation, and what it has over `best`."
-    rows = [{"setting": n, "NDCG@10": number(r["base"] + r["diff"]), "minus best": f"{r['diff']:+.4f} {interval(r['ci95'])}"}
+    rows = [{"setting": n, "NDCG@10": number(r["base"] + r["diff"]),
+             "minus best": f"{r['diff']:+.4f} {interval(r['ci95'])}"}
             for n, r in report["around"].items()]
     return pd.DataFrame(rows, columns=["setting", "NDCG@10", "minus best"]).set_index("setting")
 
@@ -103,7 +104,8 @@ def page(report: dict) -> str:
         "## The ladder", markdown_table(ladder_table(report)), "![ladder](best_ladder.png)", BEST_CAPTIONS["ladder"],
         *(x for v in (*views_told(report), "columns") for x in family_part(report, HEADS[v], v)),
         "![against](best_against.png)", BEST_CAPTIONS["against"], *settings,
-        "## Seconds", "Of training or solving, choice on validation included.", markdown_table(seconds.set_index("model")),
+        "## Seconds", "Of training or solving, choice on validation included.",
+        markdown_table(seconds.set_index("model")),
         "## Run card", markdown_table(card_table(card))])
 
 # %% ../../nbs/studies/best_page.ipynb #a62777bc

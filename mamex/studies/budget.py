@@ -23,7 +23,8 @@ def hours(text: str) -> float:  # "": 0, no limit
 # %% ../../nbs/studies/budget.ipynb #ad01d7be
 def takes_budget(stems: list[str], nbs: Path) -> tuple[list, dict]:  # those that do; those that do not → why
     "Which notebooks can end after a fold."
-    knows = lambda s: not (p := Path(nbs) / f"{s}.ipynb").is_file() or "budget_h: float" in p.read_text(encoding="utf-8")
+    at = lambda s: Path(nbs) / f"{s}.ipynb"
+    knows = lambda s: not at(s).is_file() or "budget_h: float" in at(s).read_text(encoding="utf-8")
     return [s for s in stems if knows(s)], {s: "it has no folds to stop after" for s in stems if not knows(s)}
 
 def shared(share: float) -> dict:  # hours of each notebook; 0: no limit
@@ -37,7 +38,9 @@ def open_rows(report: dict) -> list[tuple]:  # (row, folds that it needs, folds 
             for n, r in rs.items() if r["verdict"] == "open"]
     return sorted(rows, key=lambda r: (r[1] is None, r[1]))
 
-def plan_rows(report: dict, share: float) -> tuple[list, list]:  # share: hours; rows that it decides, rows that stay open
+def plan_rows(report: dict,
+              share: float,  # hours
+             ) -> tuple[list, list]:  # rows that it decides, rows that stay open
     "Which open rows a budget decides."
     card, done, left, spent = report["card"], [], [], 0.
     run_h = card.get("all_train_s", 0) / max(1, card.get("trained_runs", 1)) / 3600

@@ -84,8 +84,9 @@ def finding_line(r: dict) -> str:
     "A row of `claims.json` in words."
     beside = [f"new items {interval(r['new_items'])}"] if r["new_items"] else []
     beside += [f"{r['folds']} folds"] if r["folds"] else []
-    beside += [f"{r['needs']:,} more fold{'s' * (r['needs'] != 1)} would decide" if r["needs"] else "more folds than can be run"
-               ] if r["verdict"] == OPEN and (r["needs"] or r["folds"]) else []
+    n = r["needs"]
+    more = f"{n:,} more fold{'s' * (n != 1)} would decide" if n else "more folds than can be run"
+    beside += [more] if r["verdict"] == OPEN and (r["needs"] or r["folds"]) else []
     took = "" if r["minutes"] is None else f" {r['minutes']:.0f} min."
     return (f"- {r['dataset']}: **{r['verdict']}**. {'; '.join([r['words'], *beside])}."
             + (took if r["verdict"] != NONE else ""))
@@ -135,8 +136,9 @@ def datasets_table(reports: dict) -> pd.DataFrame:  # dataset → notebook → j
     return pd.DataFrame(rows).set_index("dataset")
 
 # %% ../../nbs/studies/front.ipynb #2893847d
-MARKS = ("NDCG@10 among the test items, means over ten cold folds. A star: `best` is told to rank better than the model "
-         "in this cell; a minus: worse; no sign: within 10 %, or open. "
+MARKS = ("NDCG@10 among the test items, means over ten cold folds. "
+         "A star: `best` is told to rank better than the model in this cell; a minus: worse; "
+         "no sign: within 10 %, or open. "
          "The first row of a dataset gives every model two modalities, as far as they are here, "
          "the second every column of an item's first day. "
          "What the second has over the first is the columns', and no model's.")
@@ -161,7 +163,8 @@ def peers_part(reports: dict) -> list[str]:  # dataset → peers.json
             "Bold: told to rank better than `mamex/tuned`, with Holm's correction.",
             markdown_table(overview_table(reports)), "![differences](peers.png)",
             "Each peer minus `mamex/tuned`: right of the dashed line it ranks better.",
-            f"Searches, costs, and how near each peer is to its code: {', '.join(f'[{n}]({n}/peers.md)' for n in reports)}."]
+            "Searches, costs, and how near each peer is to its code: "
+            f"{', '.join(f'[{n}]({n}/peers.md)' for n in reports)}."]
 
 # %% ../../nbs/studies/front.ipynb #657d420a
 def index_page(root: Path) -> str:

@@ -88,5 +88,6 @@ def rows(lab: Lab, p) -> Report:
     cost["trained_runs"] += sum(len(s["trials"]) for s in found.values()) * p.search_folds
     card = p.card([runs[RELEASED]], time.time() - began, preset="released", recipe=lab.recipe,
                   search=dict(trials=p.trials, cap_s=p.cap_s, seed=p.search_seed, folds=p.search_folds), **cost)
-    return Report(card, **report, search=found, cost=costs(runs, ev), fidelity={n: FIDELITY[n] for n in found if n in FIDELITY},
+    return Report(card, **report, search=found, cost=costs(runs, ev),
+                  fidelity={n: FIDELITY[n] for n in found if n in FIDELITY},
                   beyond=beyond_all(shown, runs, lab.features, lab.split))

@@ -75,7 +75,8 @@ def fidelity_part(cards: dict) -> list[str]:  # peer → its fidelity card
     "What each peer is here, and what is missing of the published code."
     def said(n, c):
         here, missing = ("; ".join(x.rstrip(".") for x in c[k]) for k in ("here", "missing"))
-        return f"- `{n}` ([{c['repository']}](https://github.com/{c['repository']}), {c['commit']}). Here: {here}. Missing: {missing or 'nothing'}."
+        return (f"- `{n}` ([{c['repository']}](https://github.com/{c['repository']}), {c['commit']}). Here: {here}. "
+                f"Missing: {missing or 'nothing'}.")
     return ["## How near the peers are", "\n".join(said(n, c) for n, c in cards.items())] if cards else []
 
 # %% ../../nbs/studies/peers_page.ipynb #a1b09ea3
@@ -106,10 +107,11 @@ def printed_table(report: dict) -> pd.DataFrame | None:  # None: not one of the 
 
 # %% ../../nbs/studies/peers_page.ipynb #3d188b8d
 PEERS_CAPTIONS = dict(
-    verdicts="Each peer and each floor minus MAMEX as tuned, in per cent of it: right of the dashed line it ranks better. "
-             "Thick: 95 % interval for this catalogue, thin: for new items. "
+    verdicts="Each peer and each floor minus MAMEX as tuned, in per cent of it: "
+             "right of the dashed line it ranks better. Thick: 95 % interval for this catalogue, thin: for new items. "
              "The band is the margin within which a difference does not matter.",
-    beyond="Top 10 of the joint pool, on the first fold. Coverage: share of the cold items that stand in somebody's list. "
+    beyond="Top 10 of the joint pool, on the first fold. "
+           "Coverage: share of the cold items that stand in somebody's list. "
            "Gini: of their exposure, 0 if even. Novelty: bits. "
            "Popularity lift: 1 if the lists are as popular as what users met. "
            "Miscalibration: Jensen-Shannon divergence of head, middle and tail from what each user met, bits. "
@@ -131,7 +133,8 @@ def search_note(report: dict) -> str:
 def search_part(report: dict) -> list[str]:
     "What was searched, and what the choices cost."
     found = report["search"]
-    return ["## The search", search_note(report), markdown_table(search_table(found)), markdown_table(space_table(found)),
+    return ["## The search", search_note(report), markdown_table(search_table(found)),
+            markdown_table(space_table(found)),
             *(f"- `{n}` is missing: {why}" for n, why in report["failed"].items()),
             "## What it costs", "Means over the folds.", markdown_table(cost_table(report["cost"]))]
 

@@ -264,8 +264,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--only", default="", metavar="A,B", help=f"these notebooks alone, of {known}")
     p.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: one a core)")
     p.add_argument("--force", action="store_true", help="also what is up to date")
-    p.add_argument("--budget", default="", metavar="TIME", help="for all runs over folds, as 4h or 90m: says what it will "
-                   "decide, then runs, whole folds at a time")
+    p.add_argument("--budget", default="", metavar="TIME", help="for all runs over folds, as 4h or 90m: "
+                   "says what it will decide, then runs, whole folds at a time")
     p.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                    help="a parameter of the notebooks, as papermill takes it; may be repeated")
     return p

@@ -201,15 +201,16 @@ def page(report: dict) -> str:
     found = f"Best: validation {number(s['best']['value'])} with {best}." if best else "None of them ended well."
     return "\n\n".join([
         f"# Sensitivity: {card['dataset']['name']}", folds_note(card),
-        f"Everything up to the last section looks at validation items only, on {card['sweep_folds']} folds (the sweeps) and "
-        f"{card['search']['folds']} (the search) of a division of the items that no report uses.",
+        f"Everything up to the last section looks at validation items only, "
+        f"on {card['sweep_folds']} folds (the sweeps) and {card['search']['folds']} (the search) "
+        "of a division of the items that no report uses.",
         "## One factor at a time", "`lr` in multiples of the recipe's.",
         markdown_table(factors_table(report["factors"])),
         "![factors](sensitivity_factors.png)\n\n" + CAPTIONS["factors"],
         "## K × k", "![K by k](sensitivity_grid.png)\n\n" + CAPTIONS["grid"],
         *(f"- {r['factor']} = {r['value']}: {r['failed']}" for r in lost),
-        "## All together", f"{len(s['trials'])} trials, {s['informed']} of them drawn by what was known, {bad} of them cut "
-        f"or failed and never chosen. {found}",
+        "## All together", f"{len(s['trials'])} trials, {s['informed']} of them drawn by what was known, "
+        f"{bad} of them cut or failed and never chosen. {found}",
         *([markdown_table(importance_table(s))] if s["importance"] else []),
         "![search](sensitivity_search.png)\n\n" + CAPTIONS["search"],
         evidence_note(report), *family_part(report, "The choice of the search, on the reported folds", "tuned"),

@@ -24,7 +24,8 @@ def code_cells(path: Path) -> list[str]:
 
 # no number of a report depends on them: pages and the index of all reports are made from their json
 BYSTANDERS = ("studies.claims", "studies.front", "studies.overview", "studies.regenerate", "studies.stamps",
-              "studies.budget", "studies.questions", "studies.evidence_page", "studies.best_page", "reports.words", "reports.figures")
+              "studies.budget", "studies.questions", "studies.evidence_page", "studies.best_page", "reports.words",
+              "reports.figures")
 
 def code_stamp(
         notebook: Path,
