@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MISSING_CAPTIONS', 'percent', 'EXPOSURE_COLUMNS', 'ONE_MODALITY', 'SHARED', 'JOINT', 'CURVES', 'TITLES',
-           'WAY_TITLES', 'frame', 'kept', 'draw_curves', 'draw_references', 'full_of', 'curve_title', 'plot_missing',
+           'WAY_TITLES', 'frame', 'kept', 'draw_curves', 'draw_references', 'full_of', 'plot_missing',
            'robust_families', 'way_families', 'draw_ranges', 'plot_exposure', 'plot_alpha_lost', 'plot_real',
            'trainings', 'figures', 'curve_table', 'effects_at', 'mean_text', 'exposure_table', 'alpha_table',
            'real_table', 'real_note', 'exposure_sentence', 'tables', 'figure_text', 'robust_part', 'ways_part',
@@ -28,9 +28,9 @@ MISSING_CAPTIONS = dict(
            "Thick: 95 % interval for this catalogue, thin: for new items; band: no difference that matters.",
     curves="What is left of the intact model's NDCG@10 as test items lose a modality, training complete. "
            "A line that falls slowly is a way that copes. "
-           "Upper row: trained as usual; lower row: with modality dropout. "
+           "Dashed: with modality dropout in training. "
            "Band: 95 % interval of the mask over folds, paired. "
-           "Grey: models trained on one modality alone.",
+           "Thin grey: models trained on one modality alone.",
     trained="The same when the items of training have lost a modality at the same rate as those of test.",
     ways="Each way against the masked gate without dropout, averaged over everything that was lost, and where nothing "
          "is: right of the dashed line it ranks better. "
@@ -60,49 +60,40 @@ def kept(row: dict, what: str = "diff"):  # of `curves`; what: "diff" or "ci95"
 
 # %% ../../nbs/studies/missing_page.ipynb #5b0318b7
 def draw_curves(ax, rows: list[dict], zero: list[dict]):  # rows: of one pattern; zero: where nothing is lost
-    "A line a way, and a band for the mask."
-    for way in dict.fromkeys(r["way"] for r in rows):
-        mine = sorted((r for r in [*zero, *rows] if r["way"] == way and kept(r) is not None), key=lambda r: r["rate"])
-        x, (lw, zorder), col = [100 * r["rate"] for r in mine], (2, 3) if way == "masked" else (1.3, 2), COLOURS[way]
-        ax.plot(x, [kept(r) for r in mine], "o-", ms=3, lw=lw, label=way, color=col, zorder=zorder)
-        if way != "masked": continue
-        ax.fill_between(x, *zip(*(kept(r, "ci95") for r in mine)), alpha=.15, lw=0, color=col)
+    "A line a way, dashed with dropout, and a band for the mask."
+    for n, way, drop in dict.fromkeys((r["label"], r["way"], r["dropout"]) for r in rows):
+        mine = sorted((r for r in [*zero, *rows] if r["label"] == n and kept(r) is not None), key=lambda r: r["rate"])
+        x, lw, col = [100 * r["rate"] for r in mine], 2 if way == "masked" else 1.3, COLOURS[way]
+        ax.plot(x, [kept(r) for r in mine], "--" if drop else "-", lw=lw, label=n, color=col)
+        if n == "masked": ax.fill_between(x, *zip(*(kept(r, "ci95") for r in mine)), alpha=.15, lw=0, color=col)
 
 def draw_references(ax, report: dict):
     "What a model reaches that never saw another modality."
     full = np.mean(report["folds"]["own"][full_of(report)])
     for n, (m, v) in enumerate(report["references"].items()):
-        ax.axhline(100 * v / full, color=".45", ls=("--", ":", "-.")[n % 3], lw=1, label=f"{m} alone")
+        ax.axhline(100 * v / full, color=".45", ls=(":", "-.")[n % 2], lw=1, label=f"{m} alone")
 
 def full_of(report: dict) -> str:
     "The masked model, intact."
     return f"mamex/{report['card']['preset']}"
 
-# %% ../../nbs/studies/missing_page.ipynb #8db687d2
-def curve_title(pattern: str, drop: float) -> str:
-    "What was lost, and whether training dropped modalities."
-    lost = {"either": "one of them", "by kind": "by kind"}.get(pattern, f"{pattern} lost")
-    return f"{lost}{', dropout' if drop else ''}"
-
 # %% ../../nbs/studies/missing_page.ipynb #b05c0bdc
 def plot_missing(report: dict, training: str = "complete"):
-    "What is left against the rate: a column a pattern, a row with and one without dropout."
+    "What is left against the rate, a panel a pattern."
     zero = [r for r in report["curves"] if r["pattern"] == "none"]
     rows = [r for r in report["curves"] if r["training"] == training and r["pattern"] != "none"]
-    patterns, drops = list(dict.fromkeys(r["pattern"] for r in rows)), sorted({r["dropout"] for r in rows})
-    size = max(2.3 * len(patterns), 3.2) + .6, 2.2 * len(drops) + .5
-    fig, axs = plt.subplots(len(drops), len(patterns), figsize=size, sharex=True, sharey=True, squeeze=False)
-    for line, drop in zip(axs, drops):
-        for ax, pattern in zip(line, patterns):
-            of = lambda rs, **k: [r for r in rs if r["dropout"] == drop and all(r[a] == b for a, b in k.items())]
-            draw_curves(ax, of(rows, pattern=pattern), of(zero))
-            draw_references(ax, report)
-            ax.set_title(curve_title(pattern, drop))
-        line[0].set_ylabel("NDCG@10, % of intact")
-    for ax in axs[-1]: ax.set_xlabel("items that lost it (%)")
+    patterns = list(dict.fromkeys(r["pattern"] for r in rows))
+    size = max(2.1 * len(patterns), 3.2) + .6, 2.8
+    fig, axs = plt.subplots(1, len(patterns), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, pattern in zip(axs[0], patterns):
+        draw_curves(ax, [r for r in rows if r["pattern"] == pattern], zero)
+        draw_references(ax, report)
+        lost = {"either": "one of them lost", "by kind": "lost by kind"}.get(pattern, f"{pattern} lost")
+        ax.set(title=lost, xlabel="items that lost it (%)")
+    axs[0, 0].set_ylabel("NDCG@10, % of intact")
     fig.tight_layout()
     known = {n: h for ax in axs.flat for h, n in zip(*ax.get_legend_handles_labels())}
-    fig.legend(known.values(), known, loc="upper center", bbox_to_anchor=(.5, 0), ncols=4)
+    fig.legend(known.values(), known, loc="upper center", bbox_to_anchor=(.5, 0), ncols=5)
     return fig
 
 # %% ../../nbs/studies/missing_page.ipynb #02634a63
