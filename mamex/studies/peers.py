@@ -15,7 +15,7 @@ from ..protocol.exposure import agreement, exposure
 from ..protocol.splits import Split
 from ..protocol.runs import Run
 from ..rivals.floors import oracle_popularity
-from ..rivals.peers import FIDELITY
+from ..rivals.peers import EXTRA, FIDELITY, PEERS
 from ..reports.files import Report
 from ..trainer import fit, preset
 from .evidence import Arm, Evidence, Family, floor_arms, folds_lab, gather_for
@@ -38,10 +38,10 @@ def finalists(
 # %% ../../nbs/studies/peers.ipynb #cd4cbc85
 def families_of(arms: dict, lines: list) -> dict:  # lines: names of the floors
     "Peers and floors against MAMEX as tuned, peers against MAMEX as released, everybody against the solved model."
-    peers = [n for n in arms if n not in (*lines, BEST, TUNED, RELEASED)]
+    peers, plain = ([n for n in arms if n in known] for known in (PEERS, EXTRA))
     main = TUNED if TUNED in arms else RELEASED  # its search may have failed
-    out = dict(peers=Family(main, peers), floors=Family(main, lines), best=Family(BEST, [main, *peers]))
-    return out | (dict(released=Family(RELEASED, [TUNED, *peers])) if main == TUNED else {})
+    out = dict(peers=Family(main, peers), floors=Family(main, [*plain, *lines]), best=Family(BEST, [main, *plain, *peers]))
+    return out | (dict(released=Family(RELEASED, [TUNED, *plain, *peers])) if main == TUNED else {})
 
 # %% ../../nbs/studies/peers.ipynb #89174d52
 def costs(runs: dict[str, Run], ev: Evidence) -> dict:  # runs: name → run of the first fold
