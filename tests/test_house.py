@@ -93,20 +93,26 @@ def test_study_pages_are_the_json(path):
 
 
 def test_index_page_is_made_of_the_reports():
+    from mamex.studies.claims import claim_rows, read_reports
     from mamex.studies.front import claims_page, index_page
+    from mamex.studies.questions import QUESTIONS, question_page
     root = ROOT / "reports"
-    assert REPORTS and (root / "README.md").read_text() == index_page(root) and (root / "claims.md").read_text() == claims_page(root)
+    assert STUDIES and (root / "README.md").read_text() == index_page(root) and (root / "claims.md").read_text() == claims_page(root)
+    assert json.loads((root / "claims.json").read_text()) == claim_rows(root)
+    pages = {q.slug: question_page(q, read_reports(root)) for q in QUESTIONS}
+    assert {p.stem: p.read_text() for p in (root / "questions").glob("*.md")} == pages
+    for p in (root / "questions").glob("*.png"): assert p.stem in pages and p.stat().st_size > 2000
 
 
 def test_the_index_of_the_reports_can_be_read():
     "No table wider than six columns, every link leads somewhere."
     root = ROOT / "reports"
-    for name in ("README.md", "claims.md"):
+    for name in ("README.md", "claims.md", *(f"questions/{p.name}" for p in (root / "questions").glob("*.md"))):
         text = (root / name).read_text(encoding="utf-8")
         assert max((l.count(" | ") + 1 for l in text.splitlines() if l.startswith("|")), default=0) <= 6
         for link in re.findall(r"\]\(([^)\s]+)\)", text):
             file, _, at = link.partition("#")
-            target = (root / file).resolve()
+            target = (root / name).parent.joinpath(file).resolve()
             assert target.is_file(), link
             if at: assert f"\n## " in target.read_text() and at in {slug(h) for h in re.findall(r"^#+ (.+)$", target.read_text(), flags=re.M)}, link
 

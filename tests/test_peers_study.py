@@ -295,3 +295,16 @@ def test_budgets_are_numbers_above_zero(bad):
 def test_notebook_refuses_what_it_does_not_know(bad, sentence, tmp_path):
     with pytest.raises(pm.exceptions.PapermillExecutionError, match=sentence):
         pm.execute_notebook(ROOT / "nbs" / "peers.ipynb", tmp_path / "x.ipynb", bad, progress_bar=False, cwd=str(ROOT / "nbs"))
+
+
+def test_bad_trials_cost_no_informed_ones(monkeypatch):
+    "Cut, failed, or with defaults outside the space: what comes after eight trials is drawn by what is known."
+    space, base, asked = SPACES["mtpr"], search.defaults("mtpr", dict(batch_size=16384)), []
+    assert not search.holds(space, base)
+    was = search.optuna.samplers.TPESampler._sample
+    monkeypatch.setattr(search.optuna.samplers.TPESampler, "_sample", lambda self, *a, **k: (asked.append(1), was(self, *a, **k))[1])
+    trials = []
+    for n in range(12):
+        before = len(asked)
+        trials.append(dict(settings=search.ask(space, base, trials), value=.1 + n / 100, state=["finished", "cut", "failed"][n % 3]))
+        assert (len(asked) > before) == (n >= search.RANDOM), n

@@ -41,7 +41,7 @@ def peer_config(
 FIDELITY = FIDELITY_ABSENT | FIDELITY_ALIGNED | FIDELITY_GRAPHS  # peer → its fidelity card: published, here, missing
 
 # %% ../../nbs/rivals/6_peers.ipynb #d61d5cb9
-_ALL = dict(lr=("log", 3e-4, 1e-2), dim=("choice", [32, 64, 128]), negatives=("choice", ["all", "warm"]))
+_ALL = dict(lr=("log", 1e-3, 3e-2), dim=("choice", [32, 64, 128]), negatives=("choice", ["all", "warm"]))
 SPACES = {  # name → setting → ("log", low, high), ("float", low, high) or ("choice", [values])
     "mamex": _ALL | dict(n_experts=("choice", [4, 6, 8]),
                          top_k=("choice", [2, 3, 4]),

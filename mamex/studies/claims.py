@@ -123,12 +123,12 @@ def more_for_gate(aucs: list, most: int = 10_000) -> int | None:  # aucs: float 
 
 # %% ../../nbs/studies/claims.ipynb #a294d96c
 def gate_decides(report) -> Finding:
-    "Does α tell what is worth nothing (by construction), and where the truth is known, what is informative?"
+    "Does α tell what is informative where the truth was planted, or else what is worth nothing by construction?"
     least = report["insight"]["least"][f"mamex/{report['card']['preset']}"]
     auc = {m: x["all"] for m, x in (report["insight"]["auc"] or {}).items() if x["all"]}
     words = f"sd of α over the items {least['alpha_sd']:.2f}" + "".join(
         f"; AUC of α for informative {m}s {a['auc']:.2f} {interval(a['ci95'])}" for m, a in auc.items())
-    if worth := report.get("worth"): return by_worth(worth, words)
+    if not auc and (worth := report.get("worth")): return by_worth(worth, words)
     if not auc: return Finding(OPEN, words + "; which modality is informative is not known here, and no fold tells it",
                                needs=10)
     lows, highs = ([a["ci95"][k] for a in auc.values()] for k in (0, 1))

@@ -40,7 +40,8 @@ def families_of(arms: dict, lines: list) -> dict:  # lines: names of the floors
     "Peers and floors against MAMEX as tuned, peers against MAMEX as released, everybody against the solved model."
     peers, plain = ([n for n in arms if n in known] for known in (PEERS, EXTRA))
     main = TUNED if TUNED in arms else RELEASED  # its search may have failed
-    out = dict(peers=Family(main, peers), floors=Family(main, [*plain, *lines]), best=Family(BEST, [main, *plain, *peers]))
+    out = dict(peers=Family(main, peers), floors=Family(main, [*plain, *lines]),
+               best=Family(BEST, [main, *plain, *peers]))
     return out | (dict(released=Family(RELEASED, [TUNED, *plain, *peers])) if main == TUNED else {})
 
 # %% ../../nbs/studies/peers.ipynb #89174d52

@@ -67,16 +67,16 @@ INFORMED = 12  # trials after them, at least
 
 # %% ../../nbs/studies/search.ipynb #907fdb0d
 def replayed(space: dict, base, trials: list[dict], seed: int = 0):  # an optuna study
-    "The study after some trials; failed ones and ones that were cut are told as such."
-    sampler = optuna.samplers.TPESampler(seed=1000 * seed + len(trials), n_startup_trials=RANDOM)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    "The study after some trials; those that failed or were cut count as the worst there is."
     default = {k: getattr(base, k) for k in space} if holds(space, base) else {}
+    by_chance = RANDOM if default else RANDOM - 1  # of those that it is told
+    sampler = optuna.samplers.TPESampler(seed=1000 * seed + len(trials), n_startup_trials=by_chance)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     for t in trials:
         if not (known := t["settings"] or default): continue
         study.enqueue_trial(known)
         draw(trial := study.ask(), space)
-        fail = None if t["state"] == "finished" else optuna.trial.TrialState.FAIL
-        study.tell(trial, None if fail else t["value"], fail)
+        study.tell(trial, t["value"] if t["state"] == "finished" else 0.)
     return study
 
 def ask(space: dict, base, trials: list[dict], seed: int = 0) -> dict:  # trials: those before; settings
