@@ -8,11 +8,12 @@ __all__ = ['TWO', 'FLOORS', 'HEADS', 'BEST_CAPTIONS', 'SAYS', 'views_told', 'see
            'headline']
 
 # %% ../../nbs/studies/best_page.ipynb #79c037fe
-import matplotlib.pyplot as plt, numpy as np, pandas as pd
+import matplotlib.pyplot as plt, pandas as pd
 from ..reports.cards import card_table, folds_note
 from ..reports.figures import quiet
 from ..reports.words import markdown_table, number
-from .evidence_page import evidence_note, family_part, interval, plot_verdicts, verdict_table
+from .evidence_page import (evidence_note, family_part, interval, mean_of, plot_verdicts,
+                                         verdict_table)
 
 # %% ../../nbs/studies/best_page.ipynb #537a0182
 TWO = ", two"  # ends the names of models on the two modalities
@@ -39,9 +40,9 @@ def ladder_table(report: dict) -> pd.DataFrame:
     "A rung a row: what changes, its mean, and what it gains over the one before."
     rows, first = report["verdicts"]["ladder"], report["reference"]["ladder"]
     out = [{"rung": first, "what changes": report["card"]["rungs"][0],
-            "NDCG@10": number(np.mean(report["folds"]["own"][first]))}]
+            "NDCG@10": number(mean_of(report, first))}]
     for what, (n, r) in zip(report["card"]["rungs"][1:], rows.items()):
-        out.append({"rung": n, "what changes": what, "NDCG@10": number(r["base"] + r["diff"]),
+        out.append({"rung": n, "what changes": what, "NDCG@10": number(mean_of(report, n)),
                     "gain": f"{r['diff']:+.4f} {interval(r['ci95'])}", "verdict": r["verdict"]})
     return pd.DataFrame(out).fillna("").set_index("rung")
 
@@ -49,12 +50,11 @@ def ladder_table(report: dict) -> pd.DataFrame:
 def plot_ladder(report: dict):
     "The ladder, bottom rung at the top; a whisker is the interval of the gain over the rung before."
     rows, first = report["verdicts"]["ladder"], report["reference"]["ladder"]
-    steps = [(first, np.mean(report["folds"]["own"][first]), None),
-             *((n, r["base"] + r["diff"], r) for n, r in rows.items())]
+    steps = [(first, mean_of(report, first), None), *((n, mean_of(report, n), r) for n, r in rows.items())]
     fig, ax = plt.subplots(figsize=(7, .36 * len(steps) + .9))
     for y, (_, mean, r) in enumerate(steps):
         ax.barh(y, mean, color="C1" if r and r["verdict"] == "better" else "C0")
-        if r: ax.plot([r["base"] + x for x in r["ci95"]], [y, y], color=".2", lw=1.4)
+        if r: ax.plot([mean - r["diff"] + x for x in r["ci95"]], [y, y], color=".2", lw=1.4)
     ax.set(yticks=range(len(steps)), yticklabels=[n for n, *_ in steps], ylim=(len(steps) - .5, -.5),
            xlabel="NDCG@10, own pool")
     fig.tight_layout()
@@ -80,7 +80,7 @@ BEST_CAPTIONS = dict(
 def strongest(report: dict, view: str) -> str | None:
     "The floor with the highest mean on these inputs."
     names = [n for n in report["verdicts"][view] if n.startswith(FLOORS)]
-    return max(names, key=lambda n: np.mean(report["folds"]["own"][n]), default=None)
+    return max(names, key=lambda n: mean_of(report, n), default=None)
 
 # %% ../../nbs/studies/best_page.ipynb #bc541dd4
 SAYS = dict(worse="ranks better than", better="ranks worse than", same="ranks as well as",
@@ -123,7 +123,7 @@ def headline_row(name: str, report: dict, view: str) -> dict:
     "`released`, the strongest floor and `best` of a dataset, all on the same inputs."
     best, columns, rows = report["reference"][view], seen_of(report["card"], view), report["verdicts"][view]
     mark = lambda n: {"worse": " *", "better": " −"}.get(rows[n]["verdict"], "")
-    mean = lambda n: number(np.mean(report["folds"]["own"][n]))
+    mean = lambda n: number(mean_of(report, n))
     old, floor = next((n for n in rows if n.startswith("mamex/released")), None), strongest(report, view)
     return {"dataset": name, "inputs": ", ".join(columns) if len(columns) < 3 else f"{len(columns)} columns",
             "`best`": mean(best),

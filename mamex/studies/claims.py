@@ -53,7 +53,7 @@ def of_row(row: dict,
           ) -> Finding:
     "What a row says of a claim."
     told = {"better": {1: HOLDS, -1: FAILS}[side], "worse": {1: FAILS, -1: HOLDS}[side], "same": same, "open": OPEN}
-    share = f"{row['diff'] / row['base']:+.0%} of {row['base']:.4f}" if row["base"] else f"{row['diff']:+.4f}"
+    share = f"{row['diff'] / row['base']:+.0%} of its NDCG@10" if row["base"] else f"{row['diff']:+.4f}"
     return Finding(told[row["verdict"]], f"{words}: {share}, {interval(row['ci95'])}", row["diff"], row["ci95"],
                    row["new_items"], row["folds"], row["needs"])
 

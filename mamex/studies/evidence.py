@@ -63,6 +63,7 @@ class Evidence:
     failed: dict = field(default_factory=dict)    # arm → what went wrong
     verdicts: dict = field(default_factory=dict)  # family → arm → what `decide` says
     seconds: float = 0.                           # of all training, whenever it was done
+    division: int = 0                             # folds of one permutation
 
     def values(self, arm: str, pool="own", metric="ndcg@10", value="mean") -> np.ndarray:  # float [n_folds]
         return np.array([o.value(pool, metric, value) for o in self.outcomes[arm]])
@@ -155,9 +156,8 @@ def gather(arms: dict,        # name → `Arm`
     "Run, look, and run on where something is open."
     if permutations not in LOOKS:
         raise UsageError(f"permutations is {permutations}; a study looks after {', '.join(map(str, LOOKS))}: take one")
-    ev, ends = Evidence(families), time.time() + budget_h * 3600 if budget_h else np.inf
-    looks, done, ran, todo = LOOKS[:LOOKS.index(permutations) + 1], 0, 0, arms
-    splits = folds(0)
+    looks, done, ran, todo, splits = LOOKS[:LOOKS.index(permutations) + 1], 0, 0, arms, folds(0)
+    ev, ends = Evidence(families, division=len(splits)), time.time() + budget_h * 3600 if budget_h else np.inf
     with progress_bar(len(arms) * len(splits) * permutations, "runs", progress) as bar:
         for look, until in enumerate(looks):
             for p in range(done, until):
@@ -191,7 +191,8 @@ def report(self: Evidence) -> dict:
     share = lambda outs: float(np.mean([o.facts["converged"] for o in outs]))
     beside = {f"{pool}, {value}": {n: self.compare(f, pool=pool, value=value) for n, f in self.families.items()}
               for pool, value in (("joint", "mean"), ("own", "own"))}
-    return dict(endpoint=ENDPOINT, folds={p: {a: self.values(a, p).tolist() for a in self.outcomes} for p in POOLS},
+    return dict(endpoint=ENDPOINT, division=self.division,
+                folds={p: {a: self.values(a, p).tolist() for a in self.outcomes} for p in POOLS},
                 reference={n: f.reference for n, f in self.families.items()}, verdicts=self.verdicts, beside=beside,
                 means=self.means(), converged={a: share(o) for a, o in self.outcomes.items()}, failed=self.failed,
                 fold_epochs={a: [o.facts["epochs"] for o in outs] for a, outs in self.outcomes.items()

@@ -50,7 +50,7 @@ def plot_front(reports: dict):  # dataset → best.json
         old = next((n for n in r["verdicts"]["each"] if n.startswith("mamex/released")), None)
         for y, n in enumerate((r["reference"]["each"], strongest(r, "each"), old)):
             if n is None or r["converged"][n] < 1: continue
-            v, colour = np.array(r["folds"]["own"][n]), "C1" if y == 0 else "C0"
+            v, colour = np.array(r["folds"]["own"][n][:r.get("division") or None]), "C1" if y == 0 else "C0"
             ax.plot(fold_interval(v), [y, y], color=colour, lw=2)
             ax.plot(v.mean(), y, "o", color=colour, ms=5)
         ax.margins(x=.1)

@@ -6,10 +6,10 @@
 __all__ = ['in_order', 'plot_over_datasets', 'overview_table']
 
 # %% ../../nbs/studies/overview.ipynb #d74b4944
-import matplotlib.pyplot as plt, numpy as np, pandas as pd
+import matplotlib.pyplot as plt, pandas as pd
 from ..rivals.peers import EXTRA, PEERS
 from ..reports.words import number
-from .evidence_page import draw_rows
+from .evidence_page import draw_rows, mean_of
 
 # %% ../../nbs/studies/overview.ipynb #f224ec7c
 def in_order(names: list[str]) -> list[str]:  # of models, as they are met
@@ -36,7 +36,7 @@ def overview_table(reports: dict) -> pd.DataFrame:  # dataset → peers.json
     def cell(r, n):
         if n not in r["folds"]["own"]: return "–"
         row = {**r["verdicts"]["floors"], **r["verdicts"]["peers"]}.get(n)
-        x = number(np.mean(r["folds"]["own"][n]))
+        x = number(mean_of(r, n))
         return f"**{x}**" if row and row["verdict"] == "better" else x
     columns = {name: [cell(r, n) for n in names] for name, r in reports.items()}
     return pd.DataFrame(columns, index=pd.Index(names, name="model"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable
 from ..base import write_atomic
 from ..reports.files import save_figure
-from ..reports.words import markdown_table, number
+from ..reports.words import markdown_table
 from .evidence_page import draw_rows, interval, verdict_words
 
 # %% ../../nbs/studies/questions.ipynb #7af41c98
@@ -165,8 +165,8 @@ def answers_table(found: list[tuple]) -> pd.DataFrame:
     "The numbers behind the figure."
     def cells(r):
         if v := r.get("values"): return {"folds": len(v), "least": f"{min(v):.2f}", "mean": f"{np.mean(v):.2f}"}
-        return {"reference": number(r["base"]), "difference": f"{r['diff']:+.4f} {interval(r['ci95'])}",
-                "folds": r["folds"], "verdict": verdict_words(r)}
+        return {"difference": f"{r['diff']:+.4f} {interval(r['ci95'])}",
+                "of the reference": f"{r['diff'] / r['base']:+.0%}" if r["base"] else "", "folds": r["folds"], "verdict": verdict_words(r)}
     return pd.DataFrame([{"dataset": n, "row": label} | cells(r) for n, label, r in found]).set_index("dataset")
 
 def question_page(q: Question, reports: dict) -> str:
