@@ -166,7 +166,8 @@ def answers_table(found: list[tuple]) -> pd.DataFrame:
     def cells(r):
         if v := r.get("values"): return {"folds": len(v), "least": f"{min(v):.2f}", "mean": f"{np.mean(v):.2f}"}
         return {"difference": f"{r['diff']:+.4f} {interval(r['ci95'])}",
-                "of the reference": f"{r['diff'] / r['base']:+.0%}" if r["base"] else "", "folds": r["folds"], "verdict": verdict_words(r)}
+                "of the reference": f"{r['diff'] / r['base']:+.0%}" if r["base"] else "",
+                "folds": r["folds"], "verdict": verdict_words(r)}
     return pd.DataFrame([{"dataset": n, "row": label} | cells(r) for n, label, r in found]).set_index("dataset")
 
 def question_page(q: Question, reports: dict) -> str:
