@@ -132,7 +132,7 @@ def test_problems_are_cut_by_kind_and_counted():
 
 def test_other_folders_are_checked_by_loading(tmp_path):
     a, m = authors(tmp_path/"a"), mmrec(tmp_path/"m")
-    assert {p.level for p in check_folder(a)} <= {"note"} and {p.kind for p in check_folder(m)} == {"never met", "single interaction", "repeated pair"}
+    assert {p.level for p in check_folder(a)} <= {"note"} and {p.kind for p in check_folder(m)} == {"never met", "single interaction", "repeated pair", "twins"}
     np.save(a/"cold_item_index.npy", [99])
     (p,) = check_folder(a)
     assert (p.level, p.file) == ("error", "cold_item_index.npy") and "item numbers" in p.what

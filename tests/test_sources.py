@@ -41,18 +41,18 @@ def tree(folder) -> dict: return {str(p.relative_to(folder)): hashlib.sha256(p.r
 def test_sport_from_nothing_to_a_report(host, world, tmp_path):
     "`-p dataset sport` fetches, parses, trains and reports; the second run asks nobody."
     def run(): return subprocess.run([Path(sys.executable).parent/"papermill", "--no-progress-bar", "nbs/run.ipynb", tmp_path/"o.ipynb", "-p", "dataset", "sport", "-p", "encoder", "tiny",
-                                      "-p", "epochs", "3", "-p", "seeds", "0", "-p", "show_gallery", "False"], cwd=ROOT, capture_output=True, text=True,
+                                      "-p", "epochs", "3", "-p", "seeds", "0", "-p", "folds", "3", "-p", "show_gallery", "False"], cwd=ROOT, capture_output=True, text=True,
                                      env=os.environ | dict(MAMEX_REPORTS=str(tmp_path/"reports")))
     p = run()
     assert p.returncode == 0, (p.stdout + p.stderr)[-3000:]
     r = json.loads((tmp_path/"reports/sport/run.json").read_text())
     assert "McAuley" in r["card"]["dataset"]["citation"] and "research" in r["card"]["dataset"]["licence"]
     assert r["card"]["dataset"]["pictures"] == world[1] and r["card"]["features"]["counts"]["image"]["present"] == world[1]["ok"]
-    assert "McAuley" in (tmp_path/"reports/sport/run.md").read_text() and r["test"]["mamex/released"]
+    assert "McAuley" in (tmp_path/"reports/sport/run.md").read_text() and r["paper_split"]["test"]["mamex/released"]
     asked, host.files = len(host.asked), {}
     p = run()
     assert p.returncode == 0 and len(host.asked) == asked
-    assert json.loads((tmp_path/"reports/sport/run.json").read_text())["test"] == r["test"]
+    assert json.loads((tmp_path/"reports/sport/run.json").read_text())["paper_split"] == r["paper_split"]
 
 
 def test_the_folder(host, world):

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 import numpy as np, pandas as pd, pytest, torch
 from scipy import stats
 from hypothesis import given, settings, strategies as st
-from mamex.studies import ablations, audit, best, claims, sensitivity
+from mamex.studies import ablations, audit, best, claims, peers_page, sensitivity
 from mamex.adapters import DESIGNS, Adapters
 from mamex.base import UsageError
 from mamex.datasets.folders import load_dataset, save_dataset

@@ -134,4 +134,5 @@ def headline_row(name: str, report: dict, view: str) -> dict:
 def headline(reports: dict) -> pd.DataFrame:  # dataset → best.json
     "NDCG@10 on equal inputs: a row a dataset on the two modalities, then a row a dataset on every column."
     rows = [headline_row(n, r, v) for v in ("two", "each") for n, r in reports.items() if v in views_told(r)]
-    return pd.DataFrame(rows).set_index("dataset")
+    columns = ["dataset", "inputs", "`best`", "strongest floor", "`released`"]
+    return pd.DataFrame(rows, columns=columns).set_index("dataset")

@@ -91,6 +91,7 @@ def finding_line(r: dict) -> str:
     return (f"- {r['dataset']}: **{r['verdict']}**. {'; '.join([r['words'], *beside])}."
             + (took if r["verdict"] != NONE else ""))
 
+# %% ../../nbs/studies/front.ipynb #9111ccf0
 def claim_part(claim, rows: list[dict]) -> str:
     "A claim with a line a dataset; toy, which tests the instruments, last."
     mine = [r for r in rows if r["claim"] == claim.text]
@@ -111,6 +112,7 @@ def shares_table(rows: list[dict], reports: dict) -> pd.DataFrame:  # reports: d
            for n, (k, m) in shares(rows).items()]
     return pd.DataFrame(out).set_index("dataset")
 
+# %% ../../nbs/studies/front.ipynb #70cc06c1
 def claims_page(root: Path) -> str:
     "`reports/claims.md`: what was found about each claim, from the json files under `root`."
     rows = claim_rows(root)
@@ -151,10 +153,12 @@ def best_part(reports: dict) -> list[str]:  # dataset → best.json
             "![best beside the strongest floor](best.png)",
             f"Intervals, the joint pool, and the ladder from `released` to `best`: {links}."]
 
+# %% ../../nbs/studies/front.ipynb #6f8eaccf
 def speed_part(reports: dict) -> list[str]:  # dataset → notebook → json
     "The race of an epoch; nothing where there is no report."
     return ["## Speed", fast_part(reports)] if any("speed" in r for r in reports.values()) else []
 
+# %% ../../nbs/studies/front.ipynb #5477bd1b
 def peers_part(reports: dict) -> list[str]:  # dataset → peers.json
     "Table 1 over the datasets; nothing where no report compares over folds."
     if not reports: return []
@@ -178,6 +182,7 @@ def index_page(root: Path) -> str:
         *best_part(over_folds(reports, "best")), *peers_part(over_folds(reports, "peers")), *speed_part(reports),
         *(["## Datasets", markdown_table(datasets_table(reports))] if reports else [])]) + "\n"
 
+# %% ../../nbs/studies/front.ipynb #5f41f7c5
 def write_index(root: Path | None = None):  # None: the folder of all reports
     "Write `README.md`, `claims.md`, `claims.json`, the pages of the questions, and their figures."
     root = root or reports_root()

@@ -32,8 +32,10 @@ class Question:
     @property
     def slug(self): return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
+# %% ../../nbs/studies/questions.ipynb #c2934f95
 ENDS = dict(better="better on", worse="worse on", same="equally well on")
 
+# %% ../../nbs/studies/questions.ipynb #4c6392d0
 def family(name: str, *labels: str) -> Callable:
     "Rows of a family by name; without names all of them."
     def rows(report):
@@ -47,6 +49,7 @@ def strongest_floor(report: dict) -> dict:
     rows = report.get("verdicts", {}).get("floors", {})
     return {"the strongest floor": max(rows.values(), key=lambda r: r["diff"])} if rows else {}
 
+# %% ../../nbs/studies/questions.ipynb #2bbce02a
 def alone_or_both(report: dict) -> dict:
     "Each modality alone against both, and the text against the picture."
     direct = family("text against image")(report)
@@ -132,6 +135,7 @@ def answers(q: Question, reports: dict) -> list[tuple]:  # reports: dataset → 
     return [(n, label, r) for n in names if q.notebook in reports[n]
             for label, r in q.rows(reports[n][q.notebook]).items()]
 
+# %% ../../nbs/studies/questions.ipynb #2d492bc1
 def sentence(q: Question, found: list[tuple]) -> str:  # found: of `answers`
     "What the real datasets say."
     real, parts = [x for x in found if x[0] != "toy"], []
@@ -170,6 +174,7 @@ def answers_table(found: list[tuple]) -> pd.DataFrame:
                 "folds": r["folds"], "verdict": verdict_words(r)}
     return pd.DataFrame([{"dataset": n, "row": label} | cells(r) for n, label, r in found]).set_index("dataset")
 
+# %% ../../nbs/studies/questions.ipynb #8f2b236d
 def question_page(q: Question, reports: dict) -> str:
     "The page of one question."
     found = answers(q, reports)
@@ -186,6 +191,7 @@ def questions_table(reports: dict) -> pd.DataFrame:
              "answer": sentence(q, answers(q, reports))} for q in QUESTIONS]
     return pd.DataFrame(rows).set_index("")
 
+# %% ../../nbs/studies/questions.ipynb #30265320
 def write_questions(root: Path, reports: dict):
     "The nine pages with their figures."
     (root / "questions").mkdir(exist_ok=True)
