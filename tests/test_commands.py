@@ -161,7 +161,7 @@ def small_shop(to: Path):
 
 def small_datasets(to: Path):
     "The sets that pages name, with the columns that they have; released in one of five years, met at some time."
-    rng, base = np.random.default_rng(0), toy(n_users=120, n_items=60)  # enough who come back for every window
+    rng, base = np.random.default_rng(0), toy(n_users=400, n_items=150)  # enough who come back for every window
     years = pd.array(rng.integers(1995, 2000, len(base.items)), dtype="Int32")
     words = lambda *w: rng.choice(w, len(base.items))
     films = base.items.assign(genres=words("Drama", "Comedy"), released=years)

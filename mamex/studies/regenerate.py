@@ -17,7 +17,7 @@ from ..base import UsageError, cache_dir, project_root, write_atomic
 from ..datasets.core import Dataset
 from ..datasets.fetch.sources import load_or_fetch
 from ..vectors.choose import choose_encoder, named_columns
-from ..protocol.windows import launches
+from ..protocol.windows import launches, rolling
 from ..reports.cards import git_commit
 from ..reports.files import report_folder, reports_root
 from ..reports.parameters import check_columns
@@ -38,11 +38,15 @@ def settled_encoder(ds: Dataset,
     return ("auto" if name in ("ready", "tiny") else name), why
 
 # %% ../../nbs/studies/regenerate.ipynb #5920e8e3
+class _Enough(Exception): "Windows ask enough users, and vectors would be next."
+
+def _vectors(): raise _Enough
+
 def not_for(ds: Dataset) -> dict[str, str]:  # notebook → why it is left out unless asked for by name
-    "The reports that a dataset cannot carry."
-    try: launches(ds)
+    "The reports that a dataset cannot carry: without times, or with too few users on both sides of a cut."
+    try: rolling(ds, _vectors, *launches(ds), k=5)
+    except _Enough: return {}
     except UsageError as e: return {"temporal_coldstart": str(e)}
-    return {}
 
 # %% ../../nbs/studies/regenerate.ipynb #23db099a
 @dataclass
