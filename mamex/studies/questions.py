@@ -114,7 +114,9 @@ QUESTIONS = [
              "Half of the new items lose their picture, or their text, when they are ranked; training saw them all.",
              "missing_modality", family("missing"),
              {"without image": "if half of the new items lose their picture, the ranking gets",
-              "without text": "if half lose their text, it gets"},
+              "without text": "if half lose their text, it gets",
+              "without title": "if half of the new items lose their title, the ranking gets",
+              "without description": "if half lose their description, it gets"},
              dict(better="better on", worse="worse on", same="no worse than by a tenth on")),
     Question("open question", "Experts that see time",
              "Routers and gate are told an item's age and the season; "
