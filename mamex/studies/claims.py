@@ -278,7 +278,8 @@ def claim_row(claim: Claim, dataset: str, reports: dict, root: Path) -> dict:
 def claim_rows(root: Path) -> list[dict]:
     "One row a claim and dataset; one row a claim about the print."
     every, out = read_reports(root), []
-    if every.keys() & CONTENT: every = {n: every.get(n, {}) for n in sorted({*every, *CONTENT})}  # all of them have rows
+    if every.keys() & CONTENT:  # all published sets have rows
+        every = {n: every.get(n, {}) for n in sorted({*every, *CONTENT})}
     for c in CLAIMS:
         names = list(every)
         if c.once: names = [n for n in names if c.notebook in every[n]][:1]
