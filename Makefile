@@ -19,14 +19,14 @@ SAY    := /^ *(Collecting|Processing) / { if (++n % 10 == 0) print "  " n " pack
 # where `make run` writes; git ignores out/, so that the reports that are committed stay as they are
 OUT    ?= out
 
-.PHONY: run reports test notebooks setup export readme clean
+.PHONY: run reports test notebooks setup export readme book clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt ipython_kernel_config.py
 	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing the packages of constraints.txt into $(VENV): 2 to 5 minutes, 2 GB"
-	@set -o pipefail; $(PIP) install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev,offline]' | awk '$(SAY)'
+	@set -o pipefail; $(PIP) install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev,offline,book]' | awk '$(SAY)'
 	@mkdir -p $(VENV)/etc/ipython && cp ipython_kernel_config.py $(VENV)/etc/ipython/
 	@touch $@
 
@@ -62,5 +62,8 @@ export: setup  ## after editing a notebook: module, clean notebooks, README.md
 readme: setup
 	$(BIN)/python tests/readme.py README.md
 
+book: setup  ## notebooks, reports and reference as a static site in _book/; three minutes, no network
+	$(QUIET) $(BIN)/python book/build.py
+
 clean:
-	rm -rf $(VENV) build out *.egg-info .pytest_cache .coverage
+	rm -rf $(VENV) build _book out *.egg-info .pytest_cache .coverage

@@ -12,6 +12,6 @@ setup(
     author=s["author"], author_email=s["author_email"],
     long_description=open("README.md", encoding="utf-8").read(), long_description_content_type="text/markdown",
     install_requires=split("requirements"),
-    extras_require={"dev": split("dev_requirements"), "offline": split("offline_requirements")},
+    extras_require={k.removesuffix("_requirements"): split(k) for k in s if k.endswith("_requirements")},
     entry_points={"console_scripts": split("console_scripts")},
 )

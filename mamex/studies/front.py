@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt, numpy as np
 import pandas as pd
 from ..base import write_atomic
 from ..protocol.intervals import fold_interval
+from ..reports.drawing import write_drawing
 from ..reports.files import reports_root, save_figure
 from ..reports.words import markdown_table
 from .best_page import headline, strongest, views_told
@@ -184,13 +185,14 @@ def index_page(root: Path) -> str:
 
 # %% ../../nbs/studies/front.ipynb #5f41f7c5
 def write_index(root: Path | None = None):  # None: the folder of all reports
-    "Write `README.md`, `claims.md`, `claims.json`, the pages of the questions, and their figures."
+    "Write `README.md`, `claims.md`, `claims.json`, the pages of the questions, the figures, the drawing."
     root = root or reports_root()
     write_atomic(root / "README.md", index_page(root))
     write_atomic(root / "claims.md", claims_page(root))
     write_atomic(root / "claims.json", json.dumps(claim_rows(root), indent=1, ensure_ascii=False) + "\n")
     reports = read_reports(root)
     write_questions(root, reports)
+    write_drawing(root)
     drawn = dict(best=plot_front, peers=plot_over_datasets)
     for name, plot in drawn.items():
         if not (found := over_folds(reports, name)): continue
