@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'LIKE', 'READING', 'opt', 'command', 'add_word', 'parser', 'pairs', 'typed', 'typed_settings',
            'import_command', 'check_command', 'fetch_command', 'fit_command', 'on_screen', 'recommend_command',
-           'column_notes', 'some', 'left_out_notes', 'add_command', 'explain_command', 'reports_parser',
-           'reports_command', 'main', 'as_typed', 'closed_pipe']
+           'add_command', 'explain_command', 'tour_command', 'reports_parser', 'reports_command', 'main', 'as_typed',
+           'closed_pipe']
 
 # %% ../nbs/shop/9_cli.ipynb #d3a6844a
 import argparse, os, re, sys, warnings
 import pandas as pd
+from pathlib import Path
 from . import __version__
 from .base import UsageError
 from .datasets.checks.folder import check_folder
@@ -202,12 +203,18 @@ def on_screen(t: pd.DataFrame, most: int = 60) -> str:
          opt("--among", nargs="+", default=["new"], metavar="ITEM",
              help="new (what nobody has met), all, item ids, or several of these"),
          opt("--with-seen", dest="exclude_seen", action="store_false", help="also what the user has met"),
-         opt("--out", help=".csv, .json or .parquet; without: to the screen"))
+         opt("--out", help=".csv, .json or .parquet; without it and --html: to the screen"),
+         opt("--html", metavar="FILE", help="one page with pictures, histories and what speaks for each item"),
+         opt("--pictures", help="for the page: folder or zip archive, files named by product; "
+                                "without: those of the dataset folder, if it is still there"))
 def recommend_command(a) -> int:
     "rank items for users"
     from mamex.recommender.core import LeftOut, Recommender
     from mamex.recommender.histories import read_histories, read_users
+    from mamex.recommender.page import check_html, write_page
     check_ending(a.out)
+    if a.html is not None: check_html(a.html)
+    elif a.pictures is not None: raise UsageError("--pictures are for a page: name it as well, --html page.html.")
     rec, users, said = Recommender.load(a.model), a.users, []
     if a.users_from is not None:
         more, said = read_users(a.users_from)
@@ -217,34 +224,11 @@ def recommend_command(a) -> int:
         warnings.simplefilter("ignore", LeftOut)  # they are said below, whole
         t = rec.recommend(users, a.k, a.among, a.exclude_seen, h)
     if a.out: write_table(t, a.out); print(f"{len(t):,} recommendations for {t['user'].nunique():,} users in {a.out}")
-    elif len(t): print(on_screen(t))
+    elif len(t) and not a.html: print(on_screen(t))
+    if a.html: print(*write_page(a.html, rec, t, a.pictures, h, Path(a.model).absolute().parent), sep="\n")
     sys.stdout.flush()
     print(*said, *t.attrs["said"], sep="\n", end="\n" if said or t.attrs["said"] else "", file=sys.stderr)
     return 0 if t.attrs["complete"] else 3
-
-# %% ../nbs/shop/9_cli.ipynb #a36e8aec
-def column_notes(rec, items) -> list:
-    "Which columns of new items are read, and which are not."
-    has, reads = [c for c in items if c != "item" and not c.startswith("_")], rec.reads()
-    said = [f"columns read: {', '.join(c for c in has if c in reads) or 'none'}"]
-    if no := [c for c in has if c not in reads]: said.append(f"columns not read: {', '.join(no)}")
-    if gone := [c for c in reads if c not in has]:
-        said.append(f"columns that the model reads and this table lacks: {', '.join(gone)}")
-    return said
-
-# %% ../nbs/shop/9_cli.ipynb #6e72987c
-def some(ids: list, n=100) -> str:
-    return ", ".join(map(repr, map(str, ids[:n]))) + (f" and {len(ids) - n:,} more" if len(ids) > n else "")
-
-def left_out_notes(rec) -> list:
-    "Which new items were not added, why, and what to do."
-    known, unread = rec.stayed, [i for i in rec.refused if i not in set(rec.stayed)]
-    said = []
-    if unread:
-        said.append(f"left out, because the model reads nothing of them: {some(unread)}; "
-                    "fill their columns, or give pictures.")
-    if known: said.append(f"left out, because they are known already: {some(known)}; to replace them, say --replace.")
-    return said
 
 # %% ../nbs/shop/9_cli.ipynb #009616de
 @command("add", opt("model", help="folder of a recommender"), opt("products", help="CSV file, one row a new product"),
@@ -252,6 +236,7 @@ def left_out_notes(rec) -> list:
          opt("--replace", action="store_true", help="products that are known already"))
 def add_command(a) -> int:
     "add new items to a recommender"
+    from mamex.recommender.adding import column_notes, left_out_notes
     from mamex.recommender.core import LeftOut, Recommender
     rec, t = Recommender.load(a.model), read_table(a.products, a.delimiter, a.encoding, quoting=a.quoting)
     roles, notes = guess_columns(list(t.rows), "products", pairs(a.columns, "column"), t.rows)
@@ -281,16 +266,28 @@ def add_command(a) -> int:
          opt("--n", type=int, default=5, help="lines of each kind"))
 def explain_command(a) -> int:
     "say what the model makes of an item, and why a user gets it"
-    from mamex.recommender.core import Recommender
+    from mamex.recommender.core import Recommender, _some
     rec, gone = Recommender.load(a.model), []
     rows = rec.rows_of(a.items, gone)
     if not len(rows): rec.rows_of(a.items)  # says so
     print("\n\n".join(str(rec.explain(rec.item_at[r], a.n, a.user, a.history)) for r in rows))
     sys.stdout.flush()
     if gone:
-        print(f"unknown items {some(gone)}: correct the ids, or add them with mamex add{near_hint(gone, rec.item_at)}.",
-              file=sys.stderr)
+        print(f"unknown items {_some(gone, 100)}: correct the ids, or add them with mamex add"
+              f"{near_hint(gone, rec.item_at)}.", file=sys.stderr)
     return 3 if gone else 0
+
+# %% ../nbs/shop/9_cli.ipynb #7c1e90b4
+@command("tour", opt("--to", default="mamex-tour", metavar="FOLDER",
+                     help="is made, with the shop, the recommender and the page in it"),
+         opt("--users", type=int, default=10, metavar="N", help="on the page"),
+         opt("--k", type=int, default=10, help="items for each user"))
+def tour_command(a) -> int:
+    "from nothing to a ranked list with pictures, in under a minute"
+    from mamex.recommender.tour import OWN, tour
+    made = tour(a.to, a.users, a.k, say=lambda line: print(line, flush=True))
+    print(f"the page: {made}", "the same with a shop of your own:", *(f"  {c}" for c in OWN), sep="\n")
+    return 0
 
 # %% ../nbs/shop/9_cli.ipynb #9f3bd00d
 def reports_parser() -> argparse.ArgumentParser:
