@@ -284,6 +284,7 @@ def explain_command(a) -> int:
          opt("--k", type=int, default=10, help="items for each user"))
 def tour_command(a) -> int:
     "from nothing to a ranked list with pictures, in under a minute"
+    print("three steps, less than a minute on a laptop", flush=True)  # torch alone takes seconds to be imported
     from mamex.recommender.tour import OWN, tour
     made = tour(a.to, a.users, a.k, say=lambda line: print(line, flush=True))
     print(f"the page: {made}", "the same with a shop of your own:", *(f"  {c}" for c in OWN), sep="\n")

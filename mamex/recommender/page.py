@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['CONTROL', 'WIDE', 'SMALL', 'HISTORY', 'COLOURS', 'MOST_USERS', 'MOST_CARDS', 'READING', 'POLICY', 'STYLE', 'safe',
            'words', 'thumbnail', 'given_pictures', 'same_shop', 'dataset_of', 'View', 'said_of', 'picture_of', 'near',
-           'met_by', 'some_of', 'latest_of', 'tile', 'mini', 'shares_of', 'weights', 'score_bar', 'neighbours', 'card',
-           'history', 'user_section', 'cut', 'page_head', 'whole', 'no_pictures', 'html_page', 'check_html',
-           'write_page']
+           'met_by', 'some_of', 'latest_of', 'tile', 'mini', 'shares_of', 'score_bar', 'neighbours', 'card', 'history',
+           'user_section', 'cut', 'page_head', 'whole', 'no_pictures', 'html_page', 'check_html', 'write_page']
 
 # %% ../../nbs/shop/page.ipynb #e6f86237
 import base64, datetime, html, io, re
@@ -139,20 +138,20 @@ def latest_of(ds: Dataset | None) -> dict:
     ids = pd.Series(ds.item_ids)[t["item"]].to_numpy()
     return {str(ds.user_ids[u]): list(g) for u, g in pd.Series(ids).groupby(t["user"].to_numpy(), sort=False)}
 
-# %% ../../nbs/shop/page.ipynb #cec40b84
+# %% ../../nbs/shop/page.ipynb #d3366f17
 def tile(view: View, row: int, size: int) -> str:
     "The picture of an item, or its first words in its place."
     said = said_of(view, row)
     if src := picture_of(view, row, size):
         return f'<img src="{src}" alt="{safe("Picture of " + said)}" decoding="async">'
-    first = " ".join(said.split()[:4])
+    first = " ".join(said.split()[:4]) if size > SMALL else said[:1].upper()  # beside a list there is room for a letter
     return f'<div class="tile" aria-hidden="true">{words(first[:32] + "…" * (len(first) > 32))}</div>'
 
-# %% ../../nbs/shop/page.ipynb #6e55433f
+# %% ../../nbs/shop/page.ipynb #fd9fa090
 def mini(view: View, row: int, pictures: bool, aside: str = "") -> str:
     "An item in a short list; `aside` is HTML that follows its title."
     pic = f'<div class="mini">{tile(view, row, SMALL)}</div>' if pictures else ""
-    return f'<li>{pic}<span class="two">{words(said_of(view, row))}{aside}</span></li>'
+    return f'<li>{pic}<span class="two">{words(said_of(view, row))}</span>{aside}</li>'
 
 # %% ../../nbs/shop/page.ipynb #8ec0166c
 COLOURS = 8
@@ -165,13 +164,13 @@ def shares_of(view: View, row: int) -> list:  # (place of the modality, name, sh
     return [(k, m, float(s/total)) for k, (m, s) in enumerate(zip(rec.model.modalities, x))
             if rec.has[row, k]] if total > 0 else []
 
-# %% ../../nbs/shop/page.ipynb #be263d71
+# %% ../../nbs/shop/page.ipynb #eb374fa2
 def weights(view: View, row: int) -> str:
     "The shares of the modalities as a bar with a legend."
     if not (parts := shares_of(view, row)):
         return '<p class="legend">nothing is known of it: ranked as the average item</p>'
     bar = "".join(f'<span class="m{k % COLOURS}" style="width:{100*max(s, 0):.1f}%"></span>' for k, _, s in parts)
-    names = "".join(f'<li><i class="m{k % COLOURS}"></i>{words(m)} {s:.0%}</li>' for k, m, s in parts)
+    names = "".join(f'<li><i class="m{k % COLOURS}"></i>{words(m)} {f'{s:.0%}'.replace('-', '−')}</li>' for k, m, s in parts)
     gone = [m for k, m in enumerate(view.rec.model.modalities) if not view.rec.has[row, k]]
     lacks = f"<li>no {words(', '.join(gone))}</li>" if gone else ""
     return (f'<div><p class="line">Ranked by</p><div class="stack" aria-hidden="true">{bar}</div>'
@@ -184,14 +183,14 @@ def score_bar(score: float, best: float) -> str:  # best: of this user
     return (f'<div><p class="line">Score <b>{score:.4f}</b></p>'
             f'<div class="bar" aria-hidden="true"><span style="width:{width:.1f}%"></span></div></div>')
 
-# %% ../../nbs/shop/page.ipynb #f3bcc0a4
+# %% ../../nbs/shop/page.ipynb #48433544
 def neighbours(view: View, row: int, met, pictures: bool) -> str:
     "The known items that speak for an item; those that the user has met himself are marked."
     rows = near(view, row)
     if not rows: return ""
     own = set() if met is None else set(map(int, met))
-    mark = lambda r: ' <span class="own">· met</span>' if int(r) in own else ""
-    said = "".join(mini(view, r, pictures, f' {c:.2f}{mark(r)}') for r, c in rows)
+    mark = lambda r: '<span class="own">met</span>' if int(r) in own else ""
+    said = "".join(mini(view, r, pictures, f'<span class="cosine">{c:.2f}{mark(r)}</span>') for r, c in rows)
     return f'<div class="near"><p>Nearest known items</p><ul>{said}</ul></div>'
 
 # %% ../../nbs/shop/page.ipynb #f3384202
@@ -221,14 +220,14 @@ def history(view: View, user: str, met, shown, pictures: bool) -> str:
     return (f'<h3>History <span>{", ".join(filter(None, [said, which]))}</span></h3>'
             f'<ul class="history">{listed}</ul>')
 
-# %% ../../nbs/shop/page.ipynb #2a9e55c3
+# %% ../../nbs/shop/page.ipynb #4cde7aee
 def user_section(view: View, n: int, user: str, t: pd.DataFrame, pictures: bool) -> str:  # t: this user's rows
     "History and list of one user."
     rows, met = view.rec.item_at.get_indexer(t["item"]), met_by(view, user)
     hits = sum(str(i) in (view.later or {}).get(user, ()) for i in t["item"])
     said = f"<p>{hits} of these {len(t)} items were chosen later</p>" if view.later is not None else ""
     cards = "".join(card(view, r, row, t["score"].max(), met, pictures) for r, row in zip(t.itertuples(), rows))
-    return (f'<section class="user" id="user-{n}"><header><h2>{words(user)}</h2>{said}</header>'
+    return (f'<section class="user" id="user-{n}"><header><h2>User {words(user)}</h2>{said}</header>'
             f'{history(view, user, met, rows, pictures)}'
             f'<h3>Shown <span>{len(t)} item{"s"*(len(t) != 1)}, the best first</span></h3>'
             f'<ol class="cards">{cards}</ol></section>')
@@ -246,11 +245,11 @@ def cut(t: pd.DataFrame) -> tuple:  # t: as `recommend` gives it; returns the ro
     return rest, (f"This page shows {len(rest):,} of {len(t):,} recommendations, those of the first {len(keep):,} "
                   f"of {len(order):,} users: name some users (--users), or ask for fewer items (--k).")
 
-# %% ../../nbs/shop/page.ipynb #c35cfe5b
+# %% ../../nbs/shop/page.ipynb #a765189a
 READING = (("Score", "the product of the user's vector and the item's; it ranks the items of one user, "
                      "and says nothing between users."),
            ("Ranked by", "the share of each modality in the item's vector, as the gate weighs it; "
-                         "the shares sum to 100 %."),
+                         "the shares sum to 100%, and one below 0 speaks against it."),
            ("Nearest known items", "items that others touched already, and that the model takes for the most similar "
                                    "(cosine, 1 is the same); “met” marks those that this user touched himself."))
 

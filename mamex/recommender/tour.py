@@ -50,7 +50,7 @@ def chosen(t, later: dict, rec: Recommender) -> str:  # t: as `recommend` gives 
     return (f"{hits} of these {len(t)} items were chosen later by whom they are shown to, {hits/max(1, len(t)):.0%}; "
             f"a list drawn at random has {chance:.0%} of them.")
 
-# %% ../../nbs/shop/tour.ipynb #be5a42db
+# %% ../../nbs/shop/tour.ipynb #1dcd4877
 OWN = ("mamex import products.csv clicks.csv --pictures photos --to my-shop",
        "mamex fit my-shop --to model",
        "mamex recommend model --html page.html")
@@ -59,7 +59,8 @@ def tour_page(rec: Recommender, ds: Dataset, later: dict, users: int, k: int) ->
     "The page of the first users of a shop whose tomorrow is known."
     t = rec.recommend(list(rec.user_ids[:users]), k)
     notes = ["A shop made by code: drawn pictures, written texts, planted tastes. "
-             f"Nobody has met {(rec.met == 0).sum()} of its items yet; only these are ranked.", chosen(t, later, rec), *t.attrs["said"]]
+             f"Nobody has met {(rec.met == 0).sum()} of its items yet; only these are ranked.",
+             chosen(t, later, rec), *t.attrs["said"]]
     foot = "The same with a shop of your own:<pre>" + "\n".join(map(safe, OWN)) + "</pre>"
     return html_page(View(rec, ds.images, later=later), t, "A toy shop", notes, foot)
 
