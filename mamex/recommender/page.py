@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CONTROL', 'WIDE', 'SMALL', 'HISTORY', 'COLOURS', 'MOST_USERS', 'MOST_CARDS', 'READING', 'POLICY', 'STYLE', 'safe',
            'words', 'thumbnail', 'given_pictures', 'same_shop', 'dataset_of', 'View', 'said_of', 'picture_of', 'near',
-           'met_by', 'some_of', 'latest_of', 'tile', 'mini', 'shares_of', 'score_bar', 'neighbours', 'card', 'history',
-           'user_section', 'cut', 'page_head', 'whole', 'no_pictures', 'html_page', 'check_html', 'write_page']
+           'met_by', 'some_of', 'latest_of', 'tile', 'mini', 'shares_of', 'percent', 'weights', 'score_bar',
+           'neighbours', 'card', 'history', 'user_section', 'cut', 'page_head', 'whole', 'no_pictures', 'html_page',
+           'check_html', 'write_page']
 
 # %% ../../nbs/shop/page.ipynb #e6f86237
 import base64, datetime, html, io, re
@@ -164,13 +165,15 @@ def shares_of(view: View, row: int) -> list:  # (place of the modality, name, sh
     return [(k, m, float(s/total)) for k, (m, s) in enumerate(zip(rec.model.modalities, x))
             if rec.has[row, k]] if total > 0 else []
 
-# %% ../../nbs/shop/page.ipynb #eb374fa2
+# %% ../../nbs/shop/page.ipynb #54c66f89
+def percent(x: float) -> str: return f"{x:.0%}".replace("-", "−")  # with the sign for minus
+
 def weights(view: View, row: int) -> str:
     "The shares of the modalities as a bar with a legend."
     if not (parts := shares_of(view, row)):
         return '<p class="legend">nothing is known of it: ranked as the average item</p>'
     bar = "".join(f'<span class="m{k % COLOURS}" style="width:{100*max(s, 0):.1f}%"></span>' for k, _, s in parts)
-    names = "".join(f'<li><i class="m{k % COLOURS}"></i>{words(m)} {f'{s:.0%}'.replace('-', '−')}</li>' for k, m, s in parts)
+    names = "".join(f'<li><i class="m{k % COLOURS}"></i>{words(m)} {percent(s)}</li>' for k, m, s in parts)
     gone = [m for k, m in enumerate(view.rec.model.modalities) if not view.rec.has[row, k]]
     lacks = f"<li>no {words(', '.join(gone))}</li>" if gone else ""
     return (f'<div><p class="line">Ranked by</p><div class="stack" aria-hidden="true">{bar}</div>'
