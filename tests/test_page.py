@@ -73,8 +73,7 @@ def shop():
 def rec(shop): return Recommender.fit(shop, "tiny", progress=False)
 
 def renamed(rec, titles=None, items=None, users=None):
-    "The same recommender with other words; an id is never half a character."
-    items, users = (w and w.encode("utf-8", "replace").decode() for w in (items, users))
+    "The same recommender with other words."
     t = rec.items.copy()
     if titles is not None: t["title"] = pd.Series(np.resize(np.array(titles, dtype=object), len(t)), dtype=object)
     if items is not None: t["item"] = [f"{items}{n}" for n in range(len(t))]
@@ -83,7 +82,7 @@ def renamed(rec, titles=None, items=None, users=None):
 
 # ---- words from strangers
 NASTY = ["<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "' onmouseover='alert(1)", "javascript:alert(1)", "../../x", "</style><script>", "]]>", "&lt;b&gt;",
-         "\x00\x08", "\u202egnirts", "日本語 العربية", "<!--", "a" * 400, "   ", "\ud800"]
+         "\x00\x08", "\u202egnirts", "日本語 العربية", "<!--", "a" * 400, "   "]
 
 @pytest.mark.parametrize("word", NASTY)
 def test_words_of_strangers_are_words(rec, shop, word):
@@ -92,6 +91,11 @@ def test_words_of_strangers_are_words(rec, shop, word):
     assert len(p.classed("card")) == 4 and len(p.classed("user")) == 2
     if word in ("<script>alert(1)</script>", "../../x", "&lt;b&gt;", "日本語 العربية", "javascript:alert(1)"):
         assert p.text().count(word) > 10 and any(word in a["alt"] for a in p.all("img"))  # nothing is lost, and nothing is undone twice
+
+
+def test_half_a_character_is_written_all_the_same(rec):
+    "No table holds one, but the name of a folder may."
+    checked(html_page(View(rec), rec.recommend("u0001", 1), name="\ud800", notes=["\udfff"])).text().encode("utf-8")
 
 
 @settings(max_examples=30, deadline=None)
@@ -155,7 +159,7 @@ def test_items_of_which_nothing_is_known(rec):
     t[["title", "description"]] = None
     r = replace(rec, items=t, has=np.zeros_like(rec.has))
     p = checked(html_page(View(r), r.recommend("u0001", 2)))
-    assert "nothing is known of it" in p.text() and "i0044" in p.text() + "i0044" and len(p.classed("card")) == 2 and not p.classed("near")
+    assert "nothing is known of it" in p.text() and len(p.classed("card")) == 2 and not p.classed("near")
 
 
 @pytest.mark.parametrize("d", [1, 3])
