@@ -243,5 +243,7 @@ def left_out_notes(rec) -> list:
     if unread:
         said.append(f"left out, because the model reads nothing of them: {_some(unread, 100)}; "
                     "fill their columns, or give pictures.")
-    if known: said.append(f"left out, because they are known already: {_some(known, 100)}; to replace them, say --replace.")
+    if known:
+        said.append(f"left out, because they are known already: {_some(known, 100)}; "
+                    "to replace them, say --replace.")
     return said
