@@ -124,7 +124,7 @@ def mathjax() -> Path:
 
 def write_static():
     "Style and MathJax: one script and its fonts."
-    static = WORK / "_static"
+    static = WORK / "_assets"
     shutil.copytree(BOOK / "static", static)
     (static / "mathjax").mkdir()
     shutil.copy(mathjax() / "tex-chtml.js", static / "mathjax")

@@ -54,7 +54,7 @@ def describe_figures(nb) -> None:
     for cell in nb.cells:
         if cell.cell_type == "markdown" and plain(cell.source): words = described(cell.source)
         if cell.cell_type != "code": continue
-        if any("image/png" in o.get("data", {}) for o in cell.outputs):
+        if any({"image/png", "image/svg+xml"} & set(o.get("data", {})) for o in cell.outputs):
             cell.metadata.setdefault("mystnb", {})["image"] = {"alt": words or "Figure"}
         for o in cell.outputs:
             html = o.get("data", {}).get("text/html")

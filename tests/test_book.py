@@ -1,5 +1,5 @@
 "The book: built from a checkout without a network, then looked at page by page in a browser, in two widths."
-import functools, http.server, json, re, shutil, subprocess, sys, threading
+import functools, http.server, json, os, re, shutil, subprocess, sys, threading
 from pathlib import Path
 
 import nbformat as nf, pytest
@@ -93,7 +93,8 @@ def test_the_drawing_is_made_by_the_code():
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
     "The whole book, built once for all workers, in a namespace without a network where that is allowed."
-    folder = tmp_path_factory.getbasetemp().parent / "book"
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "book"
     alone = ["unshare", "-rn"] if not subprocess.run("unshare -rn true", shell=True, capture_output=True).returncode else []
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():

@@ -286,13 +286,13 @@ def test_tomorrow_is_taken_away_whole():
 
 @pytest.mark.slow
 def test_a_tour_from_nothing(tmp_path):
-    "In an empty folder, within two minutes; a second one replaces the first, and nothing of others is touched."
+    "In an empty folder, within four minutes, on the busiest machine; a second one replaces the first, and nothing of others is touched."
     start = time.perf_counter()
     done = mamex(tmp_path, "tour", "--users", 4, "--k", 5, limit=300)
     took = time.perf_counter() - start
     page = tmp_path/"mamex-tour"/"page.html"
     assert done.returncode == 0 and str(page) in done.stdout and done.stdout.count("mamex ") >= 3, done.stderr
-    assert took < 120, f"{took:.0f} s"
+    assert took < 240, f"{took:.0f} s"
     p = checked(page.read_text(encoding="utf-8"))
     assert len(p.classed("card")) == 20 and len(p.classed("user")) == 4 and len(p.all("img")) > 60 and "chosen later" in p.text()
     mine = tmp_path/"mamex-tour"/"notes.txt"
