@@ -1,5 +1,5 @@
 "Tests run on two cores, in their own cache and with their own reports, and see real data only through MAMEX_DATA."
-import os, sys, tempfile
+import os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 # before numpy and torch load: spinning OpenMP threads starve whatever runs beside them, and sums come back to the last digit with one
@@ -56,3 +56,16 @@ def pytest_configure(config):
     "In the process that prints; the helpers of xdist stay silent."
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if reporter and not hasattr(config, "workerinput"): config.pluginmanager.register(Files(reporter), "files")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    "The wheel, built from a copy of the checkout."
+    to = tmp_path_factory.mktemp("wheel")
+    src = to / "src"
+    src.mkdir()
+    for name in ("mamex", "README.md", "settings.ini", "setup.py", "pyproject.toml", "LICENSE"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, src / name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "-w", str(to), str(src)], check=True, capture_output=True, text=True)
+    return next(to.glob("mamex-*.whl"))

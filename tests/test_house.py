@@ -68,7 +68,7 @@ def test_constraints_pin_everything_we_ask_for():
 
 def test_environment_installs_through_both():
     text = (ROOT / "environment.yml").read_text()
-    extras = "-e .[dev,offline,book]"
+    extras = "-e .[notebooks,dev,offline,book]"
     assert extras in text and extras.removeprefix("-e ") in (ROOT / "Makefile").read_text()
     assert "-c constraints.txt" in text and f"python>={CFG['min_python']}" in text
 

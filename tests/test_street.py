@@ -87,15 +87,9 @@ def test_the_paper_is_read_in_a_sitting():
     assert sum(len((HOUSE / f"{r}.py").read_text(encoding="utf-8").splitlines()) for r in rooms) <= 950
 
 
-def test_a_wheel_holds_every_wing(tmp_path):
+def test_a_wheel_holds_every_wing(wheel, tmp_path):
     "Built from the checkout and unpacked into an environment that has nothing else of ours."
-    src = tmp_path / "src"
-    src.mkdir()
-    for name in ("mamex", "README.md", "settings.ini", "setup.py", "pyproject.toml", "LICENSE"):
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, src / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(src)], check=True, capture_output=True, text=True)
-    (wheel,) = tmp_path.glob("mamex-*.whl")
     home = tmp_path / "empty"
     venv.create(home, with_pip=False)
     site = next((home / "lib").glob("python*")) / "site-packages"
