@@ -146,7 +146,7 @@ def sentence(q: Question, found: list[tuple]) -> str:  # found: of `answers`
         where = {v: ", ".join(n for n, l, r in real if l == label and r["verdict"] == v) for v in ENDS}
         told = [f"{(q.ends or ENDS)[v]} {names}" for v, names in where.items() if names]
         still = ", ".join(n for n, l, r in real if l == label and r["verdict"] == "open")
-        told += [f"not known yet on {still}"] if still else []
+        told += [f"neither better nor worse for certain on {still}"] if still else []
         parts.append(f"{q.says.get(label, label)} {', '.join(told)}")
     if not parts: return "No report has answered this yet."
     return f"{'; '.join(parts)}."[0].upper() + f"{'; '.join(parts)}."[1:]
