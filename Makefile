@@ -62,7 +62,7 @@ export: setup  ## after editing a notebook: module, clean notebooks, README.md
 readme: setup
 	$(BIN)/python tests/readme.py README.md
 
-book: setup  ## notebooks, reports and reference as a static site in _book/; three minutes, no network
+book: setup  ## notebooks, reports and reference as a static site in _book/; a minute or two, no network
 	$(QUIET) $(BIN)/python book/build.py
 
 clean:

@@ -129,4 +129,4 @@ def test_toy_needs_both_modalities():
 def test_nothing_of_the_real_sets_is_committed():
     tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files", "reports"], capture_output=True, text=True).stdout.split()
     assert not [f for f in tracked if f.endswith(".ipynb") and not f.startswith("reports/toy/")]
-    assert all(Path(f).suffix in (".json", ".md", ".png", ".ipynb") for f in tracked)
+    assert all(Path(f).suffix in (".json", ".md", ".png", ".svg", ".ipynb") for f in tracked)
