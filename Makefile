@@ -19,7 +19,10 @@ SAY    := /^ *(Collecting|Processing) / { if (++n % 10 == 0) print "  " n " pack
 # where `make run` writes; git ignores out/, so that the reports that are committed stay as they are
 OUT    ?= out
 
-.PHONY: run reports test notebooks setup export readme book clean
+# what `make dist` builds with: an environment of its own, since neither torch nor the tests are needed for it
+TOOLS  := build/tools
+
+.PHONY: run reports test notebooks setup export readme book dist clean
 
 setup: $(VENV)/.installed
 
@@ -65,5 +68,13 @@ readme: setup
 book: setup  ## notebooks, reports and reference as a static site in _book/; a minute or two, no network
 	$(QUIET) $(BIN)/python book/build.py
 
+dist:  ## wheel and source distribution in dist/, checked: make dist [TAG=v0.1.0]; the tag has to be the version in settings.ini
+	@$(PYTHON) tests/tag.py $(TAG)
+	@test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt build twine
+	@rm -rf build/dist && $(TOOLS)/bin/python -m build -q --outdir build/dist
+	@$(TOOLS)/bin/twine check --strict build/dist/*
+	@rm -rf dist && mv build/dist dist && echo "Look into dist/:" && ls dist
+
 clean:
-	rm -rf $(VENV) build _book out *.egg-info .pytest_cache .coverage
+	rm -rf $(VENV) build dist _book out *.egg-info .pytest_cache .coverage
