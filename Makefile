@@ -69,7 +69,7 @@ book: setup  ## notebooks, reports and reference as a static site in _book/; a m
 	$(QUIET) $(BIN)/python book/build.py
 
 dist:  ## wheel and source distribution in dist/, checked: make dist [TAG=v0.1.0]; the tag has to be the version in settings.ini
-	@$(PYTHON) tests/tag.py $(TAG)
+	@$(PYTHON) tests/tag.py  # reads TAG from the environment, where make puts it
 	@test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt build twine
 	@rm -rf build/dist && $(TOOLS)/bin/python -m build -q --outdir build/dist
