@@ -22,7 +22,7 @@ OUT    ?= out
 # what `make dist` builds with: an environment of its own, since neither torch nor the tests are needed for it
 TOOLS  := build/tools
 
-.PHONY: run reports test notebooks setup export readme book dist clean
+.PHONY: run reports test notebooks setup export readme index book dist clean
 
 setup: $(VENV)/.installed
 
@@ -64,6 +64,9 @@ export: setup  ## after editing a notebook: module, clean notebooks, README.md
 
 readme: setup
 	$(BIN)/python tests/readme.py README.md
+
+index: setup  ## reports/README.md, claims and questions, from the reports that are there
+	MAMEX_REPORTS=reports $(QUIET) $(BIN)/python -c 'from mamex.studies.front import write_index; write_index()'
 
 book: setup  ## notebooks, reports and reference as a static site in _book/; a minute or two, no network
 	$(QUIET) $(BIN)/python book/build.py

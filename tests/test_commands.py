@@ -1,6 +1,6 @@
 """Every command that a page shows runs as shown.
 
-Pages: README.md, reports/README.md, the markdown of all notebooks, the epilogs of `--help`. Commands: each line of a fence that
+Pages: README.md, CONTRIBUTING.md, reports/claims.md, the markdown of all notebooks, the epilogs of `--help`. Commands: each line of a fence that
 carries no language, and each span of code that starts with a program and has arguments. They run by bash, in order, with a terminal,
 in a copy of the checkout and with an activated .venv, as a reader would run them. What stands in for what cannot be had:
 
@@ -9,7 +9,8 @@ in a copy of the checkout and with an activated .venv, as a reader would run the
   run by tests/test_notebooks.py. `make run` runs the whole of run.ipynb.
 - The publishers' hosts are a host that has nothing (`MAMEX_MIRROR`): a command that needs them has to fail with the sentence that
   names the remedy. No model hub is asked (`HF_HUB_OFFLINE`).
-- `make test`, which is running, and `make reports` with one name after the other say what they would run (`MAKEFLAGS=n`).
+- `make test`, which is running, `make dist`, which loads its tools, and `make reports` with one name after the other say what they
+  would run (`MAKEFLAGS=n`).
 - A command with a placeholder (`mamex check FOLDER`, `make reports dataset=…`) is a form: its words have to be known.
 """
 import functools, json, os, re, select, shlex, shutil, signal, subprocess, sys, time
@@ -43,7 +44,7 @@ class Command:
 @functools.cache
 def pages() -> dict[str, str]:  # name → text
     "README.md and index.ipynb are one page."
-    out = {n: (ROOT / n).read_text(encoding="utf-8") for n in ("README.md", "reports/claims.md")}
+    out = {n: (ROOT / n).read_text(encoding="utf-8") for n in ("README.md", "CONTRIBUTING.md", "reports/claims.md")}
     for p in sorted((ROOT / "nbs").rglob("*.ipynb")):
         if ".ipynb_checkpoints" in p.parts: continue
         out[p.relative_to(ROOT).as_posix()] = "\n\n".join(c.source for c in nbformat.read(p, 4).cells if c.cell_type == "markdown")
@@ -124,7 +125,8 @@ def together(blocks: list, pattern: str) -> list:
 BLOCKS = together(all_blocks(), r"make reports dataset=\w|mamex reports \w")
 COMMANDS = distinct(all_blocks())  # named by the page that shows them first
 ONLY = [c.text for c in COMMANDS if re.match("make reports .*only=", c.text)]
-SAID = {"make test", "make notebooks", *ONLY[1:]}  # make only says what it would run: this very run, and reports that differ in their name
+# make only says what it would run: this very run, what asks a registry, and reports that differ in their name
+SAID = {"make test", "make notebooks", "make dist", *ONLY[1:]}
 WHERE = {c: n for n, (_, lines) in reversed(list(enumerate(BLOCKS))) for c in lines}  # the block in which each runs
 
 
@@ -320,7 +322,7 @@ def test_every_page_is_read():
     "The pages that people start from show commands, and README shows those of the first hour."
     shown = {p for p, _ in BLOCKS}
     papermills = {f"nbs/{n}.ipynb" for n in (*regenerate.NOTEBOOKS, *regenerate.ASIDE)}
-    assert shown >= {"README.md", "reports/claims.md", "nbs/shop/9_cli.ipynb", *papermills} and len(COMMANDS) > 20
+    assert shown >= {"README.md", "CONTRIBUTING.md", "reports/claims.md", "nbs/shop/9_cli.ipynb", *papermills} and len(COMMANDS) > 20
     first = [c.text for c in COMMANDS if c.page == "README.md"]
     assert any("activate" in c for c in first)
     for start in ("make run", "make test", "papermill nbs/run.ipynb", "mamex import", "mamex check", "mamex fit", "mamex recommend", "mamex add", "mamex explain"):
