@@ -71,7 +71,7 @@ index: setup  ## reports/README.md, claims and questions, from the reports that 
 book: setup  ## notebooks, reports and reference as a static site in _book/; a minute or two, no network
 	$(QUIET) $(BIN)/python book/build.py
 
-dist:  ## wheel and source distribution in dist/, checked: make dist [TAG=v0.1.0]; the tag has to be the version in settings.ini
+dist:  ## wheel and source distribution in dist/, checked: make dist [TAG=v0.1.0]; refuses a tag that is another version
 	@$(PYTHON) tests/tag.py  # reads TAG from the environment, where make puts it
 	@test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt build twine

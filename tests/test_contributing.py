@@ -6,7 +6,8 @@ from conftest import ROOT
 
 PAGES = ("CONTRIBUTING.md", "SECURITY.md")
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
-KINDS = {"markdown": {"value"}, "input": {"label"}, "textarea": {"label"}, "dropdown": {"label", "options"}, "checkboxes": {"label", "options"}}
+KINDS = {"markdown": {"value"}, "input": {"label"}, "textarea": {"label"}, "dropdown": {"label", "options"},
+         "checkboxes": {"label", "options"}}  # type of a field → what its attributes need
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -16,7 +17,8 @@ def text(page: str) -> str: return (ROOT / page).read_text(encoding="utf-8")
 def code(page: str) -> list[str]:
     "Spans of code, and the lines of fences."
     shown = text(page)
-    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", shown, flags=re.S)) + "\n".join(re.findall(r"```\w*\n(.*?)```", shown, re.S)).splitlines()
+    fences = re.findall(r"```\w*\n(.*?)```", shown, re.S)
+    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", shown, flags=re.S)) + "\n".join(fences).splitlines()
 
 
 def slug(heading: str) -> str: return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -41,7 +43,8 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_paths_are_there(page):
     "What stands as code and looks like a path; one with a placeholder is a form."
-    named = {w for c in code(page) for w in re.findall(r"[\w.<>/-]+/[\w.<>/-]*|[\w-]+\.(?:ini|txt|md|cff|py)", c) if "<" not in w and not w.startswith(".venv")}
+    looks = r"[\w.<>/-]+/[\w.<>/-]*|[\w-]+\.(?:ini|txt|md|cff|py)"
+    named = {w for c in code(page) for w in re.findall(looks, c) if "<" not in w and not w.startswith(".venv")}
     gone = [w for w in named if not (ROOT / w).exists() and not (ROOT / "nbs" / f"{w}.ipynb").exists()]
     assert not gone and (page != "CONTRIBUTING.md" or {"nbs/studies/", "paper/3_gate", "settings.ini"} <= named), gone
 
@@ -59,7 +62,9 @@ def test_names_in_code_are_there():
     from mamex.base import UsageError, write_atomic
     from mamex.datasets.pictures import MAX_PICTURE
     from mamex.studies.claims import CLAIMS, Claim, Finding
-    assert all(isinstance(c, Claim) and callable(c.judge) and c.text and c.where and (ROOT / "nbs" / f"{c.notebook}.ipynb").is_file() for c in CLAIMS)
+    for c in CLAIMS:
+        assert isinstance(c, Claim) and callable(c.judge) and c.text and c.where
+        assert (ROOT / "nbs" / f"{c.notebook}.ipynb").is_file()
     assert issubclass(UsageError, Exception) and callable(write_atomic) and Finding.__annotations__["verdict"]
     assert f"{MAX_PICTURE >> 20} MiB" in text("SECURITY.md")
     assert len(STREET) == 18 and "ten rooms and eight wings" in text("CONTRIBUTING.md")
@@ -88,11 +93,15 @@ def test_the_forms_are_there():
     assert isinstance(yaml.safe_load(text(".github/ISSUE_TEMPLATE/config.yml"))["blank_issues_enabled"], bool)
 
 
-@pytest.mark.parametrize("name, asks", [("number", {"command", "card", "versions"}), ("catalogue", {"command", "header", "printed", "versions", "invented"})])
+@pytest.mark.parametrize("name, asks", [
+    ("number", {"command", "card", "versions"}),
+    ("catalogue", {"command", "header", "printed", "versions", "invented"})])
 def test_a_form_is_whole(name, asks):
     form = yaml.safe_load(text(f".github/ISSUE_TEMPLATE/{name}.yml"))
     assert not faults(form)
-    needed = {b["id"] for b in form["body"] if b.get("validations", {}).get("required") or any(o.get("required") for o in b["attributes"].get("options", ()) if isinstance(o, dict))}
+    boxes = lambda b: [o for o in b["attributes"].get("options", ()) if isinstance(o, dict)]
+    needed = {b["id"] for b in form["body"] if b.get("validations", {}).get("required")
+              or any(o.get("required") for o in boxes(b))}
     assert asks <= needed
     assert f"**{form['name']}**" in text("CONTRIBUTING.md")
 
@@ -102,8 +111,10 @@ def test_no_form_asks_for_private_data():
     assert "made-up rows" in said and "no rows of real customers" in said
 
 
-@pytest.mark.parametrize("change", [lambda f: f.pop("name"), lambda f: f["body"][1].pop("id"), lambda f: f["body"][1].pop("type"),
-                                    lambda f: f["body"][1]["attributes"].pop("label"), lambda f: f["body"].append(f["body"][1]), lambda f: f.pop("body")])
+@pytest.mark.parametrize("change", [
+    lambda f: f.pop("name"), lambda f: f.pop("body"), lambda f: f["body"].append(f["body"][1]),
+    lambda f: f["body"][1].pop("id"), lambda f: f["body"][1].pop("type"),
+    lambda f: f["body"][1]["attributes"].pop("label")], ids=["name", "body", "twice", "id", "type", "label"])
 def test_a_broken_form_is_seen(change):
     form = yaml.safe_load(text(".github/ISSUE_TEMPLATE/number.yml"))
     change(form)
@@ -116,7 +127,8 @@ def runs_code(source: str) -> list[str]:
     "Ways by which a file that is read could run code."
     out = []
     for n in ast.walk(ast.parse(source)):
-        names = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module or ""] if isinstance(n, ast.ImportFrom) else []
+        names = [a.name for a in n.names] if isinstance(n, ast.Import) else []
+        if isinstance(n, ast.ImportFrom): names = [n.module or ""]
         out += [m for m in names if m.split(".")[0] in {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}]
         if not isinstance(n, ast.Call): continue
         f, given = ast.unparse(n.func), {k.arg: ast.unparse(k.value) for k in n.keywords}
@@ -126,10 +138,11 @@ def runs_code(source: str) -> list[str]:
     return out
 
 
-@pytest.mark.parametrize("source", ["import pickle", "from joblib import load", "eval('1')", "np.load(p, allow_pickle=True)", "torch.load(p)", "yaml.load(s)"])
+@pytest.mark.parametrize("source", ["import pickle", "from joblib import load", "eval('1')", "torch.load(p)",
+                                    "np.load(p, allow_pickle=True)", "yaml.load(s)"])
 def test_a_way_to_run_code_is_seen(source): assert runs_code(source)
 
 
 def test_no_module_runs_what_it_reads():
-    found = {p.relative_to(ROOT).as_posix(): f for p in sorted((ROOT / "mamex").rglob("*.py")) if (f := runs_code(p.read_text(encoding="utf-8")))}
-    assert not found
+    found = {p: runs_code(p.read_text(encoding="utf-8")) for p in sorted((ROOT / "mamex").rglob("*.py"))}
+    assert len(found) > 50 and not {p: f for p, f in found.items() if f}
