@@ -11,9 +11,10 @@ __all__ = ['COMMANDS', 'LIKE', 'READING', 'NOTEBOOKS', 'opt', 'command', 'add_wo
 # %% ../nbs/shop/9_cli.ipynb #d3a6844a
 import argparse, os, re, sys, warnings
 import pandas as pd
+from importlib.util import find_spec
 from pathlib import Path
 from . import __version__
-from .base import UsageError
+from .base import UsageError, project_root
 from .datasets.checks.folder import check_folder
 from .datasets.checks.problems import say_problems
 from .datasets.fetch.sources import fetch
@@ -301,6 +302,9 @@ def reports_parser() -> argparse.ArgumentParser:
 def reports_command(a) -> int:
     "make the reports of one dataset that are out of date"
     from mamex.studies.regenerate import main
+    if not find_spec("papermill"): raise ModuleNotFoundError(name="papermill")
+    if not (project_root()/"nbs").is_dir():
+        raise UsageError("the notebooks are not here: mamex reports runs in a checkout of the project; go to its folder.")
     return main(a.words)
 
 # %% ../nbs/shop/9_cli.ipynb #extra-missing
@@ -309,7 +313,7 @@ NOTEBOOKS = {"IPython", "matplotlib", "nbformat", "optuna", "papermill", "psutil
 
 def extra_missing(e: ModuleNotFoundError) -> str:
     "The sentence for a package that an extra brings; any other absence is a fault of ours and raised again."
-    if (e.name or "").split(".")[0] not in NOTEBOOKS: raise e
+    if e.name not in NOTEBOOKS: raise e  # a part that a package lacks has a dotted name
     return f"This needs {e.name}, which is not installed: pip install 'mamex[notebooks]'."
 
 # %% ../nbs/shop/9_cli.ipynb #2d2d5205
@@ -335,8 +339,9 @@ def main(argv: list[str] | None = None,  # None: the command line
 
 # %% ../nbs/shop/9_cli.ipynb #fab1a845
 def as_typed(message) -> str:
-    "What papermill takes as -p name value, this command takes as --name value."
-    return re.sub(r"-p (encoder|long_text|device|seed) ", lambda m: f"--{m[1].replace('_', '-')} ", str(message))
+    "What papermill takes as -p name value, this command takes as --name value; an extra goes by the package's name."
+    text = re.sub(r"-p (encoder|long_text|device|seed) ", lambda m: f"--{m[1].replace('_', '-')} ", str(message))
+    return re.sub(r'pip install -e "\.\[(\w+)\]"', r"pip install 'mamex[\1]'", text)
 
 # %% ../nbs/shop/9_cli.ipynb #05c15daa
 def closed_pipe() -> int:
