@@ -6,12 +6,14 @@ cfg = ConfigParser(delimiters=["="], interpolation=None)
 cfg.read("settings.ini", encoding="utf-8")
 s = cfg["DEFAULT"]
 split = lambda key: s.get(key, "").split()
+extras = {k.removesuffix("_requirements"): split(k) for k in s if k.endswith("_requirements")}
+extras["all"] = sorted({r for extra in extras.values() for r in extra})
 
 setup(
     version=s["version"], description=s["description"], license="Apache-2.0", keywords=split("keywords"),
     author=s["author"], author_email=s["author_email"],
     long_description=open("README.md", encoding="utf-8").read(), long_description_content_type="text/markdown",
     install_requires=split("requirements"),
-    extras_require={k.removesuffix("_requirements"): split(k) for k in s if k.endswith("_requirements")},
+    extras_require=extras,
     entry_points={"console_scripts": split("console_scripts")},
 )

@@ -304,7 +304,7 @@ def reports_command(a) -> int:
     from mamex.studies.regenerate import main
     if not find_spec("papermill"): raise ModuleNotFoundError(name="papermill")
     if not (project_root()/"nbs").is_dir():
-        raise UsageError("the notebooks are not here: mamex reports runs in a checkout of the project; go to its folder.")
+        raise UsageError("the notebooks are not here: mamex reports runs in the folder of a checkout.")
     return main(a.words)
 
 # %% ../nbs/shop/9_cli.ipynb #extra-missing

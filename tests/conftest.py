@@ -59,13 +59,22 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> Path:
-    "The wheel, built from a copy of the checkout."
-    to = tmp_path_factory.mktemp("wheel")
-    src = to / "src"
-    src.mkdir()
-    for name in ("mamex", "README.md", "settings.ini", "setup.py", "pyproject.toml", "LICENSE"):
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, src / name)
+def source(tmp_path_factory) -> Path:
+    "What a package is made of, copied from the checkout."
+    src = tmp_path_factory.mktemp("source")
+    for name in ("mamex", "README.md", "settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
+        there, ignored = ROOT / name, shutil.ignore_patterns("__pycache__")
+        if there.is_dir(): shutil.copytree(there, src / name, ignore=ignored)
+        else: shutil.copy(there, src)
+    return src
+
+
+def build_wheel(source: Path, to: Path) -> Path:
+    "Of a folder or of a source distribution."
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "-w", str(to), str(src)], check=True, capture_output=True, text=True)
+    subprocess.run([*pip, "-w", str(to), str(source)], check=True, capture_output=True, text=True)
     return next(to.glob("mamex-*.whl"))
+
+
+@pytest.fixture(scope="session")
+def wheel(source, tmp_path_factory) -> Path: return build_wheel(source, tmp_path_factory.mktemp("wheel"))
