@@ -9,9 +9,8 @@ __all__ = ['COMMANDS', 'LIKE', 'READING', 'NOTEBOOKS', 'opt', 'command', 'add_wo
            'main', 'as_typed', 'closed_pipe']
 
 # %% ../nbs/shop/9_cli.ipynb #d3a6844a
-import argparse, os, re, sys, warnings
+import argparse, importlib.util, os, re, sys, warnings
 import pandas as pd
-from importlib.util import find_spec
 from pathlib import Path
 from . import __version__
 from .base import UsageError, project_root
@@ -85,9 +84,8 @@ def typed(v: str, t, k: str):
         if t in (int, float, str): return t(v)
         return float(v) if "," not in v else tuple(float(x) for x in v.split(",") if x)
     except (KeyError, ValueError):
-        raise UsageError(f"the setting {k} is {v!r}: it must be "
-                         + ("a number, or several with commas between." if t not in (int, float, bool)
-                            else f"of type {t.__name__}.")) from None
+        raise UsageError(f"the setting {k} is {v!r}: it must be " + ("a number, or several with commas between."
+                         if t not in (int, float, bool) else f"of type {t.__name__}.")) from None
 
 # %% ../nbs/shop/9_cli.ipynb #20bd3d49
 def typed_settings(words, preset_name: str = "released") -> dict:
@@ -302,15 +300,12 @@ def reports_parser() -> argparse.ArgumentParser:
 def reports_command(a) -> int:
     "make the reports of one dataset that are out of date"
     from mamex.studies.regenerate import main
-    if not find_spec("papermill"): raise ModuleNotFoundError(name="papermill")
-    if not (project_root()/"nbs").is_dir():
-        raise UsageError("the notebooks are not here: mamex reports runs in the folder of a checkout.")
+    if not importlib.util.find_spec("papermill"): raise ModuleNotFoundError(name="papermill")
+    if not (project_root()/"nbs").is_dir(): raise UsageError("There are no notebooks here; run it in a checkout.")
     return main(a.words)
 
 # %% ../nbs/shop/9_cli.ipynb #extra-missing
-# of the extra `notebooks`, as they are imported
-NOTEBOOKS = {"IPython", "matplotlib", "nbformat", "optuna", "papermill", "psutil", "threadpoolctl", "yaml"}
-
+NOTEBOOKS = {"IPython", "matplotlib", "optuna", "papermill", "psutil", "threadpoolctl", "yaml"}  # of the extra
 def extra_missing(e: ModuleNotFoundError) -> str:
     "The sentence for a package that an extra brings; any other absence is a fault of ours and raised again."
     if e.name not in NOTEBOOKS: raise e  # a part that a package lacks has a dotted name

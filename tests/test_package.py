@@ -135,7 +135,7 @@ def test_what_needs_an_extra_says_so(bare, extra, words):
 
 
 def test_reports_need_papermill_though_nothing_imports_it(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "papermill" else find_spec(name))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "papermill" else find_spec(name))
     assert cli.main(["reports", "toy"]) == 2
     assert capsys.readouterr().err == "This needs papermill, which is not installed: pip install 'mamex[notebooks]'.\n"
 
