@@ -188,7 +188,7 @@ def score_bar(score: float, best: float) -> str:  # best: of this user
 
 # %% ../../nbs/shop/page.ipynb #48433544
 def neighbours(view: View, row: int, met, pictures: bool) -> str:
-    "The known items that speak for an item; those that the user has met himself are marked."
+    "The known items that speak for an item; those that the user has met are marked."
     rows = near(view, row)
     if not rows: return ""
     own = set() if met is None else set(map(int, met))
@@ -254,7 +254,7 @@ READING = (("Score", "the product of the user's vector and the item's; it ranks 
            ("Ranked by", "the share of each modality in the item's vector, as the gate weighs it; "
                          "the shares sum to 100%, and one below 0 speaks against it."),
            ("Nearest known items", "items that others touched already, and that the model takes for the most similar "
-                                   "(cosine, 1 is the same); “met” marks those that this user touched himself."))
+                                   "(cosine, 1 is the same); “met” marks those that this user touched."))
 
 # %% ../../nbs/shop/page.ipynb #cd730007
 def page_head(rec: Recommender, name: str, users: int, notes, today) -> str:
