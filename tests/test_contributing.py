@@ -1,5 +1,5 @@
 "CONTRIBUTING.md, SECURITY.md and the issue forms: what they name is there. Their commands run in test_commands.py."
-import ast, re
+import ast, inspect, re, zipfile
 
 import pytest, yaml
 from conftest import ROOT
@@ -146,3 +146,17 @@ def test_a_way_to_run_code_is_seen(source): assert runs_code(source)
 def test_no_module_runs_what_it_reads():
     found = {p: runs_code(p.read_text(encoding="utf-8")) for p in sorted((ROOT / "mamex").rglob("*.py"))}
     assert len(found) > 50 and not {p: f for p, f in found.items() if f}
+
+
+def test_an_archive_does_not_choose_where_it_writes(tmp_path):
+    "SECURITY.md: one place unpacks, and refuses what would be written elsewhere or is too large."
+    from mamex.base import UsageError
+    from mamex.datasets.fetch.downloads import unpack
+    found = [p.name for p in (ROOT / "mamex").rglob("*.py") if re.search(r"\.extractall\(|unpack_archive|import tarfile", p.read_text())]
+    assert found == ["downloads.py"]
+    limit = inspect.signature(unpack).parameters["limit"].default
+    assert f"{limit >> 30} GiB" in text("SECURITY.md")
+    for member, said in (("../x", "leaves the folder"), ("/x", "absolute path"), ("x", "over the limit")):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as z: z.writestr(member, "12345")
+        with pytest.raises(UsageError, match=said): unpack(tmp_path / "a.zip", tmp_path / "to", limit=4)
+        assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
