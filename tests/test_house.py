@@ -1,7 +1,9 @@
 "What must not drift: the exported module, the notebooks' metadata, README.md, environment.yml, constraints.txt, the reports."
 import configparser, importlib, json, re, shutil, subprocess, sys
 from pathlib import Path
+from importlib import metadata
 import numpy as np, pytest
+from packaging.requirements import Requirement
 from conftest import ROOT
 from readme import readme
 
@@ -64,6 +66,26 @@ def test_constraints_pin_everything_we_ask_for():
     pinned = {l.split("==")[0].lower().replace("_", "-") for l in lines}
     asked = set().union(*(names(k) for k in CFG if k.endswith("requirements")))
     assert len(asked) > 20 and not asked - pinned
+
+
+def test_constraints_pin_what_those_pull():
+    "Each distribution that the requirements lead to stands in constraints.txt, in the version that is installed here."
+    plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {plain(n): v for n, v in (l.split("==") for l in lines if l and not l.startswith("#"))}
+    to_do, seen, other = [Requirement(r) for k in CFG if k.endswith("requirements") for r in CFG[k].split()], set(), []
+    while to_do:
+        r = to_do.pop()
+        if (r.name, *sorted(r.extras)) in seen: continue
+        if plain(r.name) in ("setuptools", "wheel"): continue  # they build; a virtual environment may bring its own
+        seen.add((r.name, *sorted(r.extras)))
+        try: here = metadata.distribution(r.name)
+        except metadata.PackageNotFoundError: continue  # an extra that was not asked for
+        version = here.version.split("+")[0]  # torch names the device it was built for
+        if pinned.get(plain(r.name)) != version: other.append(f"{r.name}=={version}")
+        for q in map(Requirement, here.requires or []):
+            if not q.marker or any(q.marker.evaluate({"extra": e}) for e in ("", *r.extras)): to_do.append(q)
+    assert len(seen) > 100 and not other, "constraints.txt lacks these, or has them in another version"
 
 
 def test_environment_installs_through_both():
