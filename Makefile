@@ -80,4 +80,4 @@ dist:  ## wheel and source distribution in dist/, checked: make dist [TAG=v0.1.0
 	@rm -rf dist && mv build/dist dist && echo "Look into dist/:" && ls dist
 
 clean:
-	rm -rf $(VENV) build dist _book out *.egg-info .pytest_cache .coverage
+	rm -rf $(VENV) build dist _book ._book.work out *.egg-info .pytest_cache .coverage

@@ -57,7 +57,7 @@ def module_part(name: str, chapter: str) -> str:  # chapter: link to the noteboo
     return f"## {name}\n\n{first}\n\n{constants(m, rest)}{entries}"
 
 
-def modules(root: Path, folders) -> dict:  # → room → {module: path of the notebook from the root}
+def modules(root: Path, folders=("",)) -> dict:  # → room → {module: path of the notebook from the root}
     "The modules of each room, with the notebooks that export them, in the order of the folders of nbs/."
     rooms = {}
     for nb in (nb for f in folders for nb in sorted((root / "nbs" / f).rglob("*.ipynb"))):

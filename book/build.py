@@ -77,7 +77,7 @@ def write_pages(parts: list) -> list:  # → the sources, as pages of the book
     "Every page that comes from the repository, and the sources that are linked."
     chapters = [Path("nbs/index.ipynb"), *(p for _, _, entries in parts for p in flat(entries))]
     links = Links(ROOT, set(chapters))
-    rooms = modules(ROOT, [""])
+    rooms = modules(ROOT)
     for p in chapters:
         if p.parts[0] == "api": write(WORK / p, api_page(p.stem, rooms[p.stem]))
         elif p.suffix == ".ipynb":
@@ -131,8 +131,16 @@ def write_static():
     shutil.copytree(mathjax() / "output" / "chtml" / "fonts", static / "mathjax" / "output" / "chtml" / "fonts")
 
 
+def replaceable(site: Path) -> bool:
+    "Whether a folder is absent, empty, or a book that was built before."
+    return not site.exists() or site.is_dir() and (not any(site.iterdir()) or (site / "objects.inv").is_file())
+
+
 def main() -> int:
     "Prepare, build with warnings as errors, and put the whole site in place of the old one."
+    if not replaceable(SITE):
+        print(f"{SITE} holds something that is no book: name another folder.", file=sys.stderr)
+        return 2
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
     parts = contents()

@@ -61,6 +61,9 @@ def describe_figures(nb) -> None:
             if html: o.data["text/html"] = MUTE.sub('<img alt="picture of an item" ', html)
 
 
+def up(here: Path) -> str: return "../" * (len(here.parts) - 1)  # from a page to the root
+
+
 class Links:
     "Links of the repository, turned into links of the book; a file that is linked and no page becomes one."
     def __init__(self, root: Path, pages: set):  # pages: paths from the root, of all that becomes a page
@@ -73,11 +76,11 @@ class Links:
         anchor = mark + anchor.lower()  # Jupyter's anchors keep capitals, the book's do not
         if not path: return anchor
         there = (self.root / here.parent / path).resolve().relative_to(self.root)
+        if there == Path("README.md"): return f"{up(here)}nbs/index.ipynb{anchor}"  # it is made from that notebook
         if not (self.root / there).is_file(): raise KeyError(f"{here} links to {url}, and there is no such file")
         if there in self.pages or there.suffix in (".png", ".svg"): return path + anchor
         self.sources.add(there)
-        up = "../" * (len(here.parts) - 1)
-        return f"{up}{source_path(there)}" + anchor
+        return f"{up(here)}{source_path(there)}{anchor}"
 
     def turned(self, here: Path, text: str) -> str:
         "A Markdown text with its links turned."

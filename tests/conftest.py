@@ -78,3 +78,12 @@ def build_wheel(source: Path, to: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(source, tmp_path_factory) -> Path: return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def world():
+    "60 users and 50 items, of which nobody has met the last six."
+    from dataclasses import replace
+    from mamex.datasets.toy import toy
+    ds = toy(n_users=60, n_items=50)
+    return replace(ds, interactions=ds.interactions[ds.interactions["item"] < 44].reset_index(drop=True))

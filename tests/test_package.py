@@ -120,7 +120,7 @@ def test_fit_and_recommend_need_the_requirements_alone(bare, tmp_path):
     new.write_text("item,title,description\nnew-1,A keepsake of oak,For all who dream of sailing.\n")
     for words in (["--help"], ["check", "toy"], ["fit", "toy", "--encoder", "tiny", "--to", "m"], ["add", "m", new],
                   ["recommend", "m", "--users", "u0001", "--k", "3", "--among", "all", "--html", "p.html"],
-                  ["explain", "m", "new-1"]):
+                  ["explain", "m", "new-1"], ["tour", "--users", "2", "--k", "3"]):
         done = bare(*words)
         assert done.returncode == 0, (words, done.stdout[-500:], done.stderr[-2000:])
 

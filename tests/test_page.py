@@ -1,5 +1,5 @@
 "The page of recommendations: words of strangers stay words, nothing is loaded, every picture is named; the commands that write it."
-import json, os, subprocess, sys, time
+import json, os, resource, subprocess, sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -64,13 +64,7 @@ def checked(source: str) -> Page:
 
 
 @pytest.fixture(scope="module")
-def shop():
-    "Six of fifty items are tomorrow's."
-    ds = toy(n_users=60, n_items=50)
-    return replace(ds, interactions=ds.interactions[ds.interactions["item"] < 44].reset_index(drop=True))
-
-@pytest.fixture(scope="module")
-def rec(shop): return Recommender.fit(shop, "tiny", progress=False)
+def rec(world): return Recommender.fit(world, "tiny", progress=False)
 
 def renamed(rec, titles=None, items=None, users=None):
     "The same recommender with other words."
@@ -85,9 +79,9 @@ NASTY = ["<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "' onmo
          "\x00\x08", "\u202egnirts", "日本語 العربية", "<!--", "a" * 400, "   "]
 
 @pytest.mark.parametrize("word", NASTY)
-def test_words_of_strangers_are_words(rec, shop, word):
+def test_words_of_strangers_are_words(rec, world, word):
     r = renamed(rec, [word], word, word)
-    p = checked(html_page(View(r, Images(lambda i: shop.images.read("i0001"), list(r.item_at))), r.recommend(list(r.user_ids[:2]), 2), name=word, notes=[word]))
+    p = checked(html_page(View(r, Images(lambda i: world.images.read("i0001"), list(r.item_at))), r.recommend(list(r.user_ids[:2]), 2), name=word, notes=[word]))
     assert len(p.classed("card")) == 4 and len(p.classed("user")) == 2
     if word in ("<script>alert(1)</script>", "../../x", "&lt;b&gt;", "日本語 العربية", "javascript:alert(1)"):
         assert p.text().count(word) > 10 and any(word in a["alt"] for a in p.all("img"))  # nothing is lost, and nothing is undone twice
@@ -113,9 +107,9 @@ def at_hand(rec): test_no_word_becomes_markup.rec = rec
 
 
 # ---- what a page shows
-def test_a_card_says_what_explain_says(rec, shop):
+def test_a_card_says_what_explain_says(rec, world):
     t = rec.recommend("u0003", 4)
-    p = checked(html_page(View(rec, shop.images), t, today="2024-01-31"))
+    p = checked(html_page(View(rec, world.images), t, today="2024-01-31"))
     assert len(p.classed("card")) == 4
     for r in t.itertuples():
         e, said = rec.explain(r.item, 3), p.text()
@@ -125,11 +119,11 @@ def test_a_card_says_what_explain_says(rec, shop):
     assert all(k in p.text() for k, _ in READING) and "2024-01-31" in p.text() and "tiny" in p.text() and f"{rec.seen[[3]].nnz} items" in p.text()
 
 
-def test_history_is_the_latest_where_dates_are_known(rec, shop):
+def test_history_is_the_latest_where_dates_are_known(rec, world):
     t = rec.recommend("u0003", 1)
-    when = np.random.default_rng(0).permutation(len(shop.interactions))
-    latest = latest_of(replace(shop, interactions=shop.interactions.assign(timestamp=when)))
-    mine = shop.interactions.assign(when=when)[shop.interactions["user"] == 3].sort_values("when", ascending=False)["item"]
+    when = np.random.default_rng(0).permutation(len(world.interactions))
+    latest = latest_of(replace(world, interactions=world.interactions.assign(timestamp=when)))
+    mine = world.interactions.assign(when=when)[world.interactions["user"] == 3].sort_values("when", ascending=False)["item"]
     titles = [rec.items["title"][i] or rec.item_at[i] for i in mine]
     source = html_page(View(rec, latest=latest), t)
     shown = source.partition('<ul class="history">')[2].partition("</ul>")[0]
@@ -143,11 +137,11 @@ def test_what_was_chosen_later_is_marked(rec):
     assert len(p.classed("later")) == 1 and "1 of these 3 items were chosen later" in p.text() and "0 of these 3" in p.text()
 
 
-def test_no_pictures_no_tiles(rec, shop):
+def test_no_pictures_no_tiles(rec, world):
     t = rec.recommend(["u0001"], 6)
     bare = checked(html_page(View(rec), t))
     assert not bare.all("img") and not bare.classed("tile") and "No pictures of these items were found" in bare.text() and "--pictures" in bare.text()
-    some = checked(html_page(View(rec, shop.images.only([t["item"][0]])), t))  # one of six has a picture
+    some = checked(html_page(View(rec, world.images.only([t["item"][0]])), t))  # one of six has a picture
     assert len(some.classed("pic")) == 6 and sum(a["src"].startswith("data:") for a in some.all("img")) == 1
     assert len(some.classed("tile")) > 4 and "No pictures" not in some.text()
     broken = checked(html_page(View(rec, Images(lambda i: b"no picture", list(rec.item_at))), t))
@@ -207,13 +201,13 @@ def test_pictures_are_small_upright_and_on_white(tmp_path):
 
 
 # ---- where pictures come from
-def test_another_shop_of_the_same_name_is_not_taken(rec, shop, tmp_path):
+def test_another_shop_of_the_same_name_is_not_taken(rec, world, tmp_path):
     r = replace(rec, about=rec.about | dict(dataset="my-shop"))
     assert dataset_of(r, tmp_path) is None
     save_dataset(toy(seed=3, n_users=60, n_items=50), tmp_path/"my-shop")
     assert dataset_of(r, tmp_path) is None
-    save_dataset(shop, tmp_path/"my-shop")
-    assert len(dataset_of(r, tmp_path).images) == len(shop.images)
+    save_dataset(world, tmp_path/"my-shop")
+    assert len(dataset_of(r, tmp_path).images) == len(world.images)
     for name in ("../my-shop", str(tmp_path/"my-shop"), "", "..", None): assert dataset_of(replace(rec, about=rec.about | dict(dataset=name)), tmp_path/"x") is None
 
 
@@ -224,14 +218,14 @@ def mamex(cwd, *argv, limit=400):
 
 
 @pytest.fixture(scope="module")
-def placed(rec, shop, tmp_path_factory):
+def placed(rec, world, tmp_path_factory):
     "A dataset folder and a recommender beside it, and pictures in a folder."
     at = tmp_path_factory.mktemp("shops")
-    save_dataset(shop, at/"my-shop")
+    save_dataset(world, at/"my-shop")
     replace(rec, about=rec.about | dict(dataset="my-shop")).save(at/"model")
     rec.save(at/"alone")
     (at/"photos").mkdir()
-    for i in shop.images: (at/"photos"/f"{i}.png").write_bytes(shop.images.read(i))
+    for i in world.images: (at/"photos"/f"{i}.png").write_bytes(world.images.read(i))
     return at
 
 
@@ -286,13 +280,14 @@ def test_tomorrow_is_taken_away_whole():
 
 @pytest.mark.slow
 def test_a_tour_from_nothing(tmp_path):
-    "In an empty folder, within four minutes, on the busiest machine; a second one replaces the first, and nothing of others is touched."
-    start = time.perf_counter()
+    "In an empty folder, in less than a minute of one core; a second one replaces the first, and nothing of others is touched."
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)  # seconds of its own: neighbours make it slower, not dearer
     done = mamex(tmp_path, "tour", "--users", 4, "--k", 5, limit=300)
-    took = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     page = tmp_path/"mamex-tour"/"page.html"
     assert done.returncode == 0 and str(page) in done.stdout and done.stdout.count("mamex ") >= 3, done.stderr
-    assert took < 240, f"{took:.0f} s"
+    assert 0 < took < 60, f"{took:.0f} s"
     p = checked(page.read_text(encoding="utf-8"))
     assert len(p.classed("card")) == 20 and len(p.classed("user")) == 4 and len(p.all("img")) > 60 and "chosen later" in p.text()
     mine = tmp_path/"mamex-tour"/"notes.txt"
@@ -302,7 +297,7 @@ def test_a_tour_from_nothing(tmp_path):
     (tmp_path/"work").mkdir(); (tmp_path/"work"/"page.html").write_text("mine")
     done = mamex(tmp_path, "tour", "--to", "work")
     assert done.returncode == 2 and "did not make" in done.stderr and "--to" in done.stderr and (tmp_path/"work"/"page.html").read_text() == "mine"
-    done = mamex(tmp_path/"work", "recommend", tmp_path/"mamex-tour"/"model", "--users", "u0011", "--html", tmp_path/"again.html")  # its shop lies beside it
+    done = mamex(tmp_path/"work", "recommend", tmp_path/"mamex-tour"/"model", "--users", "u0011", "--html", tmp_path/"again.html")  # its world lies beside it
     assert done.returncode == 0 and checked((tmp_path/"again.html").read_text(encoding="utf-8")).all("img"), done.stderr
 
 

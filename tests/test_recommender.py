@@ -33,12 +33,6 @@ FEW = dict(epochs=30, patience=20, dim=32)
 
 
 @pytest.fixture(scope="module")
-def world():
-    "60 users and 50 items, of which nobody has met the last six."
-    ds = toy(n_users=60, n_items=50)
-    return replace(ds, interactions=ds.interactions[ds.interactions["item"] < 44].reset_index(drop=True))
-
-@pytest.fixture(scope="module")
 def fitted(world): return Recommender.fit(world, "tiny", "released", seed=3, progress=False, **FEW)
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from ..base import UsageError, write_atomic
 from ..datasets.core import Dataset
 from ..datasets.folders import load_dataset, save_dataset
 from ..datasets.toy import toy
-from ..vectors.offline import has_offline
 from .core import Recommender
 from .page import MOST_USERS, View, html_page, safe
 from .ranking import whole_number
@@ -68,18 +67,18 @@ def tour_page(rec: Recommender, ds: Dataset, later: dict, users: int, k: int) ->
 def tour(to="mamex-tour",          # folder; is made
          users: int = 10,          # on the page
          k: int = 10,              # items for each
-         encoder: str | None = None,  # None: `offline` where it is installed, else `tiny`
+         encoder: str = "tiny",    # as `Recommender.fit` takes it
          size=(200, 300),          # users and items of the shop
          say=print) -> Path:       # the page
     "Make a shop, fit `best`, and write a page of what users are shown among the items that nobody has met."
     users, k, start = whole_number(users, "users", 1), whole_number(k, "k", 1), time.perf_counter()
     if users > (most := min(MOST_USERS, size[0])):
         raise UsageError(f"users is {users}: a tour shows {most} at most; ask for fewer.")
-    to, encoder = tour_folder(to), encoder or ("offline" if has_offline() else "tiny")
+    to = tour_folder(to)
     say(f"1 of 3: making a shop of {size[0]} users and {size[1]} items, with pictures, in {to/MARK['holds'][0]}")
     today, later = without_tomorrow(toy(n_users=size[0], n_items=size[1]))
     ds = load_dataset(save_dataset(today, to/MARK["holds"][0]))
-    say(f"2 of 3: reading pictures and texts by the encoder {encoder!r}, and fitting; half a minute, the first time")
+    say(f"2 of 3: reading pictures and texts by the encoder {encoder!r}, and fitting")
     rec = Recommender.fit(ds, encoder, progress=False, say=say)
     rec.save(to/MARK["holds"][1])
     say(f"3 of 3: ranking {int((rec.met == 0).sum())} items that nobody has met, and writing the page")

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['HOLDS', 'FAILS', 'SAME', 'NEEDLESS', 'OPEN', 'NONE', 'DECIDED', 'OLD', 'COIN', 'WEIGHS', 'TWO', 'PAIR', 'TIMES',
-           'CLAIMS', 'TIMELESS', 'CONTENT', 'Finding', 'Claim', 'of_row', 'by_row', 'every_row', 'never_collapses',
-           'apart_from_half', 'gate_verdict', 'more_for_gate', 'gate_decides', 'by_worth', 'consistent', 'same_as_code',
-           'ranks_as_printed', 'selects_well', 'minutes', 'read_reports', 'lacks', 'command_of', 'find', 'claim_row',
-           'claim_rows', 'shares']
+           'CLAIMS', 'NO_CLAIM_ABOUT_TIME', 'CONTENT', 'Finding', 'Claim', 'of_row', 'by_row', 'every_row',
+           'never_collapses', 'apart_from_half', 'gate_verdict', 'more_for_gate', 'gate_decides', 'by_worth',
+           'consistent', 'same_as_code', 'ranks_as_printed', 'selects_well', 'minutes', 'read_reports', 'lacks',
+           'command_of', 'find', 'claim_row', 'claim_rows', 'shares']
 
 # %% ../../nbs/studies/claims.ipynb #dec8ca9c
 import json, math
@@ -236,9 +236,8 @@ def read_reports(root: Path) -> dict[str, dict[str, dict]]:  # dataset → noteb
     return out
 
 # %% ../../nbs/studies/claims.ipynb #4c2e74b2
-# of the sets that reports are made of: why nothing can be said of time
-TIMELESS = {**dict.fromkeys(("baby", "sport", "clothing"), "no times"),
-            "movielens": "next to no users on both sides of a cut in time"}
+NO_CLAIM_ABOUT_TIME = {**dict.fromkeys(("baby", "sport", "clothing"), "no times"),
+                       "movielens": "next to no users on both sides of a cut in time"}
 # what the published sets have, until a report says so
 CONTENT = {"baby": {"title", "description"}, "clothing": set(), "luxury": {"title", "description"},
            "movielens": {"image", "text"}, "movielens-1m": {"image", "text"}, "sport": {"attributes"}}
@@ -248,7 +247,7 @@ def lacks(claim: Claim, dataset: str, reports: dict) -> str:  # reports: of the 
     cards = [r["card"]["features"] for n, r in reports.items() if n != "speed"]  # that one may run on random vectors
     have = set().union(*(c["widths"] for c in cards)) or CONTENT.get(dataset, set())
     if not have: return "no pictures, no texts, no attributes"
-    if claim.asks == TIMES: return TIMELESS.get(dataset, "")
+    if claim.asks == TIMES: return NO_CLAIM_ABOUT_TIME.get(dataset, "")
     if claim.asks == TWO and len(have) < 2: return f"one modality, {', '.join(have)}"
     if claim.asks == PAIR and not {"image", "text"} <= have: return f"no {'image' if 'image' not in have else 'text'}"
     return ""
