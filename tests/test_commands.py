@@ -1,8 +1,8 @@
 """Every command that a page shows runs as shown.
 
-Pages: README.md, CONTRIBUTING.md, reports/claims.md, the markdown of all notebooks, the epilogs of `--help`. Commands: each line of a fence that
-carries no language, and each span of code that starts with a program and has arguments. They run by bash, in order, with a terminal,
-in a copy of the checkout and with an activated .venv, as a reader would run them. What stands in for what cannot be had:
+Pages: README.md, CONTRIBUTING.md, reports/claims.md, the parts of the book, the markdown of all notebooks, the epilogs of `--help`.
+Commands: each line of a fence that carries no language, and each span of code that starts with a program and has arguments. They run
+by bash, in order, with a terminal, in a copy of the checkout and with an activated .venv, as a reader would run them. What stands in for what cannot be had:
 
 - Datasets of the names that pages use are small and made here (`MAMEX_DATA`); a shop's tables and pictures are made in the folder.
 - Of a papermill notebook the first cells run, up to the vectors: they take the parameters, the dataset and the encoder. The rest is
@@ -45,6 +45,7 @@ class Command:
 def pages() -> dict[str, str]:  # name → text
     "README.md and index.ipynb are one page."
     out = {n: (ROOT / n).read_text(encoding="utf-8") for n in ("README.md", "CONTRIBUTING.md", "reports/claims.md")}
+    out |= {f"book/parts/{p.name}": p.read_text(encoding="utf-8") for p in sorted((ROOT / "book/parts").glob("*.md"))}
     for p in sorted((ROOT / "nbs").rglob("*.ipynb")):
         if ".ipynb_checkpoints" in p.parts: continue
         out[p.relative_to(ROOT).as_posix()] = "\n\n".join(c.source for c in nbformat.read(p, 4).cells if c.cell_type == "markdown")
