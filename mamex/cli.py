@@ -141,7 +141,8 @@ def import_command(a) -> int:
 def check_command(a) -> int:
     "list every problem of a dataset folder, with file, row and remedy"
     if a.pictures: from mamex.vectors.choose import check_long
-    further = [check_long] if a.pictures else []
+    from mamex.vectors.lexical import check_roles
+    further = [check_long, check_roles] if a.pictures else [check_roles]
     problems = check_folder(a.folder, a.pictures, sys.stderr.isatty(), further)
     print(say_problems(problems, None if a.all else a.most))
     return int(any(p.level == "error" or a.strict and p.level == "warning" for p in problems))
@@ -165,26 +166,24 @@ def fetch_command(a) -> int:
          opt("--preset", default="best", help="named settings: best, released, paper"),
          opt("--set", nargs="+", metavar="KEY=VALUE",
              help="settings to change: ridge=.3 (of best), epochs=100 dim=64 (of released)"),
+         opt("--roles", nargs="+", metavar="COLUMN=ROLE", help="how a column is read, if check guesses wrong"),
          opt("--seed", type=int, default=0),
          opt("--holdout", type=float, default=.2, help="share of the items that chooses the damping, or the epoch"),
-         opt("--long-text", default="cut", choices=["cut", "split"],
-             help="what an encoder does not read to the end: split reads on in windows"),
+         opt("--long-text", default="cut", choices=["cut", "split"], help="split reads on where an encoder stops"),
          opt("--no-refit", dest="refit", action="store_false", help="keep the model that saw no held-out item"),
          opt("--device", default="cpu"))
 def fit_command(a) -> int:
     "train a recommender on all interactions of a dataset folder"
     from mamex.recommender.core import Recommender
     from mamex.recommender.fitting import beside_told
-    settings = typed_settings(a.set, a.preset)
     Recommender.check_place(a.to)
     rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, long_text=a.long_text,
-                          device=a.device, progress=sys.stderr.isatty(),
-                          say=lambda line: print(line, flush=True), **settings)
+                          device=a.device, progress=sys.stderr.isatty(), roles=pairs(a.roles, "role") or None,
+                          say=lambda line: print(line, flush=True), **typed_settings(a.set, a.preset))
     rec.save(a.to)
     b = rec.about
-    print(f"{rec!r}", *beside_told(b),
-          f"{'then learned from all ' + format(b['interactions'], ',') + ' interactions; ' if a.refit else ''}"
-          f"{b['seconds']:.0f} seconds", *b["watch"], sep="\n")
+    whole = f"then learned from all {b['interactions']:,} interactions; " if a.refit else ""
+    print(f"{rec!r}", *beside_told(b), f"{whole}{b['seconds']:.0f} seconds", *b["watch"], sep="\n")
     return 0
 
 # %% ../nbs/shop/9_cli.ipynb #92b26def

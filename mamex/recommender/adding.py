@@ -6,10 +6,11 @@
 __all__ = ['picture_bytes', 'cell_text', 'as_table', 'new_table', 'leave_known', 'without', 'pictures_of', 'column_notes',
            'left_out_notes']
 
-# %% ../../nbs/shop/6_adding.ipynb #069587d3
+# %% ../../nbs/shop/6_adding.ipynb #99daf56f
 import warnings
 import numpy as np, pandas as pd
 from collections.abc import Mapping
+from dataclasses import replace as changed
 from fastcore.basics import patch
 from pathlib import Path
 from PIL import Image
@@ -19,6 +20,7 @@ from ..datasets.core import Dataset
 from ..datasets.ids import id_text
 from ..datasets.pictures import Images
 from ..vectors.features import Features, ready_features
+from ..vectors.lexical import lexical_views
 from ..vectors.towers import picture_to_png
 from ..extractor import Extractor
 from .core import LeftOut, Recommender, _some, embed, feature_rows, missing, several
@@ -33,9 +35,9 @@ def picture_bytes(x, item) -> bytes:
         raise UsageError(f"the picture of {str(item)!r} cannot be read from {str(x)[:80]!r}: "
                          "give bytes, a path or a PIL image.") from None
 
-# %% ../../nbs/shop/6_adding.ipynb #85235ea5
+# %% ../../nbs/shop/6_adding.ipynb #61d70716
 def cell_text(v): # a cell that is read as text; a whole number stays one, although a gap beside it has made it a float
-    if missing(v): return None
+    if missing(v) or several(v): return v if several(v) else None
     return str(int(v)) if isinstance(v, (float, np.floating)) and float(v).is_integer() else str(v)
 
 # %% ../../nbs/shop/6_adding.ipynb #8d776afe
@@ -73,27 +75,38 @@ def new_table(items) -> pd.DataFrame:  # items: DataFrame, dict of columns, list
         raise UsageError(f"the new item {str(twice.iloc[0])!r} stands twice: keep one row.")
     return t
 
-# %% ../../nbs/shop/6_adding.ipynb #d0d19452
+# %% ../../nbs/shop/6_adding.ipynb #03c1df3e
 @patch
 def encode_items(self: Recommender, t: pd.DataFrame, pictures: dict, vectors) -> Features:
     "Vectors of new items in the modalities of the model; what they lack is masked."
     if vectors is None and self.about["encoder_key"] in ("", "ready"):
         raise UsageError("this recommender was trained on ready vectors: "
                          "give those of the new items, vectors={modality: [items, d]}.")
-    if vectors is None and self.about["encoder_key"] == "attributes":
+    by_attributes, words = self.about["encoder_key"] == "attributes", getattr(self.model, "words", [])
+    if vectors is None and by_attributes and not words:
         raise UsageError("this recommender reads attributes, whose vectors are made of the whole catalogue at once: "
                          "put the new items into the dataset folder and fit again.")
     ids = t["item"].to_numpy(str)
     ds = Dataset("new items", np.array([], str), ids, pd.DataFrame(dict(user=[], item=[]), dtype=np.int64), t,
                  Images(pictures.get, pictures), vectors or {})
     if vectors is not None: f = ready_features(ds)
+    elif by_attributes: f = Features({}, np.zeros((len(t), 0), bool), self.about["encoder"], {})
     else:
         if "extractor" not in self.kept: self.kept["extractor"] = self.extractor()
         try: f = self.kept["extractor"].extract(ds, progress=False)
         except UsageError as e:
             if "nothing to extract" not in str(e): raise
             f = Features({}, np.zeros((len(t), 0), bool), self.about["encoder"], {})  # items of which nothing is known
-    return self.align(f, len(t))
+    return self.with_columns(self.align(f, len(t)), t)
+
+# %% ../../nbs/shop/6_adding.ipynb #092c89da
+@patch
+def with_columns(self: Recommender, f: Features, t: pd.DataFrame) -> Features:
+    "What stands in the columns of new items, where the model reads columns."
+    if not getattr(self.model, "words", []) and not getattr(self.model, "numbers", []): return f
+    words, numbers = lexical_views(t, self.about["roles"])
+    return changed(f, words={m: words[m] for m in self.model.words},
+                   numbers={m: numbers[m] for m in self.model.numbers})
 
 # %% ../../nbs/shop/6_adding.ipynb #678aed3a
 @patch
@@ -121,13 +134,15 @@ def extractor(self: Recommender) -> Extractor:
                       "new items may sit a little beside the old ones", stacklevel=3)
     return x
 
-# %% ../../nbs/shop/6_adding.ipynb #d6073b3b
+# %% ../../nbs/shop/6_adding.ipynb #d6c435f0
 @patch
 def reads(self: Recommender) -> list:
-    "The columns that the encoder of the training reads; none where vectors came from elsewhere."
-    if self.about["encoder_key"] in ("", "ready"): return []
+    "The columns that the model reads, by its encoder or as views; none where vectors came from elsewhere."
     columns = self.about["text_columns"]
-    return list(dict.fromkeys(c for cs in columns.values() for c in cs)) if isinstance(columns, dict) else list(columns)
+    named = [c for cs in columns.values() for c in cs] if isinstance(columns, dict) else list(columns)
+    if self.about["encoder_key"] in ("", "ready", "attributes"): named = []
+    seen = [c for c, r in self.about.get("roles", {}).items() if r not in ("ignore", "feedback")]
+    return list(dict.fromkeys(named + seen))
 
 # %% ../../nbs/shop/6_adding.ipynb #081ad8fd
 def leave_known(known: list, n: int) -> str:  # known: ids; n: items that were given; returns a sentence, or ""
@@ -148,14 +163,15 @@ def without(old: np.ndarray,  # bool [n], rows to leave out
     return (rest, {i: b for i, b in pictures.items() if i in set(rest["item"])},
             vectors and {m: np.asarray(v)[~old] for m, v in vectors.items()})
 
-# %% ../../nbs/shop/6_adding.ipynb #37ceb176
+# %% ../../nbs/shop/6_adding.ipynb #1b234081
 @patch
 def refuse_unread(self: Recommender, t: pd.DataFrame, f: Features,
                   vectors,
                   known: str = "",      # what is said of others that are left out
                  ) -> np.ndarray:       # bool [n], those of which something is known
     "Name the new items of which the model reads nothing; `UsageError` where it reads nothing of any."
-    ok = f.mask.any(1)
+    m = self.model
+    ok = m.heard(m.catalogue(f).has).any(1).numpy() if hasattr(m, "heard") else f.mask.any(1)
     if ok.all(): return ok
     gone = t["item"][~ok].tolist()
     given = ", ".join(c for c in t if c != "item" and not c.startswith("_")

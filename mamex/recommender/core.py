@@ -72,10 +72,10 @@ def nearest_anchors(cosines: torch.Tensor, # float [n, K]
     pad = lambda x, v: np.pad(x, ((0, 0), (0, VIEWS - x.shape[1])), constant_values=v)
     return pad(at.masked_fill(cos < -1.5, -1).int().numpy(), -1), pad(cos.masked_fill(cos < -1.5, 0).float().numpy(), 0)
 
-# %% ../../nbs/shop/1_recommender.ipynb #15dc0cac
+# %% ../../nbs/shop/1_recommender.ipynb #824063bf
 def feature_rows(f: Features, rows) -> Features:
     "The features of some items."
-    return Features({m: v[rows] for m, v in f.vectors.items()}, f.mask[rows], f.encoder, f.counts)
+    return f.rows(rows)
 
 # %% ../../nbs/shop/1_recommender.ipynb #7f9e448f
 def carried_by(it) -> torch.Tensor:  # it: `Items`; returns float [n, M]
@@ -84,7 +84,7 @@ def carried_by(it) -> torch.Tensor:  # it: `Items`; returns float [n, M]
     size = it.e.square().sum(1, keepdim=True).clamp_min(1e-24)
     return torch.where(it.has.any(1, keepdim=True), part.squeeze(2) / size, 0.)
 
-# %% ../../nbs/shop/1_recommender.ipynb #2a8a69d9
+# %% ../../nbs/shop/1_recommender.ipynb #222e1b70
 def nearest_by_view(model, part: Catalogue, it, anchors: Anchors,
              me) -> dict:  # near, cosine of some items; it: what the model made of them, `Items`
     ("The nearest anchors by each modality: as a solved model hears its experts, "
@@ -92,14 +92,16 @@ def nearest_by_view(model, part: Catalogue, it, anchors: Anchors,
     out, has = [], it.has.cpu().numpy()
     place = np.full(max([*anchors.rows, *me, 0]) + 2, -1); place[anchors.rows] = np.arange(len(anchors.rows))
     for k, m in enumerate(model.modalities):
-        z = torch.nn.functional.normalize(it.z[:, k]).cpu() if anchors.z is not None else model.centred(m, part)
-        there = torch.as_tensor(anchors.z[:, k]) if anchors.z is not None else getattr(model, f"place_{m}")
-        at, cos = nearest_anchors(z @ there.T, (there != 0).any(1).numpy(), place[me])
+        if anchors.z is None: alike, there = model.likeness(m, part), model.placed(m)
+        else:
+            z, of = torch.nn.functional.normalize(it.z[:, k]).cpu(), torch.as_tensor(anchors.z[:, k])
+            alike, there = z @ of.T, (of != 0).any(1)
+        at, cos = nearest_anchors(alike, there.numpy(), place[me])
         at[~has[:, k]], cos[~has[:, k]] = -1, 0
         out.append((np.where(at >= 0, anchors.rows[at], -1), cos))
     return dict(near=np.stack([a for a, _ in out], 1), cosine=np.stack([c for _, c in out], 1))
 
-# %% ../../nbs/shop/1_recommender.ipynb #766b3a7a
+# %% ../../nbs/shop/1_recommender.ipynb #351bed4d
 @torch.no_grad()
 def embed(model: MAMEX, features: Features,
           block: int = 8192,  # items at a time
@@ -108,6 +110,7 @@ def embed(model: MAMEX, features: Features,
          ) -> dict:           # e, alpha, gates, has, carried: arrays as in `Recommender`
     "What the model makes of items."
     n, M, c = len(features.mask), len(model.modalities), model.config
+    block = max(64, min(block, 2**26 // (M * c.dim)))  # what each modality says is as wide as the fused vector
     # a solved model has an expert an item: `explain` shows the nearest ones instead of a list of all
     out = dict(e=np.empty((n, c.dim), np.float32), alpha=np.empty((n, M), np.float32),
                carried=np.empty((n, M), np.float32),

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['EXACT_SHARES', 'LAID_OVER', 'Explanation', 'Shares']
 
-# %% ../../nbs/shop/7_explaining.ipynb #993877dd
+# %% ../../nbs/shop/7_explaining.ipynb #e812aa84
 import numpy as np, pandas as pd
 from dataclasses import dataclass, replace as changed
 from fastcore.basics import patch
 from scipy import sparse
 from ..base import UsageError
 from ..datasets.ids import near_hint
-from ..solved import collaborative
+from ..tastes import collaborative
 from .core import Recommender, _some, as_ids, missing
 from .fitting import everything, held_out
 from .ranking import whole_number
@@ -128,7 +128,7 @@ class Shares:
         return "\n".join([f"score of {self.item} for {self.user}: {self.score:.4f}, carried by",
                           *[f"{x:+9.4f} {percent(x)}  {what}" for x, what in lines], self.how])
 
-# %% ../../nbs/shop/7_explaining.ipynb #6267d379
+# %% ../../nbs/shop/7_explaining.ipynb #a5243ea3
 @patch
 def parts_of_users(self: Recommender,
                    # float64 [n_items, d], whose sum over what a user met is his vector;
@@ -140,7 +140,7 @@ def parts_of_users(self: Recommender,
         pairs, shape = (np.stack([met.row, np.searchsorted(warm, met.col)], 1).astype(np.int64),
                         (len(self.user_ids), len(warm)))
         split = everything(pairs, *shape) if a["refit"] else held_out(pairs, *shape, a["holdout"], a["seed"])
-        _, t = collaborative(split, changed(self.model.config, denoise=0.), a["seed"])  # without cleaning, t is U / √S
+        _, t = collaborative(split, changed(self.model.config, memory=1.), a["seed"])  # without shrinking, t is U
         y = sparse.csr_array((np.ones(len(split.train)), (split.train[:, 0], split.train[:, 1])), shape=shape)
         parts = np.zeros((len(warm), t.shape[1]))
         parts[split.warm_items] = np.maximum(y.sum(0)[split.warm_items], 1.)[:, None]**-self.model.config.damp * t

@@ -16,9 +16,9 @@ from ..vectors.catalogue import check_widths
 from ..trainer import load_model
 from .core import Anchors, Recommender, missing
 
-# %% ../../nbs/shop/8_store.ipynb #0a11deeb
-FORMAT = 2       # of the folder that is written
-READS = (1, 2)   # what can be read, others are refused; 1 lacks what `explain` shows of views
+# %% ../../nbs/shop/8_store.ipynb #793ba75c
+FORMAT = 3         # of the folder that is written
+READS = (1, 2, 3)  # what can be read; 1 lacks what `explain` shows of views, 2 has no views of columns
 
 # %% ../../nbs/shop/8_store.ipynb #b122dfc3
 @patch

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TWO', 'FLOORS', 'HEADS', 'BEST_CAPTIONS', 'views_told', 'seen_of', 'inputs_told', 'ladder_table', 'plot_ladder',
-           'around_table', 'strongest', 'said_of', 'page', 'figures', 'tables', 'headline_row', 'headline']
+           'around_table', 'strongest', 'said_of', 'heard', 'page', 'figures', 'tables', 'headline_row', 'headline']
 
 # %% ../../nbs/studies/best_page.ipynb #79c037fe
 import matplotlib.pyplot as plt, pandas as pd
@@ -87,7 +87,17 @@ def said_of(report: dict, view: str) -> str:
     if not (n := strongest(report, view)): return f"`{report['reference'][view]}` meets no floor."
     return f"`{report['reference'][view]}` {SAYS[report['verdicts'][view][n]['verdict']]} the strongest floor, `{n}`."
 
-# %% ../../nbs/studies/best_page.ipynb #8aad6b5d
+# %% ../../nbs/studies/best_page.ipynb #21fb83ba
+def heard(card: dict) -> list:
+    "A sentence on the weights of the views, first fold, as shares; none where a report was made without them."
+    w = card.get("weights") or {}
+    if not (total := sum(w.values())): return []
+    loud, none = sorted((m for m in w if w[m]), key=lambda m: -w[m]), [m for m in w if not w[m]]
+    return ["Weights of the views, by what each tells of who likes what (first fold): "
+            + ", ".join(f"{m} {w[m] / total:.0%}".replace("%", " %") for m in loud)
+            + (f"; not heard: {', '.join(none)}" if none else "") + "."]
+
+# %% ../../nbs/studies/best_page.ipynb #dd97c9d5
 def page(report: dict) -> str:
     "`best.md` from `best.json`."
     card = report["card"]
@@ -96,7 +106,7 @@ def page(report: dict) -> str:
                 "the items, which no report uses.", markdown_table(around_table(report))] if report["around"] else []
     return "\n\n".join([
         f"# From released to best: {card['dataset']['name']}", folds_note(card), inputs_told(report),
-        *(said_of(report, v) for v in views_told(report)), evidence_note(report),
+        *(said_of(report, v) for v in views_told(report)), *heard(card), evidence_note(report),
         "## The ladder", markdown_table(ladder_table(report)), "![ladder](best_ladder.png)", BEST_CAPTIONS["ladder"],
         *(x for v in (*views_told(report), "columns") for x in family_part(report, HEADS[v], v)),
         "![against](best_against.png)", BEST_CAPTIONS["against"], *settings,
