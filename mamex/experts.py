@@ -116,7 +116,7 @@ def pieces(self: SolvedMAMEX, catalogue: Shelf, items: np.ndarray):  # items: in
     "Some items, a block at a time."
     for at in torch.as_tensor(items).split(self.block): yield catalogue.take(at)
 
-# %% ../nbs/paper/6_experts.ipynb #9493da16
+# %% ../nbs/paper/6_experts.ipynb #2a44b9ad
 def distinct(features: Features,
              split: Split,
             ) -> tuple[np.ndarray, np.ndarray]:  # int64 items, one a group; int64 [n_warm], −1: it has nothing
@@ -137,8 +137,8 @@ def gathered(group: np.ndarray) -> sparse.csr_array:  # as of `distinct`; float6
 
 def draw_experts(items: np.ndarray, c, seed: int = 0) -> np.ndarray:  # int64 places among them, sorted
     "Which of the distinct items are experts."
-    if len(items) <= max(c.every, c.n_experts): return np.arange(len(items))
-    return np.sort(np.random.default_rng([seed, 3]).choice(len(items), c.n_experts, replace=False))
+    if len(items) <= c.n_experts: return np.arange(len(items))
+    return np.sort(np.random.default_rng([seed, 3]).choice(len(items), min(c.n_experts, c.drawn), replace=False))
 
 # %% ../nbs/paper/6_experts.ipynb #83091282
 @patch

@@ -21,13 +21,13 @@ from .protocol.splits import Split
 from .experts import SolvedMAMEX, distinct, draw_experts, gathered
 from .tastes import collaborative, damped, shrinkage
 
-# %% ../nbs/paper/6_solved.ipynb #3e118ac9
+# %% ../nbs/paper/6_solved.ipynb #a81f271c
 @dataclass(frozen=True)
 class Solved:
     "All that a solved MAMEX depends on beside its dataset and its seed."
     dim: int = 1024         # d, width of users and items, at most: see `width_for`
-    n_experts: int = 4096   # items drawn to be experts, where there are more distinct ones than `every`
-    every: int = 8192       # up to so many distinct warm items, every one is an expert
+    n_experts: int = 8192   # at most: distinct warm items; where there are not more, all of them are experts
+    drawn: int = 4096       # and where there are more, so many, or `n_experts` if that is less, drawn by the seed
     reach: float = 2.       # β: an expert at likeness c has a say of exp(β (c − 1)); 0: c itself, a linear map
     weights: str = "likeness"  # of the views: by how well each tells who likes what, or "equal"
     # a: what a user met counts (users who met it)^−a; of several, the one that validation prefers
@@ -50,10 +50,10 @@ class Solved:
     def tries(self) -> list: return [replace(self, damp=a, memory=m) for a in self.several("damp")
                                      for m in self.several("memory")]
 
-# %% ../nbs/paper/6_solved.ipynb #e7afaa92
+# %% ../nbs/paper/6_solved.ipynb #4ffdb237
 def check_solved(c: Solved):
     "Refuse a setting out of its range, by name."
-    for k in ("dim", "n_experts", "every"):
+    for k in ("dim", "n_experts", "drawn"):
         if type(v := getattr(c, k)) is not int or v < 1:
             raise UsageError(f"{k} is {v!r}; it is a whole number of at least 1")
     if c.weights not in ("likeness", "equal"):

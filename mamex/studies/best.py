@@ -70,7 +70,7 @@ RUNGS = [
     Rung("solved, wide", "users four times as wide, and a share of memory", "each", "best", dict(weights="equal")),
     Rung("mamex/best", "views weighed by what they tell of users", "each", "best")]
 
-# %% ../../nbs/studies/best.ipynb #cb958960
+# %% ../../nbs/studies/best.ipynb #4fefbe81
 AROUND = [Rung(f"best, {what}", what, view, "best", s) for what, view, s in [
     ("one text, no words", "rich", {}), ("vectors alone", "vectors", {}), ("linear experts", "each", dict(reach=0.)),
     ("equal weights", "each", dict(weights="equal")),
@@ -79,7 +79,7 @@ AROUND = [Rung(f"best, {what}", what, view, "best", s) for what, view, s in [
     ("a = .15", "each", dict(damp=.15)), ("a = .3", "each", dict(damp=.3)), ("a = .5", "each", dict(damp=.5)),
     ("τ = 4", "each", dict(denoise=4.)), ("τ = 16", "each", dict(denoise=16.)),
     ("d = 256", "each", dict(dim=256)), ("d = 512", "each", dict(dim=512)),
-    ("512 experts", "each", dict(n_experts=512, every=1)),
+    ("512 experts", "each", dict(n_experts=512)),
     ("λ = .3", "each", dict(ridge=.3)), ("λ = 3", "each", dict(ridge=3.))]]
 
 # %% ../../nbs/studies/best.ipynb #4ce96ab1

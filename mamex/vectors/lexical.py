@@ -7,12 +7,11 @@ __all__ = ['PRICE', 'ROLES', 'NO_CONTENT', 'SPACE', 'PAIRED', 'WORDS', 'PIECES',
            'is_code', 'role_of_texts', 'column_roles', 'check_roles', 'levels', 'ids', 'id_pairs', 'starts', 'counted',
            'on_a_line', 'lexical_views', 'with_lexical']
 
-# %% ../../nbs/vectors/10_lexical.ipynb #f8379ad2
+# %% ../../nbs/vectors/10_lexical.ipynb #5ab9b4ab
 import itertools, re
 import numpy as np, pandas as pd
 from dataclasses import replace
 from scipy import sparse
-from sklearn.feature_extraction.text import HashingVectorizer
 from ..base import UsageError
 from ..datasets.checks.problems import Problem
 from ..datasets.core import YEAR, feedback_columns, release_times, split_labels
@@ -114,7 +113,7 @@ def starts(v) -> list:
     w = clean_text(v).lower().split()
     return [" ".join(w[:k]) for k in (1, 2, 3) if k <= len(w)]
 
-# %% ../../nbs/vectors/10_lexical.ipynb #63b6d7d3
+# %% ../../nbs/vectors/10_lexical.ipynb #c5ee7c51
 WORDS = dict(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", preprocessor=lambda v: clean_text(v).lower())
 PIECES = dict(analyzer="char_wb", ngram_range=(3, 5), preprocessor=lambda v: clean_text(v).lower())
 COUNTED = dict(title=dict(words=WORDS, pieces=PIECES, start=dict(analyzer=starts)), text=dict(words=WORDS),
@@ -123,7 +122,10 @@ COUNTED = dict(title=dict(words=WORDS, pieces=PIECES, start=dict(analyzer=starts
 
 def counted(column, how: dict) -> sparse.csr_array:  # float32 [n, SPACE]
     "How often each term stands in each cell; a cell without any is an empty row."
-    def cell(v): return v if isinstance(v, (str, list, tuple, np.ndarray)) else "" if v is None or pd.isna(v) else str(v)
+    from sklearn.feature_extraction.text import HashingVectorizer  # here: it takes a second, and no check needs it
+    def cell(v):
+        if isinstance(v, (str, list, tuple, np.ndarray)): return v
+        return "" if v is None or pd.isna(v) else str(v)
     made = HashingVectorizer(n_features=SPACE, alternate_sign=False, norm=None, dtype=np.float32, **how)
     out = sparse.csr_array(made.transform([cell(v) for v in column]))
     out.sort_indices()
