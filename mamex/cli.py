@@ -140,9 +140,10 @@ def import_command(a) -> int:
          opt("--no-pictures", dest="pictures", action="store_false", help="do not open the pictures"))
 def check_command(a) -> int:
     "list every problem of a dataset folder, with file, row and remedy"
-    if a.pictures: from mamex.vectors.choose import check_long
-    from mamex.vectors.lexical import check_roles
-    further = [check_long, check_roles] if a.pictures else [check_roles]
+    if a.pictures:
+        from mamex.vectors.choose import check_long
+        from mamex.vectors.lexical import check_roles
+    further = [check_long, check_roles] if a.pictures else []
     problems = check_folder(a.folder, a.pictures, sys.stderr.isatty(), further)
     print(say_problems(problems, None if a.all else a.most))
     return int(any(p.level == "error" or a.strict and p.level == "warning" for p in problems))

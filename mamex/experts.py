@@ -72,7 +72,7 @@ def expert_words(self: SolvedMAMEX, m: str) -> sparse.csr_array:  # float32 [K, 
     columns, values, starts = (self.of(k, m).numpy() for k in ("columns", "values", "starts"))
     return sparse.csr_array((values, columns, starts), shape=(len(self.answers), len(self.of("terms", m))))
 
-# %% ../nbs/paper/6_experts.ipynb #017e1fd8
+# %% ../nbs/paper/6_experts.ipynb #3c564698
 @patch
 def likeness(self: SolvedMAMEX, m: str, part: Shelf) -> Tensor:  # float [n, K]
     "How like each expert items are by one view; of what either lacks, whatever number."
@@ -90,9 +90,10 @@ def placed(self: SolvedMAMEX, m: str) -> Tensor:  # bool [K]
 def near(self: SolvedMAMEX, m: str, part: Shelf) -> Tensor:  # float [n, K]
     "What each expert has to say about items, by one view."
     c = self.likeness(m, part)
-    return c.sub_(1).mul_(self.config.reach).exp_() if self.config.reach else c
+    if self.config.reach: return c.sub_(1).mul_(self.config.reach).exp_()
+    return c.clamp_(min=0) if m in self.numbers else c  # a hat: a kernel on the line, as the cosine is one
 
-# %% ../nbs/paper/6_experts.ipynb #b7b31c62
+# %% ../nbs/paper/6_experts.ipynb #a8492864
 @patch
 def gate(self: SolvedMAMEX, has: Tensor) -> Tensor:  # bool [n, M]; float [n, M], squares sum to 1, or to 0
     "α: what is there, by the weight of its view."
@@ -100,7 +101,9 @@ def gate(self: SolvedMAMEX, has: Tensor) -> Tensor:  # bool [n, M]; float [n, M]
     return a / a.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
 
 @patch
-def heard(self: SolvedMAMEX, has: Tensor) -> Tensor: return has & (self.weight > 0)  # views that are there, and count
+def heard(self: SolvedMAMEX, has: Tensor) -> Tensor:  # bool [n, M]
+    "The views of an item; none where no view that it has counts for anything: it is ranked as the average then."
+    return has & (has & (self.weight > 0)).any(1, keepdim=True)
 
 @patch
 def say(self: SolvedMAMEX, part: Shelf) -> Tensor:  # float [n, K]

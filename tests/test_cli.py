@@ -186,7 +186,7 @@ def test_settings_are_read_as_the_preset_says():
 
 def test_fit_says_what_it_chose_and_whether_it_beats_the_floors(run, tmp_path):
     status, out, err = run("fit", "toy", "--to", tmp_path/"m", "--set", "ridge=.3")
-    assert status == 0 and "encoder: tiny (toy's own)" in out and "damping" in out and "floors on the same vectors: ridge/" in out and "epoch" not in out
+    assert status == 0 and "encoder: tiny (toy's own)" in out and "damping" in out and "floors on the same views: ridge/" in out and "Weight of the views: " in out and "epoch" not in out
     assert any(w in out for w in ("better than the strongest floor", "A tie:", "A loss:")) and Recommender.load(tmp_path/"m").model.config.ridge == .3
     status, out, err = run("fit", "toy", "--to", tmp_path/"m2", "--preset", "released", "--set", "epochs=1", "eval_every=1")
     assert status == 0 and "1 epoch chosen" in out
@@ -206,7 +206,23 @@ def test_attributes_through_the_same_door(run, tmp_path):
         assert ("encoder: attributes (neither pictures nor texts)" in out) == (not argv)
     assert run("recommend", tmp_path/"m", "--users", "u0001")[0] == 0
     status, _, err = run("add", tmp_path/"m", put(tmp_path, "p.csv", "item,attributes\nx,brand1 kind2\n"))
+    assert status == 0 and "1 of 1 items added" in _ and run("recommend", tmp_path/"m", "--users", "u0001", "--among", "x")[0] == 0
+    assert run("fit", tmp_path/"shop", "--to", tmp_path/"old", "--preset", "released", "--set", "epochs=1", "eval_every=1")[0] == 0
+    status, _, err = run("add", tmp_path/"old", tmp_path/"p.csv")
     assert status == 2 and "reads attributes" in err and "fit again" in err
+
+
+def test_roles_are_told_and_can_be_changed(run, tmp_path):
+    from mamex.datasets.folders import save_dataset
+    save_dataset(toy(n_users=60, n_items=60), tmp_path/"shop")
+    assert "the columns are read as title: title, description: text" in run("check", tmp_path/"shop")[1]
+    status, out, err = run("fit", "toy", "--to", tmp_path/"m", "--roles", "description=ignore")
+    views = Recommender.load(tmp_path/"m").model.modalities
+    assert status == 0 and "title words" in views and "description words" not in views, err
+    for words, says in ((["price=number"], "roles name 'price'"), (["title=words"], "the role of 'title' is 'words'"), (["title"], "is no role")):
+        status, _, err = run("fit", "toy", "--to", tmp_path/"n", "--roles", *words)
+        assert status == 2 and says in err
+    assert "roles are for a solved model" in run("fit", "toy", "--to", tmp_path/"n", "--preset", "released", "--roles", "title=text")[2]
 
 
 # ---- reports

