@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['slot', 'SolvedMAMEX', 'distinct', 'gathered', 'draw_experts']
 
-# %% ../nbs/paper/6_experts.ipynb #5ff0b01b
+# %% ../nbs/paper/6_experts.ipynb #233406e2
 import torch
 import numpy as np
 from fastcore.basics import patch
@@ -13,7 +13,8 @@ from scipy import sparse
 from torch import Tensor, nn
 from .base import UsageError
 from .vectors.catalogue import check_items
-from .vectors.features import Features, check_vectors, twin_groups
+from .vectors.features import Features, check_vectors
+from .vectors.lexical import alike_groups, as_views
 from .vectors.likeness import Shelf, liked_alike, mantel, shelf_of, term_weights
 from .protocol.runs import dot_scorer, write_model
 from .protocol.splits import Split
@@ -43,7 +44,7 @@ class SolvedMAMEX(nn.Module):
     def put(self, kind: str, m: str, v: Tensor): self.register_buffer(slot(kind, m), v)
     def of(self, kind: str, m: str) -> Tensor: return getattr(self, slot(kind, m))
 
-# %% ../nbs/paper/6_experts.ipynb #37f01295
+# %% ../nbs/paper/6_experts.ipynb #df9062a5
 @patch
 def known_terms(self: SolvedMAMEX, m: str) -> tuple[np.ndarray, np.ndarray]:  # of `term_weights`
     return self.of("terms", m).numpy(), self.of("idf", m).numpy()
@@ -51,6 +52,7 @@ def known_terms(self: SolvedMAMEX, m: str) -> tuple[np.ndarray, np.ndarray]:  # 
 @patch
 def catalogue(self: SolvedMAMEX, features: Features) -> Shelf:
     "Items as this model reads them; refuses those of another kind."
+    features = as_views(features)
     if features.fills or features.context:
         raise UsageError("a solved model takes no fills and no context; use the features as they were extracted")
     check_items(self.widths, dict(fills=[], context=[]), features)
@@ -119,15 +121,16 @@ def pieces(self: SolvedMAMEX, catalogue: Shelf, items: np.ndarray):  # items: in
     "Some items, a block at a time."
     for at in torch.as_tensor(items).split(self.block): yield catalogue.take(at)
 
-# %% ../nbs/paper/6_experts.ipynb #2a44b9ad
+# %% ../nbs/paper/6_experts.ipynb #776aeca5
 def distinct(features: Features,
              split: Split,
             ) -> tuple[np.ndarray, np.ndarray]:  # int64 items, one a group; int64 [n_warm], −1: it has nothing
     "The first of each group of warm twins that have anything, and each warm item's place among them."
+    features = as_views(features)
     some = features.known[split.warm_items]
     if not some.any(): check_vectors(features, split.warm_items)  # says so
     rows = split.warm_items[some]
-    _, first, group = np.unique(twin_groups(features.rows(rows)), return_index=True, return_inverse=True)
+    _, first, group = np.unique(alike_groups(features.rows(rows)), return_index=True, return_inverse=True)
     order = np.argsort(first)  # in the order of the catalogue
     at = np.full(len(some), -1)
     at[some] = np.argsort(order)[group.ravel()]
@@ -143,13 +146,14 @@ def draw_experts(items: np.ndarray, c, seed: int = 0) -> np.ndarray:  # int64 pl
     if len(items) <= c.n_experts: return np.arange(len(items))
     return np.sort(np.random.default_rng([seed, 3]).choice(len(items), min(c.n_experts, c.drawn), replace=False))
 
-# %% ../nbs/paper/6_experts.ipynb #83091282
+# %% ../nbs/paper/6_experts.ipynb #4a1d597a
 @patch
 def appoint(self: SolvedMAMEX, features: Features,
             experts: np.ndarray,  # int64 items
             warm: np.ndarray,     # int64 items
            ) -> Shelf:            # all items, prepared
     "Centre each modality and weigh each term by the warm items, and put the experts where they stand."
+    features = as_views(features)
     for n, m in enumerate(self.widths):
         has = warm[features.mask[warm, n]]
         if len(has):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASKED', 'Solved', 'check_solved', 'factor_of', 'some_questions', 'restore']
 
-# %% ../nbs/paper/6_solved.ipynb #09c4cd87
+# %% ../nbs/paper/6_solved.ipynb #05e6a039
 import time, torch
 import numpy as np
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing import ClassVar
 from .base import UsageError
 from .vectors.features import Features
+from .vectors.lexical import as_views
 from .vectors.likeness import Shelf
 from .protocol.metrics import evaluate
 from .protocol.runs import Run, dot_scorer
@@ -105,7 +106,7 @@ def factor_of(a: Tensor, b: Tensor, lam: float) -> Tensor:  # float [K, K], lowe
         m.diagonal().add_(step); step *= 10
     raise UsageError("the experts' system cannot be solved; look for NaN in the vectors, or raise ridge")
 
-# %% ../nbs/paper/6_solved.ipynb #64148a35
+# %% ../nbs/paper/6_solved.ipynb #952fb6d9
 @patch
 @torch.no_grad()
 def solve(self: Solved,
@@ -114,7 +115,8 @@ def solve(self: Solved,
           seed: int = 0,  # of the draw of experts, of the decomposition and of the shuffles
          ) -> Run:
     "What `fit` calls: experts, weights, users, answers; one factor of the system for all targets, one row of history."
-    start, (items, group) = time.perf_counter(), distinct(features, split)
+    start, features = time.perf_counter(), as_views(features)
+    items, group = distinct(features, split)
     chosen, sums = draw_experts(items, self, seed), gathered(group)
     times, experts = np.asarray(sums.sum(1)), items[chosen]
     model = SolvedMAMEX({m: v.shape[1] for m, v in features.vectors.items()}, split.n_users, self, len(experts),

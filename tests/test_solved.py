@@ -16,7 +16,7 @@ from mamex.extractor import extract
 from mamex.experts import SolvedMAMEX, distinct, gathered
 from mamex.solved import Solved
 from mamex.tastes import collaborative, damped
-from mamex.vectors.lexical import column_roles, lexical_views, with_lexical
+from mamex.vectors.lexical import column_roles, lexical_views, with_lexical, with_views
 from mamex.protocol.splits import Split, cold_split
 from mamex.trainer import fit
 
@@ -34,7 +34,7 @@ def world(seed, n_users=40, n_items=60, widths=(5, 7), absent=.2):
     vectors = {f"m{k}": np.where(mask[:, k, None], np.eye(d)[taste] + .3 * rng.normal(size=(n_items, d)), 0).astype(np.float32) for k, d in enumerate(widths)}
     words = sparse.csr_array(np.where(rng.random((n_items, 1)) > absent, np.eye(4)[taste].repeat(3, 1) * rng.poisson(2, (n_items, 12)) + rng.poisson(.2, (n_items, 12)), 0).astype(np.float32)); words.eliminate_zeros()
     numbers = np.where(rng.random(n_items) > absent, taste + .2 * rng.normal(size=n_items), np.nan).astype(np.float32)
-    return Features(vectors, mask, "made up", {}, words={"w.1 words": words}, numbers={"n number": numbers}), Split(n_users, n_items, pairs[~(a | b)], pairs[a], pairs[b], val, test)
+    return with_views(Features(vectors, mask, "made up", {}), {"w.1 words": words}, {"n number": numbers}), Split(n_users, n_items, pairs[~(a | b)], pairs[a], pairs[b], val, test)
 
 
 @settings(max_examples=25, deadline=None)
@@ -200,14 +200,6 @@ def test_noise_costs_nothing_that_can_be_told():
     weight = fit(loud, splits[0], c).model.weight
     assert weight[2:].max() < .2 * weight[:2].min()
     assert abs((noisy - quiet).mean()) < .05 * quiet.mean(), (quiet.mean(), noisy.mean())
-
-
-def test_a_catalogue_without_an_encoders_vectors_is_ranked_by_its_words():
-    ds = load_dataset("toy")
-    f = with_lexical(Features({}, np.zeros((ds.n_items, 0), bool), "none", {}), ds.items, column_roles(ds.items))
-    split = cold_split(ds)
-    score, chance = fit(f, split, preset("best")).scorer(), lambda u, i: np.random.default_rng(0).random((len(u), len(i)))
-    assert evaluate(score, split, "test", "own")["ndcg@10"].mean() > 1.3 * evaluate(chance, split, "test", "own")["ndcg@10"].mean()
 
 
 def test_an_interval_over_splits_is_wider_than_one_over_users_alone():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 import mamex
 from mamex.studies.regenerate import ASIDE, NOTEBOOKS
-from mamex.studies.stamps import BYSTANDERS, code_cells, stale
+from mamex.studies.stamps import BYSTANDERS, code_cells, not_followed, stale
 from mamex.base import bare_code, reached, stamp_of
 from mamex.trainer import FEEDS
 from conftest import ROOT
@@ -40,7 +40,7 @@ def copy(tmp_path):
 
 
 def stamps(root):
-    return {n: stamp_of(code_cells(ROOT / "nbs" / f"{n}.ipynb"), root, BYSTANDERS) for n in NOTEBOOKS + ASIDE}
+    return {n: stamp_of(code_cells(ROOT / "nbs" / f"{n}.ipynb"), root, not_followed(Path(n))) for n in NOTEBOOKS + ASIDE}
 
 
 def change(root, name, old, new):

@@ -6,11 +6,10 @@
 __all__ = ['picture_bytes', 'cell_text', 'as_table', 'new_table', 'leave_known', 'without', 'pictures_of', 'column_notes',
            'left_out_notes']
 
-# %% ../../nbs/shop/6_adding.ipynb #99daf56f
+# %% ../../nbs/shop/6_adding.ipynb #5d62fa75
 import warnings
 import numpy as np, pandas as pd
 from collections.abc import Mapping
-from dataclasses import replace as changed
 from fastcore.basics import patch
 from pathlib import Path
 from PIL import Image
@@ -20,7 +19,7 @@ from ..datasets.core import Dataset
 from ..datasets.ids import id_text
 from ..datasets.pictures import Images
 from ..vectors.features import Features, ready_features
-from ..vectors.lexical import lexical_views
+from ..vectors.lexical import lexical_views, with_views
 from ..vectors.towers import picture_to_png
 from ..extractor import Extractor
 from .core import LeftOut, Recommender, _some, embed, feature_rows, missing, several
@@ -99,14 +98,13 @@ def encode_items(self: Recommender, t: pd.DataFrame, pictures: dict, vectors) ->
             f = Features({}, np.zeros((len(t), 0), bool), self.about["encoder"], {})  # items of which nothing is known
     return self.with_columns(self.align(f, len(t)), t)
 
-# %% ../../nbs/shop/6_adding.ipynb #092c89da
+# %% ../../nbs/shop/6_adding.ipynb #acaaee90
 @patch
 def with_columns(self: Recommender, f: Features, t: pd.DataFrame) -> Features:
     "What stands in the columns of new items, where the model reads columns."
     if not getattr(self.model, "words", []) and not getattr(self.model, "numbers", []): return f
     words, numbers = lexical_views(t, self.about["roles"])
-    return changed(f, words={m: words[m] for m in self.model.words},
-                   numbers={m: numbers[m] for m in self.model.numbers})
+    return with_views(f, {m: words[m] for m in self.model.words}, {m: numbers[m] for m in self.model.numbers})
 
 # %% ../../nbs/shop/6_adding.ipynb #678aed3a
 @patch

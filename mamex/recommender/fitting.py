@@ -6,7 +6,7 @@
 __all__ = ['settings_for', 'held_out', 'everything', 'train_for', 'beside_floors', 'beside_told', 'weights_told', 'roles_for',
            'as_share', 'text_columns_of', 'anchors_of']
 
-# %% ../../nbs/shop/5_fitting.ipynb #41ea2568
+# %% ../../nbs/shop/5_fitting.ipynb #e6bcf6b2
 import time, torch
 import numpy as np
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from ..datasets.core import Dataset
 from ..datasets.fetch.sources import load_or_fetch
 from ..datasets.ids import as_python
 from ..vectors.features import Features
-from ..vectors.lexical import column_roles, with_lexical
+from ..vectors.lexical import as_views, column_roles, with_lexical
 from ..vectors.likeness import condensed
 from ..vectors.texts import text_modalities
 from ..protocol.intervals import paired_interval
@@ -122,7 +122,7 @@ def weights_told(views: dict) -> list:  # view → weight
     return ([f"Weight of the views: {', '.join(f'{m} {views[m] / total:.0%}' for m in loud)}."] * bool(loud)
             + [f"Not heard, because they tell no more than chance who likes what: {', '.join(none)}."] * bool(none))
 
-# %% ../../nbs/shop/5_fitting.ipynb #6fd8c920
+# %% ../../nbs/shop/5_fitting.ipynb #7be1294e
 @patch(cls_method=True)
 def fit(cls: Recommender,
         dataset,                            # a `Dataset`, a folder, or a name
@@ -163,7 +163,7 @@ def fit(cls: Recommender,
     model, how, split = cls.learn(inner, mine, ds.n_users, c, seed, holdout, refit, device, progress)
     about = dict(dataset=ds.name, encoder=f.encoder, encoder_key="" if features is not None else f.key,
                  long_text=long_text, text_columns=columns if isinstance(columns, dict) else list(columns),
-                 modalities=f.views, widths=model.widths, config=asdict(c), roles=read,
+                 modalities=as_views(f).views, widths=model.widths, config=asdict(c), roles=read,
                  seed=seed, holdout=holdout, refit=refit,
                  users=ds.n_users, items_met=len(warm), interactions=len(pairs),
                  mamex=__version__, **how, seconds=round(time.perf_counter() - start, 2))
@@ -196,7 +196,7 @@ def text_columns_of(ds: Dataset, config, columns) -> tuple | dict:
         return {str(m): (c,) if isinstance(c, str) else tuple(map(str, c)) for m, c in columns.items()}
     return (str(columns),) if isinstance(columns, str) else tuple(map(str, columns))
 
-# %% ../../nbs/shop/5_fitting.ipynb #a04f184f
+# %% ../../nbs/shop/5_fitting.ipynb #8a846c98
 @torch.no_grad()
 def anchors_of(model, f: Features, split: Split, warm, seed) -> Anchors:
     ("The experts of a solved model; of a trained one as many known items, drawn in the same way, "
@@ -205,7 +205,7 @@ def anchors_of(model, f: Features, split: Split, warm, seed) -> Anchors:
     if solved:
         items, _ = distinct(f.rows(warm), split)
         return Anchors(warm[items[draw_experts(items, model.config, seed)]])
-    rows = split.warm_items[f.known[warm[split.warm_items]]]
+    rows = split.warm_items[f.mask[warm[split.warm_items]].any(1)]
     if len(rows) > ANCHORS: rows = np.sort(np.random.default_rng([seed, 3]).choice(rows, ANCHORS, replace=False))
     rows = warm[rows]
     z = model.eval()(model.catalogue(feature_rows(f, rows))).z

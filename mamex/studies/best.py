@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['NARROW', 'PLACED', 'RUNGS', 'AROUND', 'columns_of', 'views_of', 'Rung', 'config_of', 'LadderLab', 'lab_of', 'is_copy',
-           'seen_by', 'rungs_of', 'arms_of', 'families_of', 'around', 'rows']
+           'rungs_of', 'view_floors', 'arms_of', 'families_of', 'around', 'rows']
 
-# %% ../../nbs/studies/best.ipynb #64f3bccf
-import time
+# %% ../../nbs/studies/best.ipynb #71be8278
+import mamex, time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
-from ..base import cache_dir, progress_bar
+from ..base import cache_dir, digest, progress_bar, stamp_of
 from ..datasets.core import Dataset
 from ..vectors.choose import choose_encoder
 from ..vectors.features import Features
-from ..vectors.lexical import column_roles, with_lexical
+from ..vectors.lexical import as_views, column_roles, with_lexical
 from ..vectors.likeness import condensed
 from ..vectors.texts import text_modalities
 from ..protocol.verdicts import compare_folds
@@ -55,20 +56,20 @@ class Rung(NamedTuple):
     settings: dict = {}    # changes to it
     trained: bool = False  # by the recipe of the studies, with a seed
 
-# %% ../../nbs/studies/best.ipynb #206a916c
+# %% ../../nbs/studies/best.ipynb #2c59136c
 NARROW = dict(dim=256, memory=0., weights="equal")
 PLACED = NARROW | dict(denoise=0., damp=0.)
 RUNGS = [
     Rung("mamex/released", "the released model", "two", "released", trained=True),
     Rung("mamex/released, rich", "every text column in the text", "rich", "released", trained=True),
-    Rung("mamex/released, each", "every column a modality of its own, words and numbers beside it", "each", "released",
-         trained=True),
-    Rung("solved, linear", "solved instead of trained, linear experts", "each", "best", PLACED | dict(reach=0.)),
-    Rung("solved, experts by place", "every distinct warm item is an expert", "each", "best", PLACED),
-    Rung("solved, clean users", "users cleaned of noise", "each", "best", NARROW | dict(damp=0.)),
-    Rung("solved, damped", "blockbusters damped, as much as validation likes", "each", "best", NARROW),
-    Rung("solved, wide", "users four times as wide, and a share of memory", "each", "best", dict(weights="equal")),
-    Rung("mamex/best", "views weighed by what they tell of users", "each", "best")]
+    Rung("mamex/released, each", "every column a modality of its own", "vectors", "released", trained=True),
+    Rung("solved, linear", "solved instead of trained, linear experts", "vectors", "best", PLACED | dict(reach=0.)),
+    Rung("solved, experts by place", "every distinct warm item is an expert", "vectors", "best", PLACED),
+    Rung("solved, clean users", "users cleaned of noise", "vectors", "best", NARROW | dict(damp=0.)),
+    Rung("solved, damped", "blockbusters damped, as much as validation likes", "vectors", "best", NARROW),
+    Rung("solved, wide", "users four times as wide, and a share of memory", "vectors", "best", dict(weights="equal")),
+    Rung("solved, weighed", "views weighed by what they tell of users", "vectors", "best"),
+    Rung("mamex/best", "words and numbers of the columns beside the vectors", "each", "best")]
 
 # %% ../../nbs/studies/best.ipynb #4fefbe81
 AROUND = [Rung(f"best, {what}", what, view, "best", s) for what, view, s in [
@@ -87,7 +88,7 @@ def config_of(rung: Rung, way: dict):  # way: recipe of the trained rungs
     "The settings of a rung."
     return preset(rung.preset, **((way if rung.trained else {}) | rung.settings))
 
-# %% ../../nbs/studies/best.ipynb #f8e3dfcc
+# %% ../../nbs/studies/best.ipynb #68f6b317
 @dataclass
 class LadderLab(Lab):
     "A laboratory with several views of the items."
@@ -105,27 +106,34 @@ def is_copy(lab: LadderLab) -> bool:
     "Are all views the same?"
     return len({v.fingerprint for v in lab.views.values()}) == 1
 
-def seen_by(lab: LadderLab, rung: Rung):  # as `Arm.features`
-    "What a rung is given: a trained one reads words and numbers as vectors."
-    f = lab.views[rung.view]
-    return (lambda split: condensed(f, split.warm_items)) if rung.trained and (f.words or f.numbers) else f
-
 def rungs_of(lab: LadderLab, p) -> list:
     "The rungs that are asked for: without `trained`, those that are solved."
     return [r for r in RUNGS if (p.get("trained", True) or not r.trained)
             and not (is_copy(lab) and r.name in ("mamex/released, rich", "mamex/released, each"))]
 
-# %% ../../nbs/studies/best.ipynb #38d255c6
+def view_floors(lab: LadderLab, columns) -> dict:  # columns: as in `extract`; name → `Arm`
+    "The floors on the views of `best`, words and numbers read as vectors."
+    f, last = lab.views["each"], {}
+    def made(split):
+        if last.get("split") is not split:
+            seen = lab.on(features=condensed(f, split.warm_items), split=split)
+            last.update(split=split, arms=floor_arms(seen, columns))
+        return last["arms"]
+    code = stamp_of(["import mamex.vectors.likeness"], Path(mamex.__file__).parent, ("base", "vectors.features"))
+    told = {n: digest(a.told, code) for n, a in made(lab.split).items()}
+    return {n: Arm(f, score=lambda split, n=n: made(split)[n].score(split), told=t) for n, t in told.items()}
+
+# %% ../../nbs/studies/best.ipynb #c158759b
 def arms_of(lab: LadderLab, p) -> dict:  # name → `Arm`
     "The rungs, `best` on the two modalities, and the floors on both views."
     columns = columns_of(lab.dataset)
-    rungs = {r.name: Arm(seen_by(lab, r), config_of(r, lab.recipe)) for r in rungs_of(lab, p)}
-    lines = floor_arms(lab.on(features=lab.views["each"]), columns["rich"])
+    rungs = {r.name: Arm(lab.views[r.view], config_of(r, lab.recipe)) for r in rungs_of(lab, p)}
+    lines = view_floors(lab, columns["rich"])
     if is_copy(lab): return rungs | lines
     two = {f"{n}{TWO}": a for n, a in floor_arms(lab, columns["two"]).items() if n != "random"}
     return rungs | {f"mamex/best{TWO}": Arm(lab.views["two"], preset("best"))} | lines | two
 
-# %% ../../nbs/studies/best.ipynb #03c93715
+# %% ../../nbs/studies/best.ipynb #519e073a
 def families_of(arms: dict) -> dict:
     "Who meets whom: `best` on equal inputs, the ladder, and what the columns bring."
     best, rungs = "mamex/best", [r.name for r in RUNGS if r.name in arms]
@@ -135,7 +143,7 @@ def families_of(arms: dict) -> dict:
     there = lambda *names: [n for n in names if n in arms]
     if best + TWO not in arms: return dict(each=Family(best, [*there("mamex/released"), *each]), ladder=ladder)
     return dict(two=Family(best + TWO, [*there("mamex/released"), *two]),
-                each=Family(best, [*there("mamex/released, each"), *each]),
+                each=Family(best, each),
                 columns=Family(best + TWO, [best]), ladder=ladder)
 
 # %% ../../nbs/studies/best.ipynb #20fee4ff
@@ -151,12 +159,12 @@ def around(lab: LadderLab, p) -> dict:  # name → `compare_folds`
                 bar.update(1)
     return {n: compare_folds(v, values[RUNGS[-1].what]) for n, v in values.items() if n != RUNGS[-1].what}
 
-# %% ../../nbs/studies/best.ipynb #b3adbdd3
+# %% ../../nbs/studies/best.ipynb #aeb376b3
 def rows(lab: LadderLab, p) -> Report:
     "Everybody over folds, and what is around `best`."
     arms, began = arms_of(lab, p), time.time()
     ev = gather_for(lab, p, arms, families_of(arms))
-    views = {k: dict(modalities=v.views, fingerprint=v.fingerprint[:16]) for k, v in lab.views.items()}
+    views = {k: dict(modalities=as_views(v).views, fingerprint=v.fingerprint[:16]) for k, v in lab.views.items()}
     first = fit(lab.views["each"], lab.split, preset("best"))
     seen = lab.on(features=lab.views["each"])
     weights = dict(zip(first.model.modalities, first.model.weight.tolist()))

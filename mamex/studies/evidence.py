@@ -6,7 +6,7 @@
 __all__ = ['AWAY', 'METRICS', 'ENDPOINT', 'study_folds', 'Arm', 'Family', 'Evidence', 'run_arm', 'floor_key', 'gather',
            'folds_lab', 'gather_for', 'floor_arms']
 
-# %% ../../nbs/studies/evidence.ipynb #6f46d524
+# %% ../../nbs/studies/evidence.ipynb #e22b73ea
 import mamex, time
 import numpy as np
 from dataclasses import dataclass, field
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Callable
 from ..base import UsageError, cache_dir, digest, progress_bar, stamp_of
 from ..vectors.features import Features, twin_groups, twins
-from ..vectors.likeness import condensed
 from ..protocol.folds import cold_folds
 from ..protocol.verdicts import LOOKS, compare_folds, decide
 from ..trainer import FEEDS, Diverged
@@ -37,11 +36,11 @@ def study_folds(ds, features: Features, k: int = 10, permutation: int = 0,
     together = group_twins == "yes" or group_twins == "auto" and many
     return cold_folds(ds, k, permutation, twin_groups(features) if together else None)
 
-# %% ../../nbs/studies/evidence.ipynb #8e3bb59f
+# %% ../../nbs/studies/evidence.ipynb #99685b2b
 @dataclass(frozen=True)
 class Arm:
     "A model with what it sees."
-    features: Any             # `Features`, or split → `Features` where they are fitted on the warm items
+    features: Features
     config: Any = None        # settings of a model that `fit` knows
     score: Callable | None = None  # instead: split → score function
     told: str = ""                 # what else that score depends on, for the name of its runs
@@ -98,12 +97,10 @@ def open_arms(self: Evidence) -> set:
         need |= left | {f.against(a) for a in left}
     return need
 
-# %% ../../nbs/studies/evidence.ipynb #9eceb815
+# %% ../../nbs/studies/evidence.ipynb #33544397
 def run_arm(name: str, arm: Arm, split, seed: int, store: Path, device: str = "cpu", keep=None) -> Outcome:
     "One arm on one fold, or what it left behind earlier."
-    if arm.config is not None:
-        seen = arm.features(split) if callable(arm.features) else arm.features
-        return followed(store, seen, split, arm.config, seed, device, keep)
+    if arm.config is not None: return followed(store, arm.features, split, arm.config, seed, device, keep)
     path = outcome_file(store, floor_key(name, arm, split))
     if not path.exists():
         began = time.time()
@@ -216,17 +213,15 @@ def gather_for(lab: Lab, p, arms: dict, families: dict) -> Evidence:
     return gather(arms, families, folds, cache_dir() / "folds", p.get("permutations", 1), p.get("budget_h", 0.),
                   lab.device, lab.checkpoints, lab.progress)
 
-# %% ../../nbs/studies/evidence.ipynb #810ae207
+# %% ../../nbs/studies/evidence.ipynb #7d09b5d0
 def floor_arms(lab: Lab, text_columns=("title", "description")) -> dict:  # text_columns: as in `extract`
-    "Every floor of `mamex.rivals.floors` as an arm; words and numbers are read as vectors."
+    "Every floor of `mamex.rivals.floors` as an arm."
     f, last = lab.features, {}
     lengths = text_lengths(lab.dataset.items, text_columns, lab.dataset.info)
     def made(split):
         if last.get("split") is not split:
-            kw, g = dict(pool="own"), condensed(f, split.warm_items)
-            last.update(split=split, floors=floors(g, split, lengths=lengths, **kw) | extra_floors(g, split, **kw))
+            kw = dict(pool="own")
+            last.update(split=split, floors=floors(f, split, lengths=lengths, **kw) | extra_floors(f, split, **kw))
         return last["floors"]
     told = digest(*(x for m, v in lengths.items() for x in (m, v)))
-    if f.words or f.numbers:  # how they become vectors is part of the floor
-        told += stamp_of(["import mamex.vectors.likeness"], Path(mamex.__file__).parent, ("base", "vectors.features"))
     return {n: Arm(f, score=lambda split, n=n: made(split)[n][0], told=told) for n in made(lab.split)}

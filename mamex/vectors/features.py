@@ -22,7 +22,7 @@ def sha(*parts, # bytes, str or arrays
         h.update(len(b).to_bytes(8, 'little') + b)
     return h.hexdigest()
 
-# %% ../../nbs/vectors/1_features.ipynb #64e89b58
+# %% ../../nbs/vectors/1_features.ipynb #c02e15b5
 @dataclass
 class Features:
     "Item vectors per modality with their presence mask. Rows of absent items are 0; rows are not normalised here."
@@ -35,65 +35,49 @@ class Features:
     # name -> float32 [n_items], what is known beside the modalities (an item's age, ...)
     context: dict = field(default_factory=dict)
     key: str = '' # identity of the encoder: two keys alike, and equal inputs have equal vectors; '' where nobody knows
-    # view -> sparse float32 [n_items, terms], how often each term stands there; an item without terms lacks the view
-    words: dict = field(default_factory=dict)
-    # view -> float32 [n_items], a place on a line; NaN: the item lacks the view
-    numbers: dict = field(default_factory=dict)
 
     @property
     def modalities(self) -> list: return list(self.vectors)
 
     @property
-    def views(self) -> list: return [*self.vectors, *self.words, *self.numbers]
-
-    @property
-    def known(self) -> np.ndarray: # bool [n_items]
-        "Of which items there is anything, in whatever form."
-        there = [*(np.diff(w.indptr) > 0 for w in self.words.values()), *(~np.isnan(x) for x in self.numbers.values())]
-        return np.any([self.mask.any(1), *there], 0)
-
-    @property
     def fingerprint(self) -> str:
         "SHA-256 of names, vectors and mask, and of what stands beside them."
         arrays = lambda d: [p for m, v in d.items() for p in (m, str(v.shape), v)]
-        counted = [p for m, w in self.words.items() for p in (m, str(w.shape), w.indptr, w.indices, w.data)]
-        return sha(*arrays(self.vectors), self.mask, *arrays(self.fills), *arrays(self.context), *counted,
-                   *arrays(self.numbers))
+        return sha(*arrays(self.vectors), self.mask, *arrays(self.fills), *arrays(self.context))
 
     def subset(self,
-               names, # views to keep, in this order
+               names, # modalities to keep, in this order
               ) -> 'Features':
-        "The same items with fewer views; `UsageError` for one that is not there."
-        if bad := [m for m in names if m not in self.views]:
-            raise UsageError(f'modality {bad[0]!r} is not among the features; there are {", ".join(self.views)}')
-        keep = lambda d: {m: d[m] for m in names if m in d}
-        mask = self.mask[:, [self.modalities.index(m) for m in names if m in self.vectors]]
-        return replace(self, mask=mask, **{k: keep(getattr(self, k))
-                                           for k in ('vectors', 'counts', 'fills', 'words', 'numbers')})
+        "The same items with fewer modalities; `UsageError` for one that is not there."
+        if bad := [m for m in names if m not in self.vectors]:
+            raise UsageError(f'modality {bad[0]!r} is not among the features; there are {", ".join(self.vectors)}')
+        V, counts = ({m: d[m] for m in names} for d in (self.vectors, self.counts))
+        mask, fills = (self.mask[:, [self.modalities.index(m) for m in names]],
+                       {m: v for m, v in self.fills.items() if m in names})
+        return Features(V, mask, self.encoder, counts, fills, self.context, self.key)
 
     def rows(self,
              items, # positions, a mask or a slice
             ) -> 'Features':
         "Some of the items, with everything that is known of them; the counts stay those of all."
         pick = lambda d: {k: v[items] for k, v in d.items()}
-        return replace(self, mask=self.mask[items], **{k: pick(getattr(self, k)) for k in
-                                                       ('vectors', 'fills', 'context', 'words', 'numbers')})
+        return replace(self, vectors=pick(self.vectors), mask=self.mask[items],
+                       fills=pick(self.fills), context=pick(self.context))
 
     def only(self, modality: str) -> 'Features':
         "The same items as if they had nothing but one modality."
         mask = self.mask & (np.array(self.modalities) == modality)
         there = zip(self.vectors.items(), mask.T)
-        return replace(self, vectors={m: np.where(has[:, None], v, np.float32(0)) for (m, v), has in there}, mask=mask,
-                       words={}, numbers={})
+        return replace(self, vectors={m: np.where(has[:, None], v, np.float32(0)) for (m, v), has in there}, mask=mask)
 
-# %% ../../nbs/vectors/1_features.ipynb #7af9743f
+# %% ../../nbs/vectors/1_features.ipynb #daca3709
 def check_vectors(features: Features,
                   warm: np.ndarray, # int64, items that training knows
                  ):
     "Before a training: refuse vectors of which no warm item has one; a warning for each modality of which none has."
     there = features.mask[warm].any(0)
-    if not (features.known[warm].any() or features.fills or features.context):
-        names = ' or '.join(map(repr, features.views))
+    if not (there.any() or features.fills or features.context):
+        names = ' or '.join(map(repr, features.modalities))
         raise UsageError(f'no warm item has a vector of {names}; there is nothing to learn from: '
                          'give pictures or texts to items that users have met, or vectors by another encoder')
     known = [m for m, t in zip(features.modalities, there) if t]
@@ -122,19 +106,16 @@ def ready_features(ds: Dataset) -> Features:
     if not V: raise UsageError(f'dataset {ds.name!r} brings ready vectors, but every row of them is empty')
     return Features(V, np.stack([ok[m] for m in V], 1), 'ready', counts, key='ready')
 
-# %% ../../nbs/vectors/1_features.ipynb #b0583f00
+# %% ../../nbs/vectors/1_features.ipynb #cf11c933
 def twin_groups(f: Features) -> np.ndarray:  # int64 [n_items]; equal numbers are twins
     "Which items a model cannot tell apart."
     parts = [f.mask]
     for v in f.vectors.values():
         top = np.abs(v).max(1, keepdims=True)
         parts.append(np.round(v / np.where(top > 0, top, 1) * 1e4).astype(np.int16))
-    parts += [np.nan_to_num(x, nan=np.inf)[:, None] for x in f.numbers.values()]
-    parts += [np.array([sha(w.indices[a:b], w.data[a:b])[:16] for a, b in zip(w.indptr, w.indptr[1:])], 'S16')[:, None]
-              for w in f.words.values()]
     rows = np.ascontiguousarray(np.concatenate([p.view(np.uint8).reshape(len(f.mask), -1) for p in parts], 1))
     groups = np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_inverse=True)[1].ravel().astype(np.int64)
-    bare = ~f.known
+    bare = ~f.mask.any(1)
     groups[bare] = groups.max(initial=0) + 1 + np.arange(bare.sum())
     return groups
 

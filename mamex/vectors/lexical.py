@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['PRICE', 'ROLES', 'NO_CONTENT', 'SPACE', 'PAIRED', 'WORDS', 'PIECES', 'COUNTED', 'number_of', 'filled', 'role_of',
            'is_code', 'role_of_texts', 'column_roles', 'check_roles', 'levels', 'ids', 'id_pairs', 'starts', 'counted',
-           'on_a_line', 'lexical_views', 'with_lexical']
+           'on_a_line', 'Views', 'with_views', 'as_views', 'alike_groups', 'lexical_views', 'with_lexical']
 
-# %% ../../nbs/vectors/10_lexical.ipynb #5ab9b4ab
+# %% ../../nbs/vectors/10_lexical.ipynb #d0a9dcd3
 import itertools, re
 import numpy as np, pandas as pd
-from dataclasses import replace
+from dataclasses import dataclass, field, fields
 from scipy import sparse
 from ..base import UsageError
 from ..datasets.checks.problems import Problem
 from ..datasets.core import YEAR, feedback_columns, release_times, split_labels
-from .features import Features
+from .features import Features, sha, twin_groups
 from .texts import clean_text
 
 # %% ../../nbs/vectors/10_lexical.ipynb #bd91817d
@@ -138,7 +138,74 @@ def on_a_line(column: pd.Series, role: str) -> np.ndarray:  # float32 [n], NaN: 
     seconds = release_times(pd.DataFrame(dict(released=column.to_numpy(object))))[0]
     return (seconds / (5 * 365.2425 * 86400)).astype(np.float32)
 
-# %% ../../nbs/vectors/10_lexical.ipynb #27841fb8
+# %% ../../nbs/vectors/10_lexical.ipynb #102dafaa
+@dataclass
+class Views(Features):
+    "Items with what stands in their columns beside their vectors."
+    # view -> sparse float32 [n_items, terms], how often each term stands there; an item without terms lacks the view
+    words: dict = field(default_factory=dict)
+    # view -> float32 [n_items], a place on a line; NaN: the item lacks the view
+    numbers: dict = field(default_factory=dict)
+
+    @property
+    def views(self) -> list: return [*self.vectors, *self.words, *self.numbers]
+
+    @property
+    def known(self) -> np.ndarray: # bool [n_items]
+        "Of which items there is anything, in whatever form."
+        there = [*(np.diff(w.indptr) > 0 for w in self.words.values()), *(~np.isnan(x) for x in self.numbers.values())]
+        return np.any([self.mask.any(1), *there], 0)
+
+    @property
+    def fingerprint(self) -> str:
+        "As of `Features`, with words and numbers."
+        base = Features.fingerprint.fget(self)
+        if not self.words and not self.numbers: return base
+        counts = [p for m, w in self.words.items() for p in (m, str(w.shape), w.indptr, w.indices, w.data)]
+        return sha(base, *counts, *(p for m, x in self.numbers.items() for p in (m, x)))
+
+    def rows(self, items) -> "Views":  # as of `Features`
+        "Some of the items, with everything that is known of them."
+        return with_views(super().rows(items), {m: w[items] for m, w in self.words.items()},
+                          {m: x[items] for m, x in self.numbers.items()})
+
+    def subset(self, names) -> "Views":  # views to keep
+        "The same items with fewer views; `UsageError` for one that is not there."
+        if bad := [m for m in names if m not in self.views]:
+            raise UsageError(f"modality {bad[0]!r} is not among the features; there are {', '.join(self.views)}")
+        keep = lambda d: {m: d[m] for m in names if m in d}
+        return with_views(super().subset([m for m in names if m in self.vectors]), keep(self.words), keep(self.numbers))
+
+    @property
+    def dense(self) -> Features:
+        "The vectors alone."
+        return Features(**{f.name: getattr(self, f.name) for f in fields(Features)})
+
+# %% ../../nbs/vectors/10_lexical.ipynb #41d6a2a4
+def with_views(f: Features, words: dict, numbers: dict) -> Views:
+    "Features with words and numbers beside them."
+    return Views(**{k.name: getattr(f, k.name) for k in fields(Features)}, words=words, numbers=numbers)
+
+def as_views(f: Features) -> Views:
+    "Features as `Views`, with nothing beside the vectors where they bring nothing."
+    return f if isinstance(f, Views) else with_views(f, {}, {})
+
+def alike_groups(f: Views) -> np.ndarray:  # int64 [n_items]; equal numbers are twins
+    "Which items no view tells apart; one of which nothing is known is alone."
+    if not f.words and not f.numbers: return twin_groups(f)
+    groups = twin_groups(f)
+    groups[~f.mask.any(1)] = -1  # there they are alone; here words may still be equal
+    parts = [groups[:, None].view("S8"), *(np.nan_to_num(x, nan=np.inf).astype("<f8")[:, None].view("S8")
+                                           for x in f.numbers.values())]
+    parts += [np.array([sha(w.indices[a:b], w.data[a:b])[:16] for a, b in zip(w.indptr, w.indptr[1:])], "S16")[:, None]
+              for w in f.words.values()]
+    rows = np.ascontiguousarray(np.concatenate([p.view(np.uint8).reshape(len(groups), -1) for p in parts], 1))
+    out = np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_inverse=True)[1].ravel().astype(np.int64)
+    bare = ~f.known
+    out[bare] = out.max(initial=0) + 1 + np.arange(bare.sum())
+    return out
+
+# %% ../../nbs/vectors/10_lexical.ipynb #6fcce1f3
 def lexical_views(items: pd.DataFrame,
                   roles: dict,             # column → role
                  ) -> tuple[dict, dict]:   # view → counts; view → numbers
@@ -150,8 +217,8 @@ def lexical_views(items: pd.DataFrame,
         if role in ("year", "number"): numbers[f"{c} {role}"] = on_a_line(column, role)
     return words, numbers
 
-def with_lexical(f: Features, items: pd.DataFrame, roles: dict) -> Features:  # roles: as of `column_roles`
+def with_lexical(f: Features, items: pd.DataFrame, roles: dict) -> Views:  # roles: as of `column_roles`
     "The same items with what stands in their columns; a view that no item has is left out."
     words, numbers = lexical_views(items, roles)
-    return replace(f, words={m: w for m, w in words.items() if w.nnz},
-                   numbers={m: x for m, x in numbers.items() if not np.isnan(x).all()})
+    return with_views(f, {m: w for m, w in words.items() if w.nnz},
+                      {m: x for m, x in numbers.items() if not np.isnan(x).all()})
