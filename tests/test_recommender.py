@@ -551,6 +551,19 @@ def test_views_are_the_nearest_by_each_modality(best, fitted, world):
     pd.testing.assert_frame_equal(best.explain("twin").views, best_again.views)
 
 
+def test_a_price_is_a_number_and_no_text(world):
+    "Neither prices nor addresses are handed to the encoder; a new item's price is read, whatever its currency."
+    n = len(world.items)
+    shop = replace(world, items=world.items.assign(price=[f"${5 + k % 9}.00" for k in range(n)], link=[f"https://shop.example/{k}" for k in range(n)]))
+    rec = Recommender.fit(shop, "tiny", progress=False)
+    assert "price number" in rec.model.modalities and not {"price", "link", "link words", "price words"} & set(rec.model.modalities)
+    assert rec.reads() == ["title", "description", "price"] and not rec.about["watch"]
+    rec.add_items([dict(item="a", title="A red lamp", price="5,00 €"), dict(item="b", title="A red lamp", price="1,300.00")])
+    a, b = rec.rows_of(["a", "b"])
+    k = rec.model.modalities.index("price number")
+    assert rec.cosine[a, k].max() == pytest.approx(1, abs=1e-5) and rec.cosine[b, k].max() < 0
+
+
 # ---- folders of the former version
 def test_a_folder_of_the_former_version_still_serves(saved, tmp_path):
     import hashlib, safetensors.numpy

@@ -122,7 +122,7 @@ def weights_told(views: dict) -> list:  # view → weight
     return ([f"Weight of the views: {', '.join(f'{m} {views[m] / total:.0%}' for m in loud)}."] * bool(loud)
             + [f"Not heard, because they tell no more than chance who likes what: {', '.join(none)}."] * bool(none))
 
-# %% ../../nbs/shop/5_fitting.ipynb #7be1294e
+# %% ../../nbs/shop/5_fitting.ipynb #666bcd4c
 @patch(cls_method=True)
 def fit(cls: Recommender,
         dataset,                            # a `Dataset`, a folder, or a name
@@ -154,9 +154,9 @@ def fit(cls: Recommender,
     if (met > 0).sum() < 5:
         raise UsageError(f"{ds.name} has {(met > 0).sum()} items that somebody has met: "
                          "a recommender needs at least 5, to hold two of them out.")
-    columns = text_columns_of(ds, c, text_columns)
-    f = features if features is not None else extract(ds, encoder, device, columns, long_text, cache, progress, say)
     read = roles_for(ds, c, roles) if features is None else {}
+    columns = text_columns_of(ds, c, text_columns, read)
+    f = features if features is not None else extract(ds, encoder, device, columns, long_text, cache, progress, say)
     if read: f = with_lexical(f, ds.items, read)
     warm = np.flatnonzero(met)
     inner, mine = feature_rows(f, warm), np.stack([pairs[:, 0], np.searchsorted(warm, pairs[:, 1])], 1)
@@ -187,11 +187,14 @@ def as_share(v, name: str) -> float:
         raise UsageError(f"{name} is {v!r}: it is a share between 0 and 1.")
     return float(v)
 
-# %% ../../nbs/shop/5_fitting.ipynb #34e85095
-def text_columns_of(ds: Dataset, config, columns) -> tuple | dict:
-    "The text columns to read; words that users wrote are left out, unless they are named."
+# %% ../../nbs/shop/5_fitting.ipynb #a7254f98
+def text_columns_of(ds: Dataset, config, columns, roles=None) -> tuple | dict:  # roles: column → role
+    "The text columns to read; words that users wrote, and numbers, are left out, unless they are named."
     if columns is None and not hasattr(config, "solve"): return ("title", "description")
-    if columns is None: return text_modalities(ds)
+    if columns is None:
+        unread = [c for c, r in (roles or {}).items() if r in ("number", "year", "ignore", "feedback")]
+        named = tuple(c for c in text_modalities(ds)["text"] if c not in unread)
+        return dict(text=named) | ({c: (c,) for c in named} if len(named) > 1 else {})
     if isinstance(columns, Mapping):
         return {str(m): (c,) if isinstance(c, str) else tuple(map(str, c)) for m, c in columns.items()}
     return (str(columns),) if isinstance(columns, str) else tuple(map(str, columns))
@@ -211,7 +214,7 @@ def anchors_of(model, f: Features, split: Split, warm, seed) -> Anchors:
     z = model.eval()(model.catalogue(feature_rows(f, rows))).z
     return Anchors(rows, torch.nn.functional.normalize(z, dim=2).cpu().numpy())
 
-# %% ../../nbs/shop/5_fitting.ipynb #4051333a
+# %% ../../nbs/shop/5_fitting.ipynb #3d5e3d40
 @patch(cls_method=True)
 def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdout, refit, device,
           progress) -> tuple:  # model; facts for `about`; the split that it learned from
@@ -229,7 +232,7 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     else: model = cls.adopt(run.model, e, split, lam)
     how = dict(held_out=split.rule, epochs=run.best_epoch + 1,
                validation={k: v for k, v in best.items() if k.startswith("val_own/")},
-               watch=watch(run.history, c), fold_in_lambda=lam, fold_in={str(k): v for k, v in lams.items()},
+               watch=[] if solved else watch(run.history, c), fold_in_lambda=lam, fold_in={str(k): v for k, v in lams.items()},
                select_on=c.select_on, beside=beside)
     if solved: how |= dict(damp=c.damp, memory=c.memory, views=dict(zip(model.modalities, model.weight.tolist())))
     return model.cpu(), how, whole_split if refit else split

@@ -181,8 +181,9 @@ def shown_items(report: Report) -> HTML:
     lab = report.lab
     return gallery(report.runs[full_of(report)][0], lab.dataset, lab.features, lab.split)
 
-# %% ../../nbs/studies/ablations.ipynb #87df9ea3
-TITLES = dict(floors="The whole model against the floors", table2="Table 2, and what it leaves out", table3="Table 3: who owns routers and experts",
+# %% ../../nbs/studies/ablations.ipynb #6305fcd5
+TITLES = dict(floors="The whole model against the floors", table2="Table 2, and what it leaves out",
+              table3="Table 3: who owns routers and experts",
               singles="Figure 2: each modality alone", targets="Does uniform balance hold the model back?")
 TITLES["text against image"] = "Figure 2: text against image"
 

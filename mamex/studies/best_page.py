@@ -26,13 +26,13 @@ def seen_of(card: dict, view: str) -> list:  # "two" or "each"
     "The modalities of a view."
     return card["views"][view]["modalities"]
 
-# %% ../../nbs/studies/best_page.ipynb #69bc8360
+# %% ../../nbs/studies/best_page.ipynb #40f16ed2
 def inputs_told(report: dict) -> str:
     "What the models see, in sentences."
     two, each = (", ".join(seen_of(report["card"], v)) for v in ("two", "each"))
     if views_told(report) == ["each"]: return f"Vectors: {each}, for all models alike."
     return (f"Models marked `two`, and `mamex/released`, see {two}, and are compared with each other; "
-            f"the others see {each}.")
+            f"`mamex/best` and the other floors see {each}. What stands between them on the ladder sees the vectors.")
 
 # %% ../../nbs/studies/best_page.ipynb #1bd7be55
 def ladder_table(report: dict) -> pd.DataFrame:
@@ -124,14 +124,14 @@ def tables(report: dict) -> dict:  # name → table
     found = {v: verdict_table(report, v) for v in report["verdicts"] if v != "ladder"}
     return found | dict(ladder=ladder_table(report), around=around_table(report))
 
-# %% ../../nbs/studies/best_page.ipynb #49549690
+# %% ../../nbs/studies/best_page.ipynb #e459ba77
 def headline_row(name: str, report: dict, view: str) -> dict:
     "`released`, the strongest floor and `best` of a dataset, all on the same inputs."
     best, columns, rows = report["reference"][view], seen_of(report["card"], view), report["verdicts"][view]
     mark = lambda n: {"worse": " *", "better": " −"}.get(rows[n]["verdict"], "")
     mean = lambda n: number(mean_of(report, n))
     old, floor = next((n for n in rows if n.startswith("mamex/released")), None), strongest(report, view)
-    return {"dataset": name, "inputs": ", ".join(columns) if len(columns) < 3 else f"{len(columns)} columns",
+    return {"dataset": name, "inputs": ", ".join(columns) if len(columns) < 3 else f"{len(columns)} views",
             "`best`": mean(best),
             "strongest floor": f"`{floor.removesuffix(TWO)}` {mean(floor)}{mark(floor)}" if floor else "–",
             "`released`": f"{mean(old)}{mark(old)}" if old and report["converged"][old] == 1 else "–"}

@@ -44,18 +44,17 @@ def front_sentences(reports: dict) -> list[str]:  # dataset → best.json
 
 # %% ../../nbs/studies/front.ipynb #601e1475
 def plot_front(reports: dict):  # dataset → best.json
-    "`released`, the strongest floor and `best` of each dataset, on every column, with intervals over folds."
-    fig, axs = plt.subplots(1, len(reports), figsize=(1.2 + 1.75 * len(reports), 1.6), sharey=True, squeeze=False)
-    labels = ["best", "strongest floor", "released"]
+    "The strongest floor and `best` of each dataset, on every column, with intervals over folds."
+    fig, axs = plt.subplots(1, len(reports), figsize=(1.2 + 1.75 * len(reports), 1.4), sharey=True, squeeze=False)
+    labels = ["best", "strongest floor"]
     for ax, (name, r) in zip(axs[0], reports.items()):
-        old = next((n for n in r["verdicts"]["each"] if n.startswith("mamex/released")), None)
-        for y, n in enumerate((r["reference"]["each"], strongest(r, "each"), old)):
+        for y, n in enumerate((r["reference"]["each"], strongest(r, "each"))):
             if n is None or r["converged"][n] < 1: continue
             v, colour = np.array(r["folds"]["own"][n][:r.get("division") or None]), "C1" if y == 0 else "C0"
             ax.plot(fold_interval(v), [y, y], color=colour, lw=2)
             ax.plot(v.mean(), y, "o", color=colour, ms=5)
         ax.margins(x=.1)
-        ax.set(title=name, xlim=(0, None), yticks=range(3), yticklabels=labels, ylim=(2.5, -.5))
+        ax.set(title=name, xlim=(0, None), yticks=range(2), yticklabels=labels, ylim=(1.5, -.5))
         ax.xaxis.set_major_locator(plt.MaxNLocator(3))
     fig.supxlabel("NDCG@10 among the test items, every column of an item's first day", fontsize=9)
     fig.tight_layout()
