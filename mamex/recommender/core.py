@@ -84,7 +84,7 @@ def carried_by(it) -> torch.Tensor:  # it: `Items`; returns float [n, M]
     size = it.e.square().sum(1, keepdim=True).clamp_min(1e-24)
     return torch.where(it.has.any(1, keepdim=True), part.squeeze(2) / size, 0.)
 
-# %% ../../nbs/shop/1_recommender.ipynb #222e1b70
+# %% ../../nbs/shop/1_recommender.ipynb #4c96ff68
 def nearest_by_view(model, part: Catalogue, it, anchors: Anchors,
              me) -> dict:  # near, cosine of some items; it: what the model made of them, `Items`
     ("The nearest anchors by each modality: as a solved model hears its experts, "
@@ -92,7 +92,7 @@ def nearest_by_view(model, part: Catalogue, it, anchors: Anchors,
     out, has = [], it.has.cpu().numpy()
     place = np.full(max([*anchors.rows, *me, 0]) + 2, -1); place[anchors.rows] = np.arange(len(anchors.rows))
     for k, m in enumerate(model.modalities):
-        if anchors.z is None: alike, there = model.likeness(m, part), model.placed(m)
+        if anchors.z is None: alike, there = model.likeness(m, part).clamp_(min=-1), model.placed(m)
         else:
             z, of = torch.nn.functional.normalize(it.z[:, k]).cpu(), torch.as_tensor(anchors.z[:, k])
             alike, there = z @ of.T, (of != 0).any(1)
