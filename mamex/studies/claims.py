@@ -18,6 +18,7 @@ from scipy import stats
 from typing import Callable
 from ..trainer import PRESETS
 from .evidence_page import interval
+from .stamps import superseded
 
 # %% ../../nbs/studies/claims.ipynb #5f4df212
 HOLDS, FAILS, SAME, NEEDLESS, OPEN, NONE = ("holds", "does not hold", "makes no difference", "not needed", "open",
@@ -229,10 +230,12 @@ def minutes(report: dict) -> float:
 
 # %% ../../nbs/studies/claims.ipynb #9ae44aed
 def read_reports(root: Path) -> dict[str, dict[str, dict]]:  # dataset → notebook → its json
-    "Every report under `root`."
-    out = {}
+    "Every report under `root`; one of earlier code says so under `superseded`."
+    out, old = {}, superseded(root)
     for p in sorted(root.glob("*/*.json")):
-        if "card" in (r := json.loads(p.read_text())): out.setdefault(p.parent.name, {})[p.stem] = r
+        if "card" not in (r := json.loads(p.read_text())): continue
+        mark = {"superseded": s} if (s := old.get(f"{p.parent.name}/{p.stem}")) else {}
+        out.setdefault(p.parent.name, {})[p.stem] = r | mark
     return out
 
 # %% ../../nbs/studies/claims.ipynb #4c2e74b2

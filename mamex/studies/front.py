@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'over_folds', 'front_sentences', 'plot_front', 'anchor', 'short_verdicts', 'finding_line', 'claim_part',
-           'shares_table', 'claims_page', 'datasets_table', 'best_part', 'speed_part', 'peers_part', 'index_page',
-           'write_index']
+           'shares_table', 'claims_page', 'datasets_table', 'best_part', 'speed_part', 'peers_part', 'earlier_part',
+           'index_page', 'write_index']
 
 # %% ../../nbs/studies/front.ipynb #9c852622
 import json
@@ -24,12 +24,14 @@ from .evidence_page import interval
 from .overview import overview_table, plot_over_datasets
 from .questions import questions_table, write_questions
 from .speed_page import fast_part
+from .stamps import superseded
 
 # %% ../../nbs/studies/front.ipynb #92ff79e8
 def over_folds(reports: dict,  # dataset → notebook → json
                notebook: str) -> dict:  # dataset → json
     "The reports of a notebook that compare over folds, of real data: older ones decide nothing, toy tests instruments."
-    return {n: r[notebook] for n, r in reports.items() if n != "toy" and "verdicts" in r.get(notebook, {})}
+    return {n: r[notebook] for n, r in reports.items()
+            if n != "toy" and "verdicts" in r.get(notebook, {}) and "superseded" not in r[notebook]}
 
 # %% ../../nbs/studies/front.ipynb #e06e9435
 def front_sentences(reports: dict) -> list[str]:  # dataset → best.json
@@ -171,6 +173,12 @@ def peers_part(reports: dict) -> list[str]:  # dataset → peers.json
             f"{', '.join(f'[{n}]({n}/peers.md)' for n in reports)}."]
 
 # %% ../../nbs/studies/front.ipynb #657d420a
+def earlier_part(root: Path) -> list[str]:
+    "The reports that stand until they are made again; nothing where there is none."
+    old = superseded(root)
+    return ["## Made by earlier code", "These stand until they are made again, and are left out of the tables above.",
+            "\n".join(f"- [{n}]({n}.md): {why}" for n, why in old.items())] if old else []
+
 def index_page(root: Path) -> str:
     "`reports/README.md`: verdicts first, then the tables that carry them, then the way to every report."
     reports = read_reports(root)
@@ -180,7 +188,7 @@ def index_page(root: Path) -> str:
         "## What people ask", markdown_table(questions_table(reports)),
         "## What holds", markdown_table(short_verdicts(claim_rows(root))), 
         *best_part(over_folds(reports, "best")), *peers_part(over_folds(reports, "peers")), *speed_part(reports),
-        *(["## Datasets", markdown_table(datasets_table(reports))] if reports else [])]) + "\n"
+        *earlier_part(root), *(["## Datasets", markdown_table(datasets_table(reports))] if reports else [])]) + "\n"
 
 # %% ../../nbs/studies/front.ipynb #5f41f7c5
 def write_index(root: Path | None = None):  # None: the folder of all reports

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BYSTANDERS', 'BEST', 'ASKS_FOR_BEST', 'code_cells', 'not_followed', 'code_stamp', 'picture_stamps', 'data_stamp',
-           'read_stamps', 'write_stamp', 'is_up_to_date', 'stale']
+           'read_stamps', 'write_stamp', 'is_up_to_date', 'superseded', 'stale']
 
 # %% ../../nbs/studies/stamps.ipynb #c696cfe9
 import json, mamex
@@ -14,7 +14,7 @@ from ..base import digest, stamp_of, write_atomic
 from ..datasets.core import Dataset
 from ..datasets.folders import load_dataset
 
-# %% ../../nbs/studies/stamps.ipynb #17c006dd
+# %% ../../nbs/studies/stamps.ipynb #fe1cf8dd
 def code_cells(path: Path) -> list[str]:
     ("Sources of a notebook's code cells; a file that is no notebook counts as one cell, "
      "papermill will say what is wrong with it.")
@@ -29,7 +29,7 @@ BYSTANDERS = ("studies.claims", "studies.front", "studies.overview", "studies.re
 
 # the preset `best`: the trainer knows it, but no number of a notebook that does not ask for it depends on it
 BEST = ("solved", "experts", "tastes", "vectors.likeness", "vectors.lexical")
-ASKS_FOR_BEST = ("run", "best", "peers", "speed")  # notebooks
+ASKS_FOR_BEST = ("run", "best", "peers", "ablations", "speed")  # notebooks
 
 def not_followed(notebook: Path) -> tuple:  # modules, as `stamp_of` takes them
     "Of what a notebook reaches, what none of its numbers depends on."
@@ -81,15 +81,21 @@ def is_up_to_date(folder: Path, stem: str, wanted: dict) -> bool:  # wanted: cod
     if not isinstance(stamp, dict) or not report.is_file(): return False
     return stamp.get("report") == digest(report.read_bytes()) and all(stamp.get(k) == v for k, v in wanted.items())
 
-# %% ../../nbs/studies/stamps.ipynb #eab034f8
+# %% ../../nbs/studies/stamps.ipynb #485b46dc
+def superseded(root: Path) -> dict[str, str]:  # "dataset/notebook" → what is old in it; root: of the reports
+    "The reports whose stamp says that they are of earlier code: they stand until they are made again, and are marked."
+    return {f"{p.parent.name}/{n}": s["superseded"] for p in sorted(Path(root).glob("*/stamps.json"))
+            for n, s in read_stamps(p.parent).items() if s.get("superseded")}
+
 def stale(root: Path, nbs: Path) -> dict[str, str]:  # "dataset/notebook" → why; root: of the reports
-    "The reports under a folder that were not made by the code of now."
-    out = {}
+    "The reports under a folder that were not made by the code of now, and do not say so."
+    out, marked = {}, superseded(root)
     for p in sorted(Path(root).glob("*/*.json")):
         if p.stem in ("stamps", "speed"): continue
         stamp = read_stamps(p.parent).get(p.stem)
         if not stamp: why = "no stamp"
         elif stamp.get("report") != digest(p.read_bytes()): why = "changed since its stamp"
+        elif f"{p.parent.name}/{p.stem}" in marked: continue
         elif stamp.get("code") != code_stamp(Path(nbs) / f"{p.stem}.ipynb"): why = "made by other code"
         else: continue
         out[f"{p.parent.name}/{p.stem}"] = why
