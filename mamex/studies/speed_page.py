@@ -273,6 +273,7 @@ def fast_part(
     "The races as a table, and a sentence on `best` where the way to the authors' best validation was timed."
     speed = {n: r["speed"] for n, r in reports.items() if "speed" in r}
     if not speed: return "No report on speed yet."
-    timed = {n: s for n, s in speed.items() if "best" in s["fits"] and s["to_best"].get(AUTHORS)}
+    timed = {n: s for n, s in speed.items()
+             if "best" in s["fits"] and s["to_best"].get(AUTHORS) and "superseded" not in s}
     table = pd.DataFrame([fast_row(n, s) for n, s in speed.items()])
     return "\n\n".join([markdown_table(table), *(fast_sentence(n, s) for n, s in timed.items())])
