@@ -131,6 +131,7 @@ def headline_row(name: str, report: dict, view: str) -> dict:
     mark = lambda n: {"worse": " *", "better": " −"}.get(rows[n]["verdict"], "")
     mean = lambda n: number(mean_of(report, n))
     old, floor = next((n for n in rows if n.startswith("mamex/released")), None), strongest(report, view)
+    name += " †" * ("superseded" in report)  # made by earlier code
     return {"dataset": name, "inputs": ", ".join(columns) if len(columns) < 3 else f"{len(columns)} views",
             "`best`": mean(best),
             "strongest floor": f"`{floor.removesuffix(TWO)}` {mean(floor)}{mark(floor)}" if floor else "–",

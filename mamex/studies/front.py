@@ -30,8 +30,7 @@ from .stamps import superseded
 def over_folds(reports: dict,  # dataset → notebook → json
                notebook: str) -> dict:  # dataset → json
     "The reports of a notebook that compare over folds, of real data: older ones decide nothing, toy tests instruments."
-    return {n: r[notebook] for n, r in reports.items()
-            if n != "toy" and "verdicts" in r.get(notebook, {}) and "superseded" not in r[notebook]}
+    return {n: r[notebook] for n, r in reports.items() if n != "toy" and "verdicts" in r.get(notebook, {})}
 
 # %% ../../nbs/studies/front.ipynb #e06e9435
 def front_sentences(reports: dict) -> list[str]:  # dataset → best.json
@@ -176,7 +175,7 @@ def peers_part(reports: dict) -> list[str]:  # dataset → peers.json
 def earlier_part(root: Path) -> list[str]:
     "The reports that stand until they are made again; nothing where there is none."
     old = superseded(root)
-    return ["## Made by earlier code", "These stand until they are made again, and are left out of the tables above.",
+    return ["## Made by earlier code", "These stand until they are made again; in the table of `best` they bear a †.",
             "\n".join(f"- [{n}]({n}.md): {why}" for n, why in old.items())] if old else []
 
 def index_page(root: Path) -> str:
