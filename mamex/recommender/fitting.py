@@ -232,7 +232,8 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     else: model = cls.adopt(run.model, e, split, lam)
     how = dict(held_out=split.rule, epochs=run.best_epoch + 1,
                validation={k: v for k, v in best.items() if k.startswith("val_own/")},
-               watch=[] if solved else watch(run.history, c), fold_in_lambda=lam, fold_in={str(k): v for k, v in lams.items()},
+               watch=[] if solved else watch(run.history, c), fold_in_lambda=lam,
+               fold_in={str(k): v for k, v in lams.items()},
                select_on=c.select_on, beside=beside)
     if solved: how |= dict(damp=c.damp, memory=c.memory, views=dict(zip(model.modalities, model.weight.tolist())))
     return model.cpu(), how, whole_split if refit else split
