@@ -20,9 +20,10 @@ from .protocol.runs import dot_scorer, write_model
 from .protocol.splits import Split
 from .model import Items
 
-# %% ../nbs/paper/6_experts.ipynb #b21eb4cb
+# %% ../nbs/paper/6_experts.ipynb #5d0792b6
 def slot(kind: str, m: str) -> str: return f"{kind}_{m}".replace(".", "\u2024")  # torch allows no dot in a name
 
+# %% ../nbs/paper/6_experts.ipynb #f0d789aa
 class SolvedMAMEX(nn.Module):
     "MAMEX with warm items as experts. Answers and users are zero until `solve`."
     block = 8192  # items that pass at a time
@@ -44,11 +45,12 @@ class SolvedMAMEX(nn.Module):
     def put(self, kind: str, m: str, v: Tensor): self.register_buffer(slot(kind, m), v)
     def of(self, kind: str, m: str) -> Tensor: return getattr(self, slot(kind, m))
 
-# %% ../nbs/paper/6_experts.ipynb #df9062a5
+# %% ../nbs/paper/6_experts.ipynb #ab6a32c1
 @patch
 def known_terms(self: SolvedMAMEX, m: str) -> tuple[np.ndarray, np.ndarray]:  # of `term_weights`
     return self.of("terms", m).numpy(), self.of("idf", m).numpy()
 
+# %% ../nbs/paper/6_experts.ipynb #b66a3902
 @patch
 def catalogue(self: SolvedMAMEX, features: Features) -> Shelf:
     "Items as this model reads them; refuses those of another kind."
@@ -61,20 +63,21 @@ def catalogue(self: SolvedMAMEX, features: Features) -> Shelf:
                          f"the items bring {other}; read them with the same columns and roles")
     return shelf_of(features, self.config, {m: self.known_terms(m) for m in self.words})
 
-# %% ../nbs/paper/6_experts.ipynb #8abb5f5f
+# %% ../nbs/paper/6_experts.ipynb #3fab965d
 @patch
 def centred(self: SolvedMAMEX, m: str, part: Shelf) -> Tensor:  # float [n, d_m]
     "Frozen vectors centred and normalised; zeros where there is none."
     h = part.read(m) - self.of("centre", m)
     return nn.functional.normalize(h) * part.has[:, self.modalities.index(m), None]
 
+# %% ../nbs/paper/6_experts.ipynb #cdab2ef3
 @patch
 def expert_words(self: SolvedMAMEX, m: str) -> sparse.csr_array:  # float32 [K, V]
     "The words of the experts."
     columns, values, starts = (self.of(k, m).numpy() for k in ("columns", "values", "starts"))
     return sparse.csr_array((values, columns, starts), shape=(len(self.answers), len(self.of("terms", m))))
 
-# %% ../nbs/paper/6_experts.ipynb #3c564698
+# %% ../nbs/paper/6_experts.ipynb #d68202de
 @patch
 def likeness(self: SolvedMAMEX, m: str, part: Shelf) -> Tensor:  # float [n, K]
     "How like each expert items are by one view; of what either lacks, whatever number."
@@ -82,12 +85,14 @@ def likeness(self: SolvedMAMEX, m: str, part: Shelf) -> Tensor:  # float [n, K]
     if m in self.numbers: return 1 - (part.numbers[m][:, None] - self.of("place", m).nan_to_num()[None]).abs()
     return self.centred(m, part) @ self.of("place", m).T
 
+# %% ../nbs/paper/6_experts.ipynb #fb54ffce
 @patch
 def placed(self: SolvedMAMEX, m: str) -> Tensor:  # bool [K]
     "Which experts have a view."
     if m in self.words: return self.of("starts", m).diff() > 0
     return ~self.of("place", m).isnan() if m in self.numbers else (self.of("place", m) != 0).any(1)
 
+# %% ../nbs/paper/6_experts.ipynb #07ea8e36
 @patch
 def near(self: SolvedMAMEX, m: str, part: Shelf) -> Tensor:  # float [n, K]
     "What each expert has to say about items, by one view."
@@ -95,18 +100,20 @@ def near(self: SolvedMAMEX, m: str, part: Shelf) -> Tensor:  # float [n, K]
     if self.config.reach: return c.sub_(1).mul_(self.config.reach).exp_()
     return c.clamp_(min=0) if m in self.numbers else c  # a hat: a kernel on the line, as the cosine is one
 
-# %% ../nbs/paper/6_experts.ipynb #a8492864
+# %% ../nbs/paper/6_experts.ipynb #d2bd100a
 @patch
 def gate(self: SolvedMAMEX, has: Tensor) -> Tensor:  # bool [n, M]; float [n, M], squares sum to 1, or to 0
     "α: what is there, by the weight of its view."
     a = has * self.weight.sqrt()
     return a / a.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
 
+# %% ../nbs/paper/6_experts.ipynb #835a120f
 @patch
 def heard(self: SolvedMAMEX, has: Tensor) -> Tensor:  # bool [n, M]
     "The views of an item; none where no view that it has counts for anything: it is ranked as the average then."
     return has & (has & (self.weight > 0)).any(1, keepdim=True)
 
+# %% ../nbs/paper/6_experts.ipynb #bd904fbf
 @patch
 def say(self: SolvedMAMEX, part: Shelf) -> Tensor:  # float [n, K]
     "Σ_m α_im α_km g^m_ik: how loud each expert is for each item."
@@ -121,7 +128,7 @@ def pieces(self: SolvedMAMEX, catalogue: Shelf, items: np.ndarray):  # items: in
     "Some items, a block at a time."
     for at in torch.as_tensor(items).split(self.block): yield catalogue.take(at)
 
-# %% ../nbs/paper/6_experts.ipynb #776aeca5
+# %% ../nbs/paper/6_experts.ipynb #9f2d158f
 def distinct(features: Features,
              split: Split,
             ) -> tuple[np.ndarray, np.ndarray]:  # int64 items, one a group; int64 [n_warm], −1: it has nothing
@@ -136,17 +143,19 @@ def distinct(features: Features,
     at[some] = np.argsort(order)[group.ravel()]
     return rows[first[order]], at
 
+# %% ../nbs/paper/6_experts.ipynb #b3ad93e2
 def gathered(group: np.ndarray) -> sparse.csr_array:  # as of `distinct`; float64 [n_distinct, n_warm]
     "What sums rows of warm items to rows of distinct ones."
     some = np.flatnonzero(group >= 0)
     return sparse.csr_array((np.ones(len(some)), (group[some], some)), shape=(group.max() + 1, len(group)))
 
+# %% ../nbs/paper/6_experts.ipynb #bc8ed7a0
 def draw_experts(items: np.ndarray, c, seed: int = 0) -> np.ndarray:  # int64 places among them, sorted
     "Which of the distinct items are experts."
     if len(items) <= c.n_experts: return np.arange(len(items))
     return np.sort(np.random.default_rng([seed, 3]).choice(len(items), min(c.n_experts, c.drawn), replace=False))
 
-# %% ../nbs/paper/6_experts.ipynb #4a1d597a
+# %% ../nbs/paper/6_experts.ipynb #cd259ea7
 @patch
 def appoint(self: SolvedMAMEX, features: Features,
             experts: np.ndarray,  # int64 items
@@ -168,6 +177,7 @@ def appoint(self: SolvedMAMEX, features: Features,
     self.share.copy_(self.gate(them.has))
     return shelf
 
+# %% ../nbs/paper/6_experts.ipynb #79d9a8b8
 @patch
 def stand(self: SolvedMAMEX, m: str, them: Shelf):
     "Where the experts stand in one view."
@@ -196,7 +206,7 @@ def weigh(self: SolvedMAMEX, them: Shelf,      # the experts
     self.share.copy_(self.gate(them.has))
     return said
 
-# %% ../nbs/paper/6_experts.ipynb #f8c5776c
+# %% ../nbs/paper/6_experts.ipynb #8488341c
 @patch
 def forward(self: SolvedMAMEX,
             catalogue: Shelf,
@@ -211,19 +221,21 @@ def forward(self: SolvedMAMEX,
     z, alpha = torch.cat(z), self.gate(has)
     return Items((alpha.unsqueeze(2) * z).sum(1), z, alpha, [], [], self.heard(has))
 
+# %% ../nbs/paper/6_experts.ipynb #1187dcc7
 @patch
 @torch.no_grad()
 def fused(self: SolvedMAMEX, catalogue: Shelf, items: np.ndarray) -> Tensor:  # items: int64 [n]; float [n, d]
     "The fused vectors alone, which takes a view's share of the time and of the memory."
     return torch.cat([self.say(part) @ self.answers for part in self.pieces(catalogue, items)])
 
-# %% ../nbs/paper/6_experts.ipynb #b4a7196b
+# %% ../nbs/paper/6_experts.ipynb #35506494
 @patch
 def scorer(self: SolvedMAMEX, catalogue: Shelf):  # (users int64 [n], items int64 [p]) → float32 [n, p]
     "Eq. 9; an item of which nothing is heard gets the mean of the others."
     e = self.fused(catalogue, np.arange(len(catalogue)))
     return dot_scorer(self.users, e, ~self.heard(catalogue.has).any(1))
 
+# %% ../nbs/paper/6_experts.ipynb #a15e9116
 @patch
 def diagnostics(self: SolvedMAMEX, catalogue: Shelf) -> dict[str, float]:
     "α² over the items that have every view: its shares sum to 1."

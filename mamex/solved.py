@@ -67,7 +67,7 @@ def check_solved(c: Solved):
     if max(c.several("memory")) > 1: raise UsageError(f"memory is {c.memory!r}; it is a share of at most 1")
     if not c.ridge: raise UsageError("ridge is 0; the answers are not determined then, choose a penalty above 0")
 
-# %% ../nbs/paper/6_solved.ipynb #31457780
+# %% ../nbs/paper/6_solved.ipynb #a6fdcf98
 @patch
 def system(self: SolvedMAMEX,
            catalogue: Shelf,
@@ -84,6 +84,7 @@ def system(self: SolvedMAMEX,
         a.addmm_(said.T, said * n[:, None])
     return a, them
 
+# %% ../nbs/paper/6_solved.ipynb #1eb70882
 @patch
 def aims(self: SolvedMAMEX, catalogue: Shelf, items: np.ndarray,  # as of `system`
          t: np.ndarray,  # float32 [n, d], targets
@@ -134,9 +135,10 @@ def solve(self: Solved,
     seconds = time.perf_counter() - start
     return Run(model.eval(), [row | model.validated(shelf, split, seed)], 0, seconds, self, seed, shelf)
 
-# %% ../nbs/paper/6_solved.ipynb #04cb1e90
+# %% ../nbs/paper/6_solved.ipynb #55ab7184
 ASKED = 4000  # users whom validation asks, at most
 
+# %% ../nbs/paper/6_solved.ipynb #82342825
 def some_questions(split: Split, seed: int = 0) -> Split:
     "The split with the validation pairs of so many users."
     asked = np.unique(split.val[:, 0])
@@ -144,6 +146,7 @@ def some_questions(split: Split, seed: int = 0) -> Split:
     asked = np.random.default_rng([seed, 6]).choice(asked, ASKED, replace=False)
     return replace(split, val=split.val[np.isin(split.val[:, 0], asked)])
 
+# %% ../nbs/paper/6_solved.ipynb #e1ce3ef8
 @patch
 def prefer(self: SolvedMAMEX,
            shelf: Shelf,

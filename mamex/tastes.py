@@ -10,11 +10,12 @@ import numpy as np
 from scipy import linalg, sparse
 from .protocol.splits import Split
 
-# %% ../nbs/paper/6_tastes.ipynb #d7e1fcdc
+# %% ../nbs/paper/6_tastes.ipynb #2bc5747f
 def width_for(c, y) -> int:  # c: settings; y: sparse [n_items, n_users]
     "d: what was asked for, or what the items, the users or the memory allow."
     return min(c.dim, *y.shape, max(64, c.room // y.shape[0]))
 
+# %% ../nbs/paper/6_tastes.ipynb #fdf24472
 def leading(y: sparse.csr_array, d: int,
             seed: int = 0,    # of the start
             steps: int = 3,   # of refinement
@@ -31,7 +32,7 @@ def leading(y: sparse.csr_array, d: int,
         u, s2 = q @ v[:, :-d - 1:-1].astype(np.float32), s2[:-d - 1:-1]
     return u * np.sign(u[np.abs(u).argmax(0), np.arange(d)]), np.maximum(s2, 1e-12)
 
-# %% ../nbs/paper/6_tastes.ipynb #200a1cf7
+# %% ../nbs/paper/6_tastes.ipynb #3ff20946
 def by_gram(y: sparse.csr_array, d: int) -> tuple[np.ndarray, np.ndarray]:  # as `leading`, signs free
     "By the eigenvectors of the shorter side."
     n, m = y.shape
@@ -40,6 +41,7 @@ def by_gram(y: sparse.csr_array, d: int) -> tuple[np.ndarray, np.ndarray]:  # as
     s2, v = s2[::-1], v[:, ::-1]
     return (v if n <= m else (y @ v) / np.sqrt(np.maximum(s2, 1e-12))), s2
 
+# %% ../nbs/paper/6_tastes.ipynb #197c8173
 def upright(x: np.ndarray, times: int = 2) -> np.ndarray:  # float32 [n, d]
     "Orthonormal columns of the same span: Cholesky, twice, is faster than Householder and as good here."
     x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-30)  # columns of one size: the Gram matrix is easier to split
@@ -49,13 +51,14 @@ def upright(x: np.ndarray, times: int = 2) -> np.ndarray:  # float32 [n, d]
         x = x @ linalg.solve_triangular(l, np.eye(len(g)), lower=True).T.astype(np.float32)
     return x
 
-# %% ../nbs/paper/6_tastes.ipynb #b12dcf5a
+# %% ../nbs/paper/6_tastes.ipynb #7ebbdbc0
 def damped(split: Split, a: float) -> sparse.csr_array:  # float64 [n_warm, n_users]
     "Who met which warm item, blockbusters counting less."
     row = np.searchsorted(split.warm_items, split.train[:, 1])
     y = sparse.csr_array((np.ones(len(row)), (row, split.train[:, 0])), shape=(len(split.warm_items), split.n_users))
     return sparse.csr_array(sparse.diags_array(np.maximum(y.sum(1), 1.)**-a) @ y)
 
+# %% ../nbs/paper/6_tastes.ipynb #edf56440
 def collaborative(
         split: Split,
         config,          # its dim, denoise, one damp and one memory
@@ -69,6 +72,7 @@ def collaborative(
     users[np.bincount(split.train[:, 0], minlength=split.n_users) == 0] = users[np.unique(split.train[:, 0])].mean(0)
     return users.astype(np.float32), (u * shrinkage(y, s2, config)).astype(np.float32)
 
+# %% ../nbs/paper/6_tastes.ipynb #fc74ecee
 def shrinkage(y: sparse.csr_array, s2: np.ndarray, config) -> np.ndarray:  # float64 [d]
     "How much each direction counts: one that many share nearly whole, one of noise nearly μ."
     noise = config.denoise * (y.data**2).sum() / min(y.shape)

@@ -14,7 +14,7 @@ from ..base import digest, stamp_of, write_atomic
 from ..datasets.core import Dataset
 from ..datasets.folders import load_dataset
 
-# %% ../../nbs/studies/stamps.ipynb #fe1cf8dd
+# %% ../../nbs/studies/stamps.ipynb #15f74f09
 def code_cells(path: Path) -> list[str]:
     ("Sources of a notebook's code cells; a file that is no notebook counts as one cell, "
      "papermill will say what is wrong with it.")
@@ -31,10 +31,12 @@ BYSTANDERS = ("studies.claims", "studies.front", "studies.overview", "studies.re
 BEST = ("solved", "experts", "tastes", "vectors.likeness", "vectors.lexical")
 ASKS_FOR_BEST = ("run", "best", "peers", "ablations", "speed")  # notebooks
 
+# %% ../../nbs/studies/stamps.ipynb #3cfa65f0
 def not_followed(notebook: Path) -> tuple:  # modules, as `stamp_of` takes them
     "Of what a notebook reaches, what none of its numbers depends on."
     return BYSTANDERS if Path(notebook).stem in ASKS_FOR_BEST else BYSTANDERS + BEST
 
+# %% ../../nbs/studies/stamps.ipynb #e9fe1fa8
 def code_stamp(
         notebook: Path,
         package: Path | None = None,  # None: mamex itself
@@ -50,11 +52,12 @@ def _table(t):
     plain = lambda s: isinstance(s.dtype, np.dtype) and s.dtype.kind in "biufmM"
     return [x for c, s in t.items() for x in (str(c), s.to_numpy().tobytes() if plain(s) else "\n".join(map(repr, s)))]
 
-# %% ../../nbs/studies/stamps.ipynb #67a68b20
+# %% ../../nbs/studies/stamps.ipynb #cd287043
 def picture_stamps(images) -> list[str]:  # `Images`, or None
     "Each picture's item and the fingerprint of its bytes."
     return [x for i in sorted(images or ()) for x in (i, digest(images.read(i) or b""))]
 
+# %% ../../nbs/studies/stamps.ipynb #7a3fad6a
 def data_stamp(ds: Dataset | str) -> str:  # a dataset, or what `load_dataset` takes
     "Fingerprint of interactions, items, pictures, ready vectors and split."
     if not isinstance(ds, Dataset): ds = load_dataset(ds)
@@ -63,30 +66,33 @@ def data_stamp(ds: Dataset | str) -> str:  # a dataset, or what `load_dataset` t
                   "pictures", *picture_stamps(ds.images),
                   *(x for k, a in arrays.items() for x in (k, str(np.shape(a)), np.ascontiguousarray(a).tobytes())))
 
-# %% ../../nbs/studies/stamps.ipynb #822322e5
+# %% ../../nbs/studies/stamps.ipynb #d90b3c38
 def read_stamps(folder: Path) -> dict:  # notebook → stamp
     "The stamps of a dataset's reports; none if the file is absent or cannot be read, so that everything is made anew."
     try: stamps = json.loads((folder / "stamps.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return {}
     return stamps if isinstance(stamps, dict) else {}
 
+# %% ../../nbs/studies/stamps.ipynb #a5b0c81e
 def write_stamp(folder: Path, stem: str, stamp: dict):
     "Sets one stamp and keeps the others."
     stamps = read_stamps(folder) | {stem: stamp | {"report": digest((folder / f"{stem}.json").read_bytes())}}
     write_atomic(folder / "stamps.json", json.dumps(dict(sorted(stamps.items())), indent=1, ensure_ascii=False) + "\n")
 
+# %% ../../nbs/studies/stamps.ipynb #1132728c
 def is_up_to_date(folder: Path, stem: str, wanted: dict) -> bool:  # wanted: code, data, parameters
     "Is the report there, unchanged since its stamp was set, and made with what is wanted?"
     stamp, report = read_stamps(folder).get(stem), folder / f"{stem}.json"
     if not isinstance(stamp, dict) or not report.is_file(): return False
     return stamp.get("report") == digest(report.read_bytes()) and all(stamp.get(k) == v for k, v in wanted.items())
 
-# %% ../../nbs/studies/stamps.ipynb #485b46dc
+# %% ../../nbs/studies/stamps.ipynb #7bc4802c
 def superseded(root: Path) -> dict[str, str]:  # "dataset/notebook" → what is old in it; root: of the reports
     "The reports whose stamp says that they are of earlier code: they stand until they are made again, and are marked."
     return {f"{p.parent.name}/{n}": s["superseded"] for p in sorted(Path(root).glob("*/stamps.json"))
             for n, s in read_stamps(p.parent).items() if s.get("superseded")}
 
+# %% ../../nbs/studies/stamps.ipynb #e67a7503
 def stale(root: Path, nbs: Path) -> dict[str, str]:  # "dataset/notebook" → why; root: of the reports
     "The reports under a folder that were not made by the code of now, and do not say so."
     out, marked = {}, superseded(root)

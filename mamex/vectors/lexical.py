@@ -18,10 +18,11 @@ from ..datasets.core import YEAR, feedback_columns, release_times, split_labels
 from .features import Features, sha, twin_groups
 from .texts import clean_text
 
-# %% ../../nbs/vectors/10_lexical.ipynb #bd91817d
+# %% ../../nbs/vectors/10_lexical.ipynb #4e90321b
 PRICE = re.compile(r"(?:[A-Z]{3}|[$€£¥₹])?\s*([-+]?\d[\d.,' ]*)(?:\s*[-–]\s*(?:[A-Z]{3}|[$€£¥₹])?\s*[\d.,]+)?"
                    r"\s*(?:[A-Z]{3}|[$€£¥₹%])?")
 
+# %% ../../nbs/vectors/10_lexical.ipynb #2590687c
 def number_of(v) -> float:  # NaN: it is none
     "The number that a cell is: of a range the lower end, currency aside, with point or comma."
     if isinstance(v, (bool, np.bool_)): return float(v)
@@ -33,10 +34,11 @@ def number_of(v) -> float:  # NaN: it is none
     try: return float(s.replace(",", "."))
     except ValueError: return np.nan
 
-# %% ../../nbs/vectors/10_lexical.ipynb #59af4dc6
+# %% ../../nbs/vectors/10_lexical.ipynb #fa108118
 ROLES = ("title", "text", "list", "category", "attributes", "year", "number", "feedback", "ignore")
 NO_CONTENT = ("item", "image", "image_url", "text")  # ids, pictures, and the name of all texts together
 
+# %% ../../nbs/vectors/10_lexical.ipynb #1e7e86ea
 def filled(column: pd.Series) -> pd.Series:
     "The cells that say something, without those around them."
     said = column.astype(object)
@@ -58,11 +60,12 @@ def role_of(name: str, column: pd.Series) -> str:
         return "ignore" if is_code(text) else "number"
     return role_of_texts(text)
 
-# %% ../../nbs/vectors/10_lexical.ipynb #778204ff
+# %% ../../nbs/vectors/10_lexical.ipynb #43250070
 def is_code(text: pd.Series) -> bool:
     "Long whole numbers that hardly any two items share: GTIN, ids."
     return text.str.fullmatch(r"\d{8,}(\.0)?").mean() > .9 and text.nunique() > .9 * len(text)
 
+# %% ../../nbs/vectors/10_lexical.ipynb #af41b39e
 def role_of_texts(text: pd.Series) -> str:
     "Text, list, category, or addresses that are ignored."
     if text.str.match(r"\s*(https?:)?//").mean() > .5: return "ignore"
@@ -96,30 +99,35 @@ def check_roles(ds, file) -> list:
                     "Where one is wrong, say so under 'roles' in dataset.json, or with --roles (roles=...)",
                     kind="roles")]
 
-# %% ../../nbs/vectors/10_lexical.ipynb #4db4ff9c
+# %% ../../nbs/vectors/10_lexical.ipynb #e55c9cc9
 SPACE = 2**22   # of the hash; two of 100,000 terms meet in 2 % of the cases
 PAIRED = 20     # levels of an item that are paired at most
 
+# %% ../../nbs/vectors/10_lexical.ipynb #5e4d8779
 def levels(v) -> list:
     "The distinct labels of a cell, sorted."
     return sorted({s.lower() for s in split_labels([v])[0]})
 
+# %% ../../nbs/vectors/10_lexical.ipynb #e979d95c
 def ids(v) -> list: return sorted(set(str(v).replace("|", " ").split())) if isinstance(v, str) else levels(v)
 
+# %% ../../nbs/vectors/10_lexical.ipynb #7d4750b9
 def id_pairs(v) -> list: return [f"{a} {b}" for a, b in itertools.combinations(ids(v)[:PAIRED], 2)]
 
+# %% ../../nbs/vectors/10_lexical.ipynb #dc43fe57
 def starts(v) -> list:
     "The first word of a title, the first two, the first three."
     w = clean_text(v).lower().split()
     return [" ".join(w[:k]) for k in (1, 2, 3) if k <= len(w)]
 
-# %% ../../nbs/vectors/10_lexical.ipynb #c5ee7c51
+# %% ../../nbs/vectors/10_lexical.ipynb #0599ece2
 WORDS = dict(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", preprocessor=lambda v: clean_text(v).lower())
 PIECES = dict(analyzer="char_wb", ngram_range=(3, 5), preprocessor=lambda v: clean_text(v).lower())
 COUNTED = dict(title=dict(words=WORDS, pieces=PIECES, start=dict(analyzer=starts)), text=dict(words=WORDS),
                list=dict(levels=dict(analyzer=levels)), category=dict(levels=dict(analyzer=lambda v: levels([v]))),
                attributes=dict(levels=dict(analyzer=ids), pairs=dict(analyzer=id_pairs)))
 
+# %% ../../nbs/vectors/10_lexical.ipynb #422fd6c9
 def counted(column, how: dict) -> sparse.csr_array:  # float32 [n, SPACE]
     "How often each term stands in each cell; a cell without any is an empty row."
     from sklearn.feature_extraction.text import HashingVectorizer  # here: it takes a second, and no check needs it
@@ -181,15 +189,17 @@ class Views(Features):
         "The vectors alone."
         return Features(**{f.name: getattr(self, f.name) for f in fields(Features)})
 
-# %% ../../nbs/vectors/10_lexical.ipynb #41d6a2a4
+# %% ../../nbs/vectors/10_lexical.ipynb #73c32e73
 def with_views(f: Features, words: dict, numbers: dict) -> Views:
     "Features with words and numbers beside them."
     return Views(**{k.name: getattr(f, k.name) for k in fields(Features)}, words=words, numbers=numbers)
 
+# %% ../../nbs/vectors/10_lexical.ipynb #57269d61
 def as_views(f: Features) -> Views:
     "Features as `Views`, with nothing beside the vectors where they bring nothing."
     return f if isinstance(f, Views) else with_views(f, {}, {})
 
+# %% ../../nbs/vectors/10_lexical.ipynb #db29f7de
 def alike_groups(f: Views) -> np.ndarray:  # int64 [n_items]; equal numbers are twins
     "Which items no view tells apart; one of which nothing is known is alone."
     if not f.words and not f.numbers: return twin_groups(f)
@@ -205,7 +215,7 @@ def alike_groups(f: Views) -> np.ndarray:  # int64 [n_items]; equal numbers are 
     out[bare] = out.max(initial=0) + 1 + np.arange(bare.sum())
     return out
 
-# %% ../../nbs/vectors/10_lexical.ipynb #6fcce1f3
+# %% ../../nbs/vectors/10_lexical.ipynb #2e7f1b05
 def lexical_views(items: pd.DataFrame,
                   roles: dict,             # column → role
                  ) -> tuple[dict, dict]:   # view → counts; view → numbers
@@ -217,6 +227,7 @@ def lexical_views(items: pd.DataFrame,
         if role in ("year", "number"): numbers[f"{c} {role}"] = on_a_line(column, role)
     return words, numbers
 
+# %% ../../nbs/vectors/10_lexical.ipynb #8dcae9d1
 def with_lexical(f: Features, items: pd.DataFrame, roles: dict) -> Views:  # roles: as of `column_roles`
     "The same items with what stands in their columns; a view that no item has is left out."
     words, numbers = lexical_views(items, roles)

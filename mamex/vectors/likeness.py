@@ -50,11 +50,12 @@ class Shelf(Catalogue):
         return Shelf(**vars(part), words={m: w[rows] for m, w in self.words.items()},
                      numbers={m: x[rows] for m, x in self.numbers.items()})
 
-# %% ../../nbs/vectors/11_likeness.ipynb #1ee55c0f
+# %% ../../nbs/vectors/11_likeness.ipynb #79f0667e
 def bare_catalogue(n: int) -> Catalogue:
     "Items without any vectors."
     return Catalogue({}, torch.zeros(n, 0, dtype=torch.bool), {}, None, torch.zeros(n))
 
+# %% ../../nbs/vectors/11_likeness.ipynb #ab15c1f9
 def shelf_of(features: Views,
              config,      # settings with `normalise`
              kept: dict,  # view of words → (terms, weights), of `term_weights`
@@ -98,7 +99,7 @@ def liked_alike(met: sparse.csr_array,  # [n, n_users], who met each item
     z = sparse.csr_array(sparse.diags_array(1 / np.where(norm > 0, norm, 1)) @ z)
     return (z @ z.T).toarray().astype(np.float32)
 
-# %% ../../nbs/vectors/11_likeness.ipynb #0db0b6b7
+# %% ../../nbs/vectors/11_likeness.ipynb #5c7fbc06
 def directions(w: sparse.csr_array,  # [n, V], of `weighed`
                warm: np.ndarray,     # int64 items
                dim: int, seed: int = 0) -> np.ndarray:  # float32 [n, d]
@@ -108,6 +109,7 @@ def directions(w: sparse.csr_array,  # [n, V], of `weighed`
     us, s2 = us[:, s2 > 1e-9], s2[s2 > 1e-9]
     return np.asarray(w @ ((w[warm].T @ us) / s2), np.float32)
 
+# %% ../../nbs/vectors/11_likeness.ipynb #a842015b
 def landmarks(x: np.ndarray,     # float [n], NaN: absent
               warm: np.ndarray,
               n: int = 16) -> np.ndarray:  # float32 [n_items, at most n]; zeros where absent
