@@ -54,9 +54,9 @@ def test_words_weigh_as_scikit_learn_has_it(texts):
     terms, idf = term_weights(w)
     mine = weighed(w, terms, idf)
     there = [t for t in texts if t]
-    if not len(terms): return
+    if not len(terms) or len(there) < 3: return
     want = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", sublinear_tf=True, min_df=2, max_df=max(len(there) - 1, 2)).fit(texts).transform(texts)
-    if mine.shape[1] == want.shape[1]: assert np.allclose((mine @ mine.T).toarray(), (want @ want.T).toarray(), atol=1e-5)
+    assert mine.shape[1] == want.shape[1] and np.allclose((mine @ mine.T).toarray(), (want @ want.T).toarray(), atol=1e-5)
 
 
 def test_new_items_are_read_as_old_ones():

@@ -564,6 +564,15 @@ def test_a_price_is_a_number_and_no_text(world):
     assert rec.cosine[a, k].max() == pytest.approx(1, abs=1e-5) and rec.cosine[b, k].max() < 0
 
 
+def test_dates_that_cannot_be_told_apart_stop_nobody(world):
+    "Day or month first? The column is left out, with a warning, and the rest is learned."
+    shop = replace(world, items=world.items.assign(released=["03/04/2024", "05/06/2023"] * (len(world.items) // 2)))
+    with pytest.warns(UserWarning, match="the column 'released'.*left out of the views"): rec = Recommender.fit(shop, "tiny", progress=False)
+    assert "released year" not in rec.model.modalities and "title words" in rec.model.modalities
+    with pytest.raises(UsageError, match="roles are read from columns"):
+        Recommender.fit(shop, features=Extractor("tiny").extract(world, progress=False), roles=dict(title="text"), progress=False)
+
+
 # ---- folders of the former version
 def test_a_folder_of_the_former_version_still_serves(saved, tmp_path):
     import hashlib, safetensors.numpy

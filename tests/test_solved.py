@@ -99,6 +99,15 @@ def test_validation_chooses_the_damping():
     assert fit(f, replace(split, val=split.val[:0]), preset("best", damp=[0., .5, 1.])).model.config.damp == .5
 
 
+def test_validation_chooses_the_memory():
+    "Among several shares as among dampings; where a share helps on validation, it is taken."
+    for seed in range(4):
+        f, split = world(seed)
+        shares = (0., .5, 1.)
+        alone = {m: fit(f, split, preset("best", damp=.3, memory=m)).history[0]["val_own/ndcg@10"] for m in shares}
+        assert fit(f, split, preset("best", damp=.3, memory=shares)).model.config.memory == max(alone, key=alone.get)
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_what_an_item_lacks_says_nothing(seed):
@@ -123,10 +132,10 @@ def test_a_solved_model_ranks_far_above_chance():
     gain = []
     for seed in range(5):
         f, split = world(seed)
-        score = fit(f, split, preset("best")).scorer()
+        score = fit(f.dense, split, preset("best")).scorer()
         chance = np.mean([evaluate(lambda u, i: np.random.default_rng(s).random((len(u), len(i))), split, "test", "joint")["ndcg@10"].mean() for s in range(20)])
         gain.append(evaluate(score, split, "test", "joint")["ndcg@10"].mean() / chance)
-    assert min(gain) > 1.3 and np.mean(gain) > 1.6, gain
+    assert min(gain) > 1.5, gain
 
 
 def test_a_sample_of_experts_comes_near_to_all_of_them():

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-STREET = ("base", "datasets", "vectors", "kernels", "protocol", "extractor", "adapters", "gate", "losses", "model", "experts", "tastes", "solved",
-          "trainer",
-          "extensions", "rivals", "reports", "recommender", "studies", "cli")
+STREET = ("base", "datasets", "vectors", "kernels", "protocol", "extractor", "adapters", "gate", "losses", "model", "experts", "tastes",
+          "solved", "trainer", "extensions", "rivals", "reports", "recommender", "studies", "cli")
 HOUSE = ROOT / "mamex"
 MODULES = [p for p in sorted(HOUSE.rglob("*.py")) if p.name != "_modidx.py" and p != HOUSE / "__init__.py"]
 

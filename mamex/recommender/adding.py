@@ -22,7 +22,7 @@ from ..vectors.features import Features, ready_features
 from ..vectors.lexical import lexical_views, with_views
 from ..vectors.towers import picture_to_png
 from ..extractor import Extractor
-from .core import LeftOut, Recommender, _some, embed, feature_rows, missing, several
+from .core import LeftOut, Recommender, _some, embed, missing, several
 
 # %% ../../nbs/shop/6_adding.ipynb #26271290
 def picture_bytes(x, item) -> bytes:
@@ -36,7 +36,8 @@ def picture_bytes(x, item) -> bytes:
 
 # %% ../../nbs/shop/6_adding.ipynb #61d70716
 def cell_text(v): # a cell that is read as text; a whole number stays one, although a gap beside it has made it a float
-    if missing(v) or several(v): return v if several(v) else None
+    if several(v): return v  # a list of labels
+    if missing(v): return None
     return str(int(v)) if isinstance(v, (float, np.floating)) and float(v).is_integer() else str(v)
 
 # %% ../../nbs/shop/6_adding.ipynb #8d776afe
@@ -216,7 +217,7 @@ def add_items(self: Recommender,
     if vectors is None and (new := [c for c in t if c not in self.items and c not in self.reads()]):
         warnings.warn(f"columns not read: {', '.join(new)} (read are {', '.join(self.reads()) or 'none'})", LeftOut,
                       stacklevel=2)
-    return self.place(t[ok].reset_index(drop=True), feature_rows(f, ok))
+    return self.place(t[ok].reset_index(drop=True), f.rows(ok))
 
 # %% ../../nbs/shop/6_adding.ipynb #10a61097
 @patch

@@ -30,7 +30,7 @@ from ..model import Config, MAMEX
 from ..experts import distinct, draw_experts
 from ..trainer import Trainer, fit as train, preset, watch
 from ..rivals.floors import floors
-from .core import ANCHORS, Anchors, Recommender, embed, feature_rows
+from .core import ANCHORS, Anchors, Recommender, embed
 from .folding import FoldIn, LAMBDAS, choose_lambda, sums_of
 from .ranking import whole_number
 
@@ -154,12 +154,14 @@ def fit(cls: Recommender,
     if (met > 0).sum() < 5:
         raise UsageError(f"{ds.name} has {(met > 0).sum()} items that somebody has met: "
                          "a recommender needs at least 5, to hold two of them out.")
+    if roles and features is not None:
+        raise UsageError("roles are read from columns, and these features are there already: give one of the two.")
     read = roles_for(ds, c, roles) if features is None else {}
     columns = text_columns_of(ds, c, text_columns, read)
     f = features if features is not None else extract(ds, encoder, device, columns, long_text, cache, progress, say)
     if read: f = with_lexical(f, ds.items, read)
     warm = np.flatnonzero(met)
-    inner, mine = feature_rows(f, warm), np.stack([pairs[:, 0], np.searchsorted(warm, pairs[:, 1])], 1)
+    inner, mine = f.rows(warm), np.stack([pairs[:, 0], np.searchsorted(warm, pairs[:, 1])], 1)
     model, how, split = cls.learn(inner, mine, ds.n_users, c, seed, holdout, refit, device, progress)
     about = dict(dataset=ds.name, encoder=f.encoder, encoder_key="" if features is not None else f.key,
                  long_text=long_text, text_columns=columns if isinstance(columns, dict) else list(columns),
@@ -211,7 +213,7 @@ def anchors_of(model, f: Features, split: Split, warm, seed) -> Anchors:
     rows = split.warm_items[f.mask[warm[split.warm_items]].any(1)]
     if len(rows) > ANCHORS: rows = np.sort(np.random.default_rng([seed, 3]).choice(rows, ANCHORS, replace=False))
     rows = warm[rows]
-    z = model.eval()(model.catalogue(feature_rows(f, rows))).z
+    z = model.eval()(model.catalogue(f.rows(rows))).z
     return Anchors(rows, torch.nn.functional.normalize(z, dim=2).cpu().numpy())
 
 # %% ../../nbs/shop/5_fitting.ipynb #3d5e3d40

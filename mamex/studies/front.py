@@ -55,7 +55,8 @@ def plot_front(reports: dict):  # dataset → best.json
             ax.plot(fold_interval(v), [y, y], color=colour, lw=2)
             ax.plot(v.mean(), y, "o", color=colour, ms=5)
         ax.margins(x=.1)
-        ax.set(title=name, xlim=(0, None), yticks=range(2), yticklabels=labels, ylim=(1.5, -.5))
+        ax.set(title=name + " †" * ("superseded" in r), xlim=(0, None), ylim=(1.5, -.5),
+               yticks=range(2), yticklabels=labels)
         ax.xaxis.set_major_locator(plt.MaxNLocator(3))
     fig.supxlabel("NDCG@10 among the test items, every column of an item's first day", fontsize=9)
     fig.tight_layout()

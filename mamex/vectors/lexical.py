@@ -8,7 +8,7 @@ __all__ = ['PRICE', 'ROLES', 'NO_CONTENT', 'SPACE', 'PAIRED', 'WORDS', 'PIECES',
            'on_a_line', 'Views', 'with_views', 'as_views', 'alike_groups', 'lexical_views', 'with_lexical']
 
 # %% ../../nbs/vectors/10_lexical.ipynb #d0a9dcd3
-import itertools, re
+import itertools, re, warnings
 import numpy as np, pandas as pd
 from dataclasses import dataclass, field, fields
 from scipy import sparse
@@ -19,8 +19,9 @@ from .features import Features, sha, twin_groups
 from .texts import clean_text
 
 # %% ../../nbs/vectors/10_lexical.ipynb #4e90321b
-PRICE = re.compile(r"(?:[A-Z]{3}|[$€£¥₹])?\s*([-+]?\d[\d.,' ]*)(?:\s*[-–]\s*(?:[A-Z]{3}|[$€£¥₹])?\s*[\d.,]+)?"
-                   r"\s*(?:[A-Z]{3}|[$€£¥₹%])?")
+PRICE = re.compile(r"(?:[A-Z]{3}|[$€£¥₹])?\s*([-+]?\d[\d.,' ]*)"             # currency, number,
+                   r"(?:\s*[-–]\s*(?:[A-Z]{3}|[$€£¥₹])?\s*[\d.,]+)?"          # the upper end of a range,
+                   r"\s*(?:[A-Z]{3}|[$€£¥₹%])?")                              # currency
 
 # %% ../../nbs/vectors/10_lexical.ipynb #2590687c
 def number_of(v) -> float:  # NaN: it is none
@@ -69,7 +70,7 @@ def is_code(text: pd.Series) -> bool:
 def role_of_texts(text: pd.Series) -> str:
     "Text, list, category, or addresses that are ignored."
     if text.str.match(r"\s*(https?:)?//").mean() > .5: return "ignore"
-    parts = [p for p in split_labels(text)]
+    parts = split_labels(text)
     each = [x for p in parts for x in p]
     short = pd.Series(each or [""]).str.len().median() <= 30
     if np.mean([len(p) > 1 for p in parts]) > .5 and short and len(each) > 1.5 * len(set(each)): return "list"
@@ -81,7 +82,10 @@ def column_roles(items: pd.DataFrame,
                  asked: dict | None = None,  # column → role, instead of the guess
                 ) -> dict:                   # column → role
     "The role of each column of the items."
-    said = dict((info or {}).get("roles") or {}) | dict(asked or {})
+    named = (info or {}).get("roles") or {}, asked or {}
+    for r in named:
+        if not isinstance(r, dict): raise UsageError(f"roles are {str(r)[:60]!r}: write {{column: role}}")
+    said = named[0] | named[1]
     for c, r in said.items():
         if c not in items:
             raise UsageError(f"roles name {c!r}, which the items lack: they have {', '.join(map(str, items))}")
@@ -100,7 +104,7 @@ def check_roles(ds, file) -> list:
                     kind="roles")]
 
 # %% ../../nbs/vectors/10_lexical.ipynb #e55c9cc9
-SPACE = 2**22   # of the hash; two of 100,000 terms meet in 2 % of the cases
+SPACE = 2**22   # places of the hash; of 100,000 terms, one in forty shares its place with another
 PAIRED = 20     # levels of an item that are paired at most
 
 # %% ../../nbs/vectors/10_lexical.ipynb #5e4d8779
@@ -143,7 +147,11 @@ def counted(column, how: dict) -> sparse.csr_array:  # float32 [n, SPACE]
 def on_a_line(column: pd.Series, role: str) -> np.ndarray:  # float32 [n], NaN: nothing said
     "Years in units of five, other numbers nearly by their logarithm."
     if role == "number": return np.arcsinh(column.map(number_of).to_numpy(float)).astype(np.float32)
-    seconds = release_times(pd.DataFrame(dict(released=column.to_numpy(object))))[0]
+    try: seconds = release_times(pd.DataFrame(dict(released=column.to_numpy(object))))[0]
+    except UsageError as e:  # days and months cannot be told apart: the others are read, and this one is missed
+        why = str(e).replace("'released' of the items", f"the column {column.name!r}")
+        warnings.warn(f"{why} It is left out of the views.", stacklevel=2)
+        return np.full(len(column), np.nan, np.float32)
     return (seconds / (5 * 365.2425 * 86400)).astype(np.float32)
 
 # %% ../../nbs/vectors/10_lexical.ipynb #102dafaa
