@@ -32,7 +32,9 @@ def inputs_told(report: dict) -> str:
     two, each = (", ".join(seen_of(report["card"], v)) for v in ("two", "each"))
     if views_told(report) == ["each"]: return f"Vectors: {each}, for all models alike."
     return (f"Models marked `two`, and `mamex/released`, see {two}, and are compared with each other; "
-            f"`mamex/best` and the other floors see {each}. What stands between them on the ladder sees the vectors.")
+            f"`mamex/best`{', `mamex/released, words`' * ('mamex/released, words' in report['converged'])} and the "
+            f"other floors see {each}. "
+            "What stands between them on the ladder sees the vectors.")
 
 # %% ../../nbs/studies/best_page.ipynb #1bd7be55
 def ladder_table(report: dict) -> pd.DataFrame:
