@@ -21,6 +21,7 @@ from ..vectors.likeness import condensed
 from ..vectors.texts import text_modalities
 from ..protocol.verdicts import compare_folds
 from ..extractor import extract
+from ..solved import ASKED, some_questions
 from ..trainer import fit, preset
 from ..reports.files import Report
 from .best_page import TWO, figures, page, tables
@@ -121,15 +122,15 @@ def rungs_of(lab: LadderLab, p) -> list:
             and not (is_copy(lab) and r.name in ("mamex/released, rich", "mamex/released, each", WORDS))]
 
 def view_floors(lab: LadderLab, columns) -> dict:  # columns: as in `extract`; name → `Arm`
-    "The floors on the views of `best`, words and numbers read as vectors."
+    "The floors on the views of `best`, words and numbers read as vectors; they ask as many users for their λ."
     f, last = lab.views["each"], {}
     def made(split):
         if last.get("split") is not split:
-            seen = lab.on(features=condensed(f, split.warm_items), split=split)
+            seen = lab.on(features=condensed(f, split.warm_items), split=some_questions(split))
             last.update(split=split, arms=floor_arms(seen, columns))
         return last["arms"]
     code = stamp_of(["import mamex.vectors.likeness"], Path(mamex.__file__).parent, ("base", "vectors.features"))
-    told = {n: digest(a.told, code) for n, a in made(lab.split).items()}
+    told = {n: digest(a.told, code, str(ASKED)) for n, a in made(lab.split).items()}
     return {n: Arm(f, score=lambda split, n=n: made(split)[n].score(split), told=t) for n, t in told.items()}
 
 # %% ../../nbs/studies/best.ipynb #c158759b
