@@ -91,8 +91,8 @@ def test_a_history_file_in_any_shape(model, run, tmp_path, name, text):
 
 
 @pytest.mark.parametrize("name, text, users, says", [
-    ("h.json", "{}", [], "nobody is served"), ("h.json", "[]", [], "nobody is served"), ("h.csv", "user,item\n", [], "nobody is served"), ("h.json", '{"u": []}', [], "empty history"), ("h.json", '{"u": null}', [], "empty history"),
-    ("h.json", '{"u": ["i0001"], "v": []}', ["u"], "users 'v': an empty history"), ("h.json", '{"u": ["i0001"], "v": "i0002"}', ["u"], "the history of 'v' is 'i0002': write a list"),
+    ("h.json", "{}", [], "nobody is served"), ("h.json", "[]", [], "nobody is served"), ("h.csv", "user,item\n", [], "nobody is served"),
+    ("h.json", '{"u": ["i0001"], "v": "i0002"}', ["u"], "the history of 'v' is 'i0002': write a list"),
     ("h.json", '{"u": ["i0001"], "v": 5}', ["u"], "the history of 'v' is 5"), ("h.json", '{"u": ["i0001"], "v": {"items": ["i0001"]}}', ["u"], "the history of 'v' is"),
     ("h.json", '{"u": ["i0001", "gone"]}', ["u"], "unknown items 'gone'"), ("h.json", '{"u": ["i0001"], "v": ["gone", "lost"]}', ["u"], "'v': of their histories no item is known"),
     ("h.json", '{"u": ["i0001", null, true, ["i0002"], 1.5]}', ["u"], "4 of the items of 'u' are no ids"), ("h.json", '{"u": ["i0001"], "u0000": ["i0002"]}', ["u"], "users 'u0000' are known"),
@@ -101,6 +101,12 @@ def test_a_history_file_in_any_shape(model, run, tmp_path, name, text):
 def test_what_is_odd_in_histories_is_told_and_stops_nobody(model, run, tmp_path, name, text, users, says):
     status, _, err = run("recommend", model, "--histories", put(tmp_path, name, text), "--k", 1, "--out", tmp_path/"r.csv")
     assert status == 3 and says in err and pd.read_csv(tmp_path/"r.csv")["user"].tolist() == users, err
+
+
+@pytest.mark.parametrize("text", ['{"u": ["i0001"], "v": []}', '{"u": ["i0001"], "v": null}'])
+def test_who_has_no_history_is_served_and_told(model, run, tmp_path, text):
+    status, _, err = run("recommend", model, "--histories", put(tmp_path, "h.json", text), "--k", 1, "--out", tmp_path/"r.csv")
+    assert status == 0 and "the history of 'v' is empty: the average user is taken" in err and pd.read_csv(tmp_path/"r.csv")["user"].tolist() == ["u", "v"]
 
 
 @pytest.mark.parametrize("name, text, says", [("h.json", '{"u": ["i0001"], "u": ["i0002"]}', "'u' stands twice"), ("h.json", '{"u": [', "cannot be read as JSON"), ("h.json", '"u"', "write an object"), ("h.json", "7", "write an object"),

@@ -25,7 +25,7 @@ from mamex.model import Config
 from mamex.trainer import preset
 from mamex.recommender.core import Recommender
 from mamex.recommender.ranking import top_items
-from mamex.protocol.splits import cold_split
+from mamex.protocol.splits import Split, cold_split
 from conftest import ROOT
 
 QUICK = dict(deadline=None, suppress_health_check=list(HealthCheck))
@@ -173,7 +173,7 @@ def test_held_out_items_choose_and_everything_trains(fitted, world, monkeypatch)
     (choose, _), (everything, t) = seen
     assert len(choose.val_items) == 9 and not set(choose.train[:, 1]) & set(choose.val_items) and len(choose.train) + len(choose.val) == world.n_interactions
     assert len(everything.train) == world.n_interactions and len(everything.cold_items) == 0 and everything.n_items == 44
-    assert t.next_epoch == rec.about["epochs"] and rec.about["held_out"] == "9 of 44 items held out, seed 3" and set(rec.about["fold_in"]) == {*map(str, folding.LAMBDAS), "trained"}
+    assert t.next_epoch == rec.about["epochs"] and rec.about["held_out"] == "9 of 44 items held out, seed 3" and set(rec.about["fold_in"]) == {*(f"λ = {x:g}" for x in folding.LAMBDAS), *(f"κ = {x:g}" for x in folding.PRIORS), "trained"}
     one = Recommender.fit(world, "tiny", "released", seed=3, refit=False, progress=False, **FEW)
     assert len(seen) == 3 and not np.array_equal(one.users, rec.users) and one.about["epochs"] == rec.about["epochs"]
 
@@ -299,12 +299,41 @@ def test_fold_in_is_the_ridge(rec, world):
     A = X.T @ X
     lam = rec.about["fold_in_lambda"]
     h = [r for r in (1, 5, 46) if rec.has[r].any()]
-    u = np.linalg.solve(A + lam*np.trace(A)/len(A)*np.eye(len(A)), (rec.e[h] - rec.e[rows].mean(0, dtype=np.float64)).sum(0))
+    crowd = rec.met[rows] @ X / rec.met[rows].sum()
+    u = np.linalg.solve(A + lam*np.trace(A)/len(A)*np.eye(len(A)), (rec.e[h] - rec.e[rows].mean(0, dtype=np.float64)).sum(0) + rec.about["fold_in_prior"]*crowd)
     got = rec.fold_in([world.item_ids[i] for i in h]*2)
     np.testing.assert_allclose(got, u/np.linalg.norm(u)*np.linalg.norm(rec.users, axis=1).mean(), rtol=1e-4, atol=1e-6)
     t = rec.recommend(["u0001"], histories={"new": ["i0001", "i0046"]}, k=99, among="all")
     assert list(dict.fromkeys(t["user"])) == ["u0001", "new"] and not {"i0001", "i0046"} & set(t[t["user"] == "new"]["item"]) and len(t[t["user"] == "new"]) == 48
     with pytest.warns(UserWarning, match="average user"): np.testing.assert_array_equal(rec.fold_in([]), rec.users.mean(0))
+
+
+def test_one_click_serves_better_than_none():
+    "Users all like a crowd's kind, and each one kind of his own: a click is outweighed by the crowd without being lost, and a long history outweighs it."
+    rng, n = np.random.default_rng(0), 400
+    kinds = rng.integers(1, 8, n); kinds[:80] = 0
+    e = (np.eye(8)[kinds] + .3*rng.normal(size=(n, 8))).astype(np.float32)
+    own = rng.integers(1, 8, 150)
+    cold = np.arange(0, n, 4)
+    met = np.stack([rng.random((150, n)) < .05 + .2*(kinds == 0) + .3*(kinds[None] == own[:, None])][0].nonzero(), 1)
+    is_cold = np.isin(met[:, 1], cold)
+    split = Split(150, n, met[~is_cold], met[is_cold], met[:0], cold, cold[:0], "made up")
+    how = folding.choose_fold_in(e, np.eye(8, dtype=np.float32)[own], split, preset("best"))
+    worth = lambda k: how["fold_in"][f"κ = {k:g}"]
+    assert how["fold_in_prior"] > 0 and worth(how["fold_in_prior"]) > 1.05*worth(0), how
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_first_clicks_are_the_beginning_of_the_longer_ones(world, n):
+    pairs = world.interactions[["user", "item"]].drop_duplicates().to_numpy(np.int64)
+    few, more = ({*map(tuple, folding.first_of(pairs, k))} for k in (n, n + 1))
+    assert few <= more <= {*map(tuple, pairs)} and np.bincount([u for u, _ in few]).max() == n
+
+
+def test_who_has_no_click_gets_what_the_average_user_gets(rec):
+    t = rec.recommend(histories={"stranger": [], "guest": ["i0001"]}, k=5)
+    assert t.attrs["complete"] and t[t["user"] == "stranger"]["score"].tolist() == pytest.approx(np.sort(rec.users.mean(0) @ rec.vectors_of(c := rec.candidates())(0, len(c)).T)[::-1][:5], rel=1e-5)
+    assert any("'stranger' is empty: the average user" in w for w in t.attrs["said"])
 
 
 # ---- saved folders
@@ -460,13 +489,13 @@ def test_numbers_of_numpy_as_settings(numbered, tmp_path):
 
 def test_one_does_not_stop_the_others(numbered):
     with pytest.warns(core.LeftOut) as said: t = numbered.recommend(["3", "gone"], k=1, among=["new", "lost"], histories={"x": ["1", "off"], "y": ["off"], "z": [], "w": "1", "5": ["1"]})
-    assert t["user"].tolist() == ["3", "x"] and t.attrs["unknown"] == dict(users=["gone"], items=["off", "lost"]) and set(t.attrs["unserved"]) == {"gone", "y", "z", "w", "5"}
+    assert t["user"].tolist() == ["3", "x", "z"] and t.attrs["unknown"] == dict(users=["gone"], items=["off", "lost"]) and set(t.attrs["unserved"]) == {"gone", "y", "w", "5"}
     said = "\n".join(str(w.message) for w in said)
     for word in ("'gone'", "'off', 'lost'", "'z'", "'w'", "'y'", "'5' are known"): assert word in said
     assert "np." not in said
     t = numbered.recommend(k=1)
     assert t.attrs["complete"] and len(t) == 20
-    for nobody in (dict(histories={}), dict(histories=pd.DataFrame(dict(user=[], item=[]))), dict(users=[]), dict(histories=[]), dict(histories={"x": []}), dict(histories={"x": None})):
+    for nobody in (dict(histories={}), dict(histories=pd.DataFrame(dict(user=[], item=[]))), dict(users=[]), dict(histories=[])):
         with pytest.warns(core.LeftOut, match="serve"): assert len(numbered.recommend(**nobody)) == 0
     for wrong in (dict(users=["gone"]), dict(histories={"x": ["off"]}), dict(histories={"x": "1"}), dict(users=[None])):
         with pytest.raises(UsageError, match="nobody can be served"): numbered.recommend(**wrong)
@@ -530,7 +559,8 @@ def test_shares_and_remainder_sum_for_every_kind_of_model(world, how):
             assert why.items["share"].sum() + why.rest == pytest.approx(why.score, abs=1e-6) and np.isfinite(why.items["share"]).all()
             assert (why.how == explaining.LAID_OVER) == ("config" in how) and ("no single item" in str(why)) == (why.rest != 0)
     walk = rec.explain("i0046", history=["i0001", "i0007", "i0007"]).why
-    assert walk.rest == 0 and set(walk.items["item"]) == {"i0001", "i0007"} and walk.items["share"].sum() == pytest.approx(walk.score, rel=1e-4)
+    assert (walk.rest == 0) == (rec.about["fold_in_prior"] == 0) and ("clicks of all users" in walk.how) == (walk.rest != 0)
+    assert set(walk.items["item"]) == {"i0001", "i0007"} and walk.items["share"].sum() + walk.rest == pytest.approx(walk.score, rel=1e-4)
     with pytest.raises(UsageError, match="give one of them"): rec.explain("i0046", user="u0003", history=["i0001"])
     with pytest.raises(UsageError, match="unknown users 'nobody'"): rec.explain("i0046", user="nobody")
 

@@ -172,8 +172,10 @@ def made_of_history(self: Recommender,
     "The parts of a folded-in vector."
     u, rows, fold = self.fold_in(history), np.sort(self.rows_of(history, [])), self.folding()
     x = np.where(self.has[rows].any(1)[:, None], self.e[rows] - fold.mean, 0)
-    raw = fold.solve(x, self.about["fold_in_lambda"])
-    return rows, raw * (fold.length / max(np.linalg.norm(raw.sum(0)), 1e-12)), u, EXACT_SHARES
+    prior = self.about.get("fold_in_prior", 0.)
+    raw = fold.solve(np.concatenate([x, prior * fold.crowd[None]]), self.about["fold_in_lambda"])
+    how = f"{EXACT_SHARES}, and a part from {prior:g} clicks of all users" if prior else EXACT_SHARES
+    return rows, raw[:-1] * (fold.length / max(np.linalg.norm(raw.sum(0)), 1e-12)), u, how
 
 # %% ../../nbs/shop/7_explaining.ipynb #b6ce67bd
 @patch

@@ -31,7 +31,7 @@ from ..experts import distinct, draw_experts
 from ..trainer import Trainer, fit as train, preset, watch
 from ..rivals.floors import floors
 from .core import ANCHORS, Anchors, Recommender, embed
-from .folding import FoldIn, LAMBDAS, choose_lambda, sums_of
+from .folding import FoldIn, choose_fold_in, sums_of
 from .ranking import whole_number
 
 # %% ../../nbs/shop/5_fitting.ipynb #aae78e41
@@ -228,26 +228,26 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     if solved: c = changed(run.model.config, dim=c.dim)  # with the damping and the memory that were chosen
     e = run.items().e.cpu().numpy()
     users = run.model.users.detach().cpu().numpy()
-    lams, best = choose_lambda(e, users, split, c), next(r for r in run.history if r["epoch"] == run.best_epoch)
-    lam, beside = max(LAMBDAS, key=lams.get), beside_floors(run, f, split, c.select_on)
+    folded, beside = choose_fold_in(e, users, split, c, seed), beside_floors(run, f, split, c.select_on)
+    best = next(r for r in run.history if r["epoch"] == run.best_epoch)
     if refit: model = train_for(f, whole_split, c, seed, device, run.best_epoch + 1, progress)
-    else: model = cls.adopt(run.model, e, split, lam)
+    else: model = cls.adopt(run.model, e, split, folded)
     how = dict(held_out=split.rule, epochs=run.best_epoch + 1,
                validation={k: v for k, v in best.items() if k.startswith("val_own/")},
-               watch=[] if solved else watch(run.history, c), fold_in_lambda=lam,
-               fold_in={str(k): v for k, v in lams.items()},
-               select_on=c.select_on, beside=beside)
+               watch=[] if solved else watch(run.history, c), **folded, select_on=c.select_on, beside=beside)
     if solved: how |= dict(damp=c.damp, memory=c.memory, views=dict(zip(model.modalities, model.weight.tolist())))
     return model.cpu(), how, whole_split if refit else split
 
 # %% ../../nbs/shop/5_fitting.ipynb #5e13d6c3
 @patch(cls_method=True)
-def adopt(cls: Recommender, model: MAMEX, e, split: Split, lam) -> MAMEX:
+def adopt(cls: Recommender, model: MAMEX, e, split: Split, how: dict) -> MAMEX:
     "Users who met held-out items only have not been trained: they are folded in from those."
     users = model.users.detach().cpu().numpy()
-    fold = FoldIn(e, np.isin(np.arange(split.n_items), split.warm_items), float(np.linalg.norm(users, axis=1).mean()))
+    met = np.bincount(split.train[:, 1], minlength=split.n_items)
+    fold = FoldIn(e, met > 0, float(np.linalg.norm(users, axis=1).mean()), met)
     late = np.setdiff1d(np.arange(split.n_users), split.train[:, 0])
     if len(late):
         model.users.data[late] = torch.as_tensor(
-            fold(sums_of(fold, e, split.val, split.n_users)[late], lam)).to(model.users.device)
+            fold(sums_of(fold, e, split.val, split.n_users)[late], how["fold_in_lambda"],
+                 how["fold_in_prior"])).to(model.users.device)
     return model

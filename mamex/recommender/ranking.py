@@ -61,7 +61,6 @@ def top_items(users: np.ndarray,  # float32 [n, d]
 # %% ../../nbs/shop/3_ranking.ipynb #900bf73c
 WHY = dict(  # reason → sentence on the users it holds for
     unknown="unknown users {}: correct the ids, or give what they met, histories={{user: [items]}}{}.",
-    empty="users {}: an empty history serves nobody; give at least one item.",
     gone="users {}: of their histories no item is known, so nobody is served by them.",
     known="users {} are known: ask for them as users, or give the history another name.",
     met="users {} have met every candidate, so nothing is left for them.")
@@ -122,9 +121,10 @@ def ask_one(self: Recommender, a: Asked, user: str, items: list):
         return
     rows = self.rows_of(items, gone := [])
     a.items += gone
-    if not len(rows): a.unserved[user] = "gone" if items else "empty"; return
+    if items and not len(rows): a.unserved[user] = "gone"; return
+    if not len(items): a.remarks.append(f"the history of {user!r} is empty: the average user is taken.")
     a.histories[user] = rows; a.unserved.pop(user, None)
-    if not self.has[rows].any():
+    if len(rows) and not self.has[rows].any():
         a.remarks.append(f"the history of {user!r} is without any item that has a picture or a text: "
                          "the average user is taken.")
 
@@ -147,8 +147,7 @@ def recommend(self: Recommender,
         raise UsageError("users are ids: give what unknown users met as histories={user: [items]}.")
     a = self.asked(users, histories)
     said = lambda n=3: a.sentences(self.user_at, self.item_at, n)
-    if not (a.users or a.histories) and (set(a.unserved.values()) - {"empty"}
-                                         or a.notes): raise UsageError("nobody can be served; " + " ".join(said()))
+    if not (a.users or a.histories) and (a.unserved or a.notes): raise UsageError("nobody can be served; " + " ".join(said()))
     rows = self.candidates(among, a.items)
     a.items = list(dict.fromkeys(a.items))  # an item that many histories name stands once
     t = self.ranked(a, rows, k, exclude_seen, block)
