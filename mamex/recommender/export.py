@@ -89,6 +89,8 @@ def read_manifest(folder: Path) -> dict:
     if said.get("version") != 1:
         raise UsageError(f"{folder}/manifest.json has the version {said.get('version')!r}, this mamex reads 1: "
                          "export again.")
+    for k, only in (("metric", "inner product"), ("dtype", "float32")):
+        if said.get(k) != only: raise UsageError(f"{folder}/manifest.json has the {k} {said.get(k)!r}: export again.")
     if said.get("sha256") != seal(said): raise UsageError(f"{folder}/manifest.json was changed: export again.")
     return said
 

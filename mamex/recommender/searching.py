@@ -187,12 +187,12 @@ TRIED, EFFORT = 32, 100  # users that an index is tried with; candidates in hand
 def try_index(path: Path, v: Vectors, name: str) -> dict:  # what the manifest says of it
     "Open an index, search it for some users, and compare; `UsageError` where it is not what was to be written."
     library, users, k = LIBRARIES[name], v.users[:TRIED], min(10, len(v))
-    try: size, search = library.open(path, len(v), v.d)
+    try:
+        size, search = library.open(path, len(v), v.d)
+        rows, scores = search(users, k, None if library.exact else EFFORT)
     except Exception as e:  # every library has its own errors for a broken file
         raise OSError(0, f"{name} cannot read what it wrote ({str(e)[:80]})") from None
-    rows, scores = search(users, k, None if library.exact else EFFORT)
-    exact = scores_of(v.items, users, rows) if size == (len(v), v.d) else np.inf
-    if not np.allclose(scores, exact, rtol=1e-4, atol=1e-5):
+    if size != (len(v), v.d) or not np.allclose(scores, scores_of(v.items, users, rows), rtol=1e-4, atol=1e-5):
         raise OSError(0, f"{name} does not read what was to be written")
     packages = {p: importlib.metadata.version(p) for p in library.packages.values()}
     how = {} if library.exact else dict(connectivity=LINKS, expansion_add=BUILD, expansion_search=EFFORT)
@@ -229,7 +229,7 @@ def ann_curve(items: np.ndarray,  # float32 [n, d]
                 sparse.csr_array((len(users), len(items)), dtype=bool))
     found = [curve_point(exactly(items), v, k, "numpy", 0, batch, least, 0.)]
     with tempfile.TemporaryDirectory() as d:
-        for name in [f for f in LIBRARIES if not absent(f)] if to is None else check_formats(to):
+        for name in [f for f in LIBRARIES if (not absent(f) if to is None else f in check_formats(to))]:
             start, path = time.perf_counter(), Path(d)/f"items.{name}"
             LIBRARIES[name].write(path, v, 1)
             build, (_, search) = time.perf_counter() - start, LIBRARIES[name].open(path, len(v), v.d)
