@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mamex.base import UsageError
 from mamex.datasets.toy import toy
-from mamex.recommender import searching
+from mamex.recommender import export, searching
 from mamex.recommender.core import Recommender
 from mamex.recommender.export import fingerprint, main, parser, read_export, seal, write_export
 from mamex.recommender.searching import FORMATS, LIBRARIES, Library, absent, ann_curve, check_formats, vectors_of
@@ -337,6 +337,21 @@ def test_kill_9_at_every_step_leaves_a_whole_export(trained, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_kill_9_where_the_system_cannot_exchange_folders(trained, tmp_path, monkeypatch):
+    "Two steps; what a kill between them set aside is put back by the next command, which then asks for --replace."
+    monkeypatch.setattr(export.ctypes, "CDLL", lambda name: object())
+    place, status, steps, put_back = tmp_path/"out", -9, 0, 0
+    write_export(trained, place)
+    while status == -9 and steps < 500:
+        steps += 1
+        status = killed_at(steps, lambda: write_export(trained, place, replace=True))
+        put_back += not place.exists()
+        with pytest.raises(UsageError, match="--replace"): write_export(trained, place)
+        read_export(place)
+        assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert status == 0 and put_back == 1
+
+
 def test_kill_9_at_every_step_of_a_first_export_leaves_nothing_or_all(trained, tmp_path):
     place, steps, status = tmp_path/"out", 0, -9
     while status == -9 and steps < 500:
@@ -366,16 +381,16 @@ def test_a_full_disk_costs_nothing_but_a_sentence(trained, name, tmp_path):
     try: write_export(trained, tmp_path/"size", name, among="all")
     finally: sizes = [p.stat().st_size for p in (tmp_path/"size").iterdir()]
     shutil.rmtree(tmp_path/"size")
-    def export():
+    def write():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         try: write_export(trained, place, name, among="all", replace=True)
         except UsageError as e: return 7 if "could not be written" in str(e) and "make room" in str(e) and "\n" not in str(e) else 1
         return 0
     for limit in sorted({0, 1, 4096, *(s - 1 for s in sizes), *(s // 2 for s in sizes)}):
-        assert in_child(export) == 7, limit
+        assert in_child(write) == 7, limit
         assert read_export(place).manifest["among"] == "new" and [p.name for p in tmp_path.iterdir()] == ["out"]
     limit = max(sizes)
-    assert in_child(export) == 0 and read_export(place).manifest["among"] == "all"
+    assert in_child(write) == 0 and read_export(place).manifest["among"] == "all"
 
 
 def numbers(path, v, threads): path.write_bytes(v.items(0, len(v)).tobytes())

@@ -142,7 +142,8 @@ def read_export(folder) -> Export:
         check_counts(folder, said)
         if gone := [x["file"] for x in said["indexes"].values() if x["file"] not in said["files"]]:
             raise UsageError(f"{folder}/manifest.json does not list {gone[0]}: export again.")
-    except (KeyError, TypeError, AttributeError, OSError, pa.ArrowException) as e:
+    except UsageError: raise
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, pa.ArrowException) as e:
         raise UsageError(f"{folder} cannot be read as an export ({type(e).__name__}: {str(e)[:80]}): "
                          "export again.") from None
     return Export(folder, said)
@@ -173,7 +174,6 @@ def sweep(folder: Path):
 def staged(folder: Path):  # yields an empty folder
     "A folder that takes the place of `folder` if the block ends well, and leaves nothing otherwise."
     folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".export", dir=folder.parent))
     lock = os.open(work, os.O_RDONLY)
     try:
@@ -189,7 +189,7 @@ def staged(folder: Path):  # yields an empty folder
 # %% ../../nbs/shop/export.ipynb #2acb4837
 def check_place(folder, replace: bool) -> Path:
     "Refuse a place that holds anything but an export, and an export that is not to be replaced."
-    folder = Path(folder).expanduser().resolve()
+    sweep(folder := Path(folder).expanduser().resolve())
     if not folder.exists(): return folder
     if not folder.is_dir(): raise UsageError(f"{folder} is a file: choose another place with --out.")
     names = {p.name for p in folder.iterdir()}
@@ -261,6 +261,6 @@ def main(argv: list[str]) -> int:
     print(f"{c['items']:,} items" + (f", {c['users']:,} users, {c['seen']:,} pairs of what they met" if a.users else "")
           + f", {said['d']} numbers a vector, in {a.out}")
     for name, x in said["indexes"].items():
-        found = next(v for k, v in x.items() if k.startswith("recall@"))
-        print(f"{x['file']}: {'exact' if x['exact'] else f'finds {found:.1%} of the exact first ten'}")
+        k, found = next((k.partition("@")[2], v) for k, v in x.items() if k.startswith("recall@"))
+        print(f"{x['file']}: {'exact' if x['exact'] else f'finds {found:.1%} of the exact first {k}'}")
     return 0
