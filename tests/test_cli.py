@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from mamex import cli
-from mamex.recommender import histories
+from mamex.recommender import fitting, histories
 from mamex.base import UsageError
 from mamex.datasets.toy import toy
 from mamex.recommender.core import Recommender
@@ -184,10 +184,10 @@ def test_explain_says_who_carried_the_score(model, run):
 
 
 def test_settings_are_read_as_the_preset_says():
-    assert cli.typed_settings(["ridge=.3", "damp=0,.5", "n_experts=99"], "best") == dict(ridge=.3, damp=(0., .5), n_experts=99)
+    assert fitting.typed_settings(dict(ridge=".3", damp="0,.5", n_experts="99"), "best") == dict(ridge=.3, damp=(0., .5), n_experts=99)
     for words, name, says in ((["ridge=x"], "best", "of type float"), (["n_experts=1.5"], "best", "of type int"), (["damp=a,b"], "best", "with commas"), (["lr=x"], "released", "of type float")):
-        with pytest.raises(UsageError, match=says): cli.typed_settings(words, name)
-    with pytest.raises(UsageError, match="unknown preset"): cli.typed_settings([], "bestest")
+        with pytest.raises(UsageError, match=says): fitting.typed_settings(cli.pairs(words, "setting"), name)
+    with pytest.raises(UsageError, match="unknown preset"): fitting.typed_settings({}, "bestest")
 
 
 def test_fit_says_what_it_chose_and_whether_it_beats_the_floors(run, tmp_path):

@@ -16,7 +16,7 @@ HOUSE = ROOT / "mamex"
 EXTRA = ("studies", "reports", "_modidx.py")
 CORE = [p for p in sorted(HOUSE.rglob("*.py")) if p.relative_to(HOUSE).parts[0] not in EXTRA]
 DISTRIBUTION = {"PIL": "pillow", "open_clip": "open-clip-torch", "yaml": "pyyaml", "IPython": "ipython",  # other names
-                "sklearn": "scikit-learn", "skimage": "scikit-image"}
+                "sklearn": "scikit-learn", "skimage": "scikit-image", "faiss": "faiss-cpu"}
 
 
 def asked(key: str) -> set:
@@ -61,18 +61,24 @@ def test_the_commands_stay_in_the_core():
 def test_what_the_core_imports_is_required(path): assert foreign(path) <= asked("requirements")
 
 
-def test_what_studies_import_is_required_or_in_the_extra():
+def of_extras() -> set: return {n for extra in cli.EXTRAS for n in asked(f"{extra}_requirements")} | {"ipython"}  # which jupyterlab brings
+
+
+def test_what_the_package_imports_is_required_or_in_an_extra():
     every = {d for p in HOUSE.rglob("*.py") if p.name != "_modidx.py" for d in foreign(p)}
-    assert every - asked("requirements") <= asked("notebooks_requirements") | {"ipython"}  # which jupyterlab brings
+    assert every - asked("requirements") <= of_extras()
+    studies = {d for folder in ("studies", "reports") for p in (HOUSE / folder).rglob("*.py") for d in foreign(p)}
+    assert studies - asked("requirements") <= asked("notebooks_requirements") | {"ipython"}
 
 
 def test_nothing_is_required_that_nobody_imports():
     assert asked("requirements") == {d for p in reached("cli") for d in foreign(p)}
 
 
-def test_the_command_knows_what_the_extra_brings():
-    named = {DISTRIBUTION.get(m, m).lower() for m in cli.NOTEBOOKS}
-    assert named <= asked("notebooks_requirements") | {"ipython"}
+def test_the_command_knows_what_an_extra_brings():
+    named = {extra: {DISTRIBUTION.get(m, m).lower().replace("_", "-") for m in names} for extra, names in cli.EXTRAS.items()}
+    for extra, names in named.items(): assert names <= asked(f"{extra}_requirements") | {"ipython"}, extra
+    named = set().union(*named.values())
     every = {d for p in HOUSE.rglob("*.py") if p.name != "_modidx.py" for d in foreign(p)}
     assert every - asked("requirements") <= named
 
