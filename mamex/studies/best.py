@@ -39,8 +39,8 @@ def columns_of(ds: Dataset) -> dict[str, object]:  # view → text columns, as i
     named = tuple(c for c in text_modalities(ds)["text"] if roles.get(c) not in UNREAD) or ("title", "description")
     apart = {c: (c,) for c in ("title", "description") if c in ds.items}
     two = apart if not ds.images and len(apart) == 2 else ("title", "description")
-    return dict(two=two, rich=named,
-                vectors=dict(text=named) | ({c: (c,) for c in named} if len(named) > 1 else {}))
+    alone = {c: (c,) for c in named} if len(named) > 1 and set(named) <= {*ds.items} else {}
+    return dict(two=two, rich=named, vectors=dict(text=named) | alone)
 
 # %% ../../nbs/studies/best.ipynb #43b5b370
 def views_of(ds: Dataset, encoder: str, device: str = "cpu",
@@ -52,7 +52,7 @@ def views_of(ds: Dataset, encoder: str, device: str = "cpu",
     if encoder == "auto": print(f"encoder: {name} ({why})")
     views = {k: extract(ds, name, device, c, long_text) for k, c in columns.items()}
     each = with_lexical(views["vectors"], ds.items, column_roles(ds.items, ds.info))
-    return views | dict(each=each, flat=condensed(each, np.arange(ds.n_items)))
+    return views | dict(each=each)
 
 # %% ../../nbs/studies/best.ipynb #63a6b6c9
 class Rung(NamedTuple):
@@ -109,6 +109,7 @@ def lab_of(p) -> LadderLab:  # p: parameters of the notebook
     if p.get("quick"): p.folds = 3
     ds = read_dataset(p)
     views = views_of(ds, p.encoder, p.device, p.long_text)
+    if p.get("trained", True): views["flat"] = condensed(views["each"], np.arange(ds.n_items))
     split = study_folds(ds, views["two"], p.folds, 0, p.group_twins)[0]
     return LadderLab(**vars(make_lab(p, ds, views["two"], split, recipe(split))), views=views)
 
