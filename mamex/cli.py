@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'LIKE', 'READING', 'ELSEWHERE', 'EXTRAS', 'opt', 'command', 'add_word', 'parser', 'pairs',
            'import_command', 'check_command', 'fetch_command', 'fit_command', 'on_screen', 'recommend_command',
-           'add_command', 'explain_command', 'tour_command', 'elsewhere', 'can_report', 'extra_missing', 'main',
-           'as_typed', 'closed_pipe']
+           'add_command', 'explain_command', 'tour_command', 'elsewhere', 'extra_missing', 'main', 'as_typed',
+           'closed_pipe']
 
 # %% ../nbs/shop/9_cli.ipynb #a14be540
-import argparse, importlib, importlib.util, os, re, sys, warnings
+import argparse, importlib, os, re, sys, warnings
 import pandas as pd
 from pathlib import Path
 from . import __version__
-from .base import UsageError, project_root
+from .base import UsageError
 from .datasets.checks.folder import check_folder
 from .datasets.checks.problems import say_problems
 from .datasets.fetch.sources import fetch
@@ -280,19 +280,11 @@ ELSEWHERE = dict(  # word → module, and what it does
 def elsewhere(word: str, module: str, what: str):
     "Register a word whose `parser` and `main` are those of a module of the package."
     there = lambda: importlib.import_module(f"mamex.{module}")
-    def work(a) -> int:
-        if word == "reports": can_report()
-        return there().main(a.words)
+    def work(a) -> int: return there().main(a.words)
     work.__doc__ = what
     command(word, like=lambda: there().parser())(work)
 
 for _word, _about in ELSEWHERE.items(): elsewhere(_word, *_about)
-
-# %% ../nbs/shop/9_cli.ipynb #2c85fa2e
-def can_report():
-    "Refuse `reports` where papermill or the notebooks are not there."
-    if not importlib.util.find_spec("papermill"): raise ModuleNotFoundError(name="papermill")
-    if not (project_root()/"nbs").is_dir(): raise UsageError("There are no notebooks here; run it in a checkout.")
 
 # %% ../nbs/shop/9_cli.ipynb #ec1cbea0
 EXTRAS = dict(notebooks={"IPython", "matplotlib", "optuna", "papermill", "psutil", "threadpoolctl", "yaml"},

@@ -147,7 +147,8 @@ def recommend(self: Recommender,
         raise UsageError("users are ids: give what unknown users met as histories={user: [items]}.")
     a = self.asked(users, histories)
     said = lambda n=3: a.sentences(self.user_at, self.item_at, n)
-    if not (a.users or a.histories) and (a.unserved or a.notes): raise UsageError("nobody can be served; " + " ".join(said()))
+    if not (a.users or a.histories) and (a.unserved or a.notes):
+        raise UsageError("nobody can be served; " + " ".join(said()))
     rows = self.candidates(among, a.items)
     a.items = list(dict.fromkeys(a.items))  # an item that many histories name stands once
     t = self.ranked(a, rows, k, exclude_seen, block)

@@ -38,18 +38,18 @@ def inputs_told(report: dict) -> str:
 
 # %% ../../nbs/studies/best_page.ipynb #1bd7be55
 def ladder_table(report: dict) -> pd.DataFrame:
-    "A rung a row: what changes, its mean, and what it gains over the one before."
+    "A rung a row: what changes, its mean, and what it gains over another, mostly the one before."
     rows, first = report["verdicts"]["ladder"], report["reference"]["ladder"]
     out = [{"rung": first, "what changes": report["card"]["rungs"][0],
             "NDCG@10": number(mean_of(report, first))}]
     for what, (n, r) in zip(report["card"]["rungs"][1:], rows.items()):
         out.append({"rung": n, "what changes": what, "NDCG@10": number(mean_of(report, n)),
-                    "gain": f"{r['diff']:+.4f} {interval(r['ci95'])}", "verdict": r["verdict"]})
+                    "gain": f"{r['diff']:+.4f} {interval(r['ci95'])}", "over": r["against"], "verdict": r["verdict"]})
     return pd.DataFrame(out).fillna("").set_index("rung")
 
 # %% ../../nbs/studies/best_page.ipynb #fab2517e
 def plot_ladder(report: dict):
-    "The ladder, bottom rung at the top; a whisker is the interval of the gain over the rung before."
+    "The ladder, bottom rung at the top; a whisker is the interval of the gain over the rung it is compared with."
     rows, first = report["verdicts"]["ladder"], report["reference"]["ladder"]
     steps = [(first, mean_of(report, first), None), *((n, mean_of(report, n), r) for n, r in rows.items())]
     fig, ax = plt.subplots(figsize=(7, .36 * len(steps) + .9))
@@ -72,8 +72,8 @@ def around_table(report: dict) -> pd.DataFrame:
 # %% ../../nbs/studies/best_page.ipynb #5b52fc73
 HEADS = dict(two="On the two modalities", each="On every column", columns="What the further columns bring to `best`")
 BEST_CAPTIONS = dict(
-    ladder="NDCG@10, own pool, mean over the folds. Orange: the rung is told to be better than the one before; "
-           "the whisker is the 95 % interval of its gain for this catalogue.",
+    ladder="NDCG@10, own pool, mean over the folds. Orange: the rung is told to be better than the one that it is "
+           "compared with; the whisker is the 95 % interval of its gain for this catalogue.",
     against="Each other model minus `best` on the same inputs, in per cent of it: left of the dashed line `best` ranks "
             "better. Thick: 95 % interval for this catalogue, thin: for new items. "
             "The band is the margin within which a difference does not matter.")

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['NOTEBOOKS', 'ASIDE', 'FRAME', 'settled_encoder', 'not_for', 'Plan', 'command', 'environment', 'Job', 'start',
            'file_notebook', 'keep_partial', 'last_words', 'why', 'finish', 'stop', 'pick', 'cores', 'how_many',
-           'make_plan', 'say', 'state', 'run_all', 'regenerate', 'parser', 'interruptible', 'main']
+           'make_plan', 'say', 'state', 'run_all', 'regenerate', 'parser', 'interruptible', 'check_means', 'main']
 
 # %% ../../nbs/studies/regenerate.ipynb #24e6ff10
-import argparse, difflib, json, os, psutil, re, signal, subprocess, sys, time
+import argparse, difflib, importlib.util, json, os, psutil, re, signal, subprocess, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -284,6 +284,13 @@ def interruptible():
     finally:
         for s in ours: signal.signal(s, signal.SIG_DFL)
 
+# %% ../../nbs/studies/regenerate.ipynb #d07b93e5
+def check_means(nbs: Path | None = None):  # as in `regenerate`
+    "Refuse a place without papermill or without notebooks."
+    if not importlib.util.find_spec("papermill"): raise ModuleNotFoundError(name="papermill")
+    if not (nbs or project_root()/"nbs").is_dir():
+        raise UsageError("There are no notebooks here; run it in a checkout.")
+
 # %% ../../nbs/studies/regenerate.ipynb #88f62adb
 def main(argv: list[str] | None = None,  # None: the command line
          nbs: Path | None = None,        # as in `regenerate`
@@ -291,6 +298,7 @@ def main(argv: list[str] | None = None,  # None: the command line
     "`mamex reports`."
     args = parser().parse_args(argv)
     try:
+        check_means(nbs)
         with interruptible():
             ended = regenerate(args.name, args.only, args.jobs, args.force, dict(args.parameters), nbs, args.budget)
     except UsageError as e: print(e, file=sys.stderr); return 2
