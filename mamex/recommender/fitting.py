@@ -28,6 +28,7 @@ from ..protocol.splits import Split
 from ..extractor import extract
 from ..model import Config, MAMEX
 from ..experts import distinct, draw_experts
+from ..solved import some_questions
 from ..trainer import Trainer, fit as train, preset, watch
 from ..rivals.floors import floors
 from .core import ANCHORS, Anchors, Recommender, embed
@@ -101,7 +102,8 @@ def train_for(features, split, config, seed, device, epochs: int, progress=True)
 # %% ../../nbs/shop/5_fitting.ipynb #27c4c7da
 def beside_floors(run, f: Features, split: Split,
                   select_on: str) -> dict: # own, floors: name → mean; strongest; versus: diff, ci95
-    "How the model and the floors rank the held-out items among themselves."
+    "How the model and the floors rank the held-out items among themselves; as many users are asked as `best` asks."
+    split = some_questions(split)
     mine, flat = evaluate(run.scorer(), split, "val", "own")[select_on], condensed(f, split.warm_items)
     said = {n: evaluate(score, split, "val", "own")[select_on] for n,
             (score, _) in floors(flat, split, select_on, "own").items()}
