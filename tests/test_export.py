@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mamex.base import UsageError
 from mamex.datasets.toy import toy
-from mamex.recommender import export, searching
+from mamex.recommender import export, searching, staging
 from mamex.recommender.core import Recommender
 from mamex.recommender.export import fingerprint, main, parser, read_export, seal, write_export
 from mamex.recommender.searching import FORMATS, LIBRARIES, Library, absent, ann_curve, check_formats, vectors_of
@@ -339,7 +339,7 @@ def test_kill_9_at_every_step_leaves_a_whole_export(trained, tmp_path):
 
 def test_kill_9_where_the_system_cannot_exchange_folders(trained, tmp_path, monkeypatch):
     "Two steps; what a kill between them set aside is put back by the next command, which then asks for --replace."
-    monkeypatch.setattr(export.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(staging.ctypes, "CDLL", lambda name: object())
     place, status, steps, put_back = tmp_path/"out", -9, 0, 0
     write_export(trained, place)
     while status == -9 and steps < 500:

@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['write_vectors', 'read_vectors', 'write_tables', 'fingerprint', 'seal', 'manifest_of', 'read_manifest', 'check_file',
-           'Export', 'check_counts', 'read_export', 'exchange', 'sweep', 'staged', 'check_place', 'write_files',
-           'write_export', 'parser', 'main']
+           'Export', 'check_counts', 'read_export', 'check_place', 'write_files', 'write_export', 'parser', 'main']
 
 # %% ../../nbs/shop/export.ipynb #9dcfd0ba
-import argparse, ctypes, fcntl, glob, hashlib, json, os, shutil, tempfile
+import argparse, hashlib, json
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from .. import __version__
 from ..base import UsageError, file_digest
 from .core import Recommender, _some
 from .ranking import whole_number
+from .staging import staged, sweep
 from .searching import BLOCK, FORMATS, LIBRARIES, Vectors, check_formats, try_index, vectors_of
 
 # %% ../../nbs/shop/export.ipynb #c0f76012
@@ -147,44 +146,6 @@ def read_export(folder) -> Export:
         raise UsageError(f"{folder} cannot be read as an export ({type(e).__name__}: {str(e)[:80]}): "
                          "export again.") from None
     return Export(folder, said)
-
-# %% ../../nbs/shop/export.ipynb #082a4e4a
-def exchange(new: Path, old: Path):
-    "Two folders change places: at once on Linux and macOS, else in two steps, of which `sweep` can undo the first."
-    libc, here, swap = ctypes.CDLL(None), -100, 2  # AT_FDCWD, RENAME_EXCHANGE; RENAME_SWAP
-    a, b = os.fsencode(new), os.fsencode(old)
-    if hasattr(libc, "renameat2") and not libc.renameat2(here, a, here, b, swap): return
-    if hasattr(libc, "renamex_np") and not libc.renamex_np(a, b, swap): return
-    os.rename(old, new.with_name("old"))
-    os.rename(new, old)
-
-def sweep(folder: Path):
-    "Remove what killed exports to this folder left behind; one that still runs holds a lock."
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.export"):
-        lock = os.open(left, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if (left/"old").is_dir() and not folder.exists(): os.rename(left/"old", folder)
-            shutil.rmtree(left, ignore_errors=True)
-        except BlockingIOError: pass
-        finally: os.close(lock)
-
-# %% ../../nbs/shop/export.ipynb #8cdb7d4e
-@contextmanager
-def staged(folder: Path):  # yields an empty folder
-    "A folder that takes the place of `folder` if the block ends well, and leaves nothing otherwise."
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".export", dir=folder.parent))
-    lock = os.open(work, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (work/"new").mkdir()
-        yield work/"new"
-        if folder.is_dir() and any(folder.iterdir()): exchange(work/"new", folder)
-        else: os.rename(work/"new", folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        os.close(lock)
 
 # %% ../../nbs/shop/export.ipynb #2acb4837
 def check_place(folder, replace: bool) -> Path:

@@ -20,7 +20,7 @@ from ..vectors.lexical import SPACE, Views, with_views
 from ..trainer import load_model
 from .core import Anchors, Recommender, missing
 from .adding import beside
-from .export import staged, sweep
+from .staging import staged, sweep
 
 # %% ../../nbs/shop/8_store.ipynb #793ba75c
 FORMAT = 3         # of the folder that is written
