@@ -20,6 +20,7 @@ def exchange(new: Path, old: Path):
     os.rename(old, new.with_name("old"))
     os.rename(new, old)
 
+# %% ../../nbs/shop/staging.ipynb #1ac427c9
 def sweep(folder: Path):
     "Remove what killed writers of this folder left behind; one that still runs holds a lock."
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.export"):
