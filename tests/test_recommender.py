@@ -199,11 +199,12 @@ def test_added_items_have_the_scores_of_items_that_were_there(fitted, world):
     keep = np.delete(np.arange(50), out)
     less = replace(world, items=world.items.iloc[keep].reset_index(drop=True), item_ids=world.item_ids[keep], images=world.images.only(world.item_ids[keep]))
     rec = Recommender.fit(less, "tiny", "released", seed=3, progress=False, **FEW)
-    assert rec.model.state_dict().keys() == fitted.model.state_dict().keys() and all(torch.equal(a, b) for a, b in zip(rec.model.state_dict().values(), fitted.model.state_dict().values()))
+    # on some processors the last digits of a vector depend on how many items the encoder read with it
+    for name, w in fitted.model.state_dict().items(): torch.testing.assert_close(rec.model.state_dict()[name], w, atol=1e-5, rtol=1e-4, msg=name)
     ids = world.item_ids[out]
     rec.add_items(world.items.iloc[out], {i: world.images.read(i) for i in ids if i in world.images})
     a, b = (r.recommend(k=3, among=list(ids)).set_index(["user", "item"])["score"].sort_index() for r in (rec, fitted))
-    np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4)
     np.testing.assert_array_equal(rec.has[-3:], fitted.has[out])
 
 
