@@ -38,16 +38,26 @@ class Recommender:
     near: np.ndarray | None = None     # int32 [n_items, M, 10], nearest anchors by each modality, -1: no more
     cosine: np.ndarray | None = None   # float32 [n_items, M, 10], how near
     anchors: "Anchors | None" = None   # known items that others are compared with
+    features: Features | None = None   # what a solved model learned from; None: not kept, or not read yet
+    since: np.ndarray | None = None    # int64 [n, 2], rows of user and item: clicks since the model has learned
+    average: np.ndarray | None = None  # float32 [d], mean of the users that were learned; None: of all
 
     def __post_init__(self):
         self.user_at, self.item_at = pd.Index(self.user_ids), pd.Index(self.items["item"])
         self.users = self.model.users.detach().cpu().numpy()  # float32 [n_users, d]
         self.kept = {}  # what is worth computing once: the extractor, the ridge of the fold-in, the parts of users
         self.refused, self.stayed = [], []  # ids that the last `add_items` left out; those of them that it knew
+        self.source, self.stamps = None, {}  # folder that still holds the features; folder → what it held when read
     def __repr__(self):
         new = int((self.met == 0).sum())
         return (f"Recommender({len(self.user_ids):,} users, {len(self.items):,} items of which {new:,} are new, "
                 f"encoder {self.about.get('encoder')!r})")
+
+# %% ../../nbs/shop/1_recommender.ipynb #25b7e833
+@patch
+def first_met(self: Recommender) -> np.ndarray:  # int64 [n_items]
+    "Users who had met each item when the model learned."
+    return self.met if self.since is None else self.met - np.bincount(self.since[:, 1], minlength=len(self.items))
 
 # %% ../../nbs/shop/1_recommender.ipynb #cee12f8e
 VIEWS, ANCHORS = 10, 4096  # nearest anchors kept for each modality of an item; anchors at most
