@@ -105,7 +105,8 @@ def allowed_for(rec: Recommender, ids: list, rows: np.ndarray,
     if isinstance(allowed, pd.DataFrame) and "user" not in allowed and "item" in allowed: allowed = allowed["item"]
     table = isinstance(allowed, (Mapping, pd.DataFrame))
     said = as_histories(allowed) if table else {u: as_ids(allowed, "item") for u in (ids[:1] or [""])}
-    gone, own = [], {u: rec.rows_of(items, gone) for u, items in said.items()}
+    gone = []
+    own = {u: rec.rows_of(items, gone) for u, items in said.items()}
     if gone: remarks.append(f"the allowed items {_some(g := list(dict.fromkeys(gone)), 100)} are unknown"
                             f"{rec.hint(g)}.")
     if not table: own = dict.fromkeys(ids, next(iter(own.values())))
@@ -210,7 +211,7 @@ def ranking(self: Recommender, users=None, k=10, among="new", exclude_seen=True,
 # %% ../../nbs/shop/3_ranking.ipynb #429f2032
 @patch
 def hold(self: Recommender, *among) -> Recommender:  # "new", "all"; returns itself
-    "Keep candidates and their vectors at hand, so that no question copies them."
+    "Keep candidates and their vectors at hand, so that no question copies them; once, where an item has nothing."
     for w in among:
         rows = self.candidates(w)
         whole = len(rows) == len(self.e) and self.has.any(1).all()  # they lie there as they are ranked
