@@ -6,7 +6,7 @@
 __all__ = ['warmed', 'slow_part', 'mark', 'Live', 'look', 'start', 'twin', 'with_scratch', 'told', 'check_writable', 'add',
            'health']
 
-# %% ../../nbs/shop/live.ipynb #f8d1ddbd
+# %% ../../nbs/shop/live.ipynb #494e41de
 import copy, shutil, tempfile, threading, time
 import numpy as np
 from pathlib import Path
@@ -17,7 +17,7 @@ from .door import Refused
 from .limits import NewItems, check_pictures
 from .store import alone
 
-# %% ../../nbs/shop/live.ipynb #c822e4f0
+# %% ../../nbs/shop/live.ipynb #7580fea7
 def warmed(rec: Recommender) -> Recommender:
     "A model that answers its first question as quickly as the next."
     rec.hold("all", *["new"] * bool((rec.met == 0).any()))
@@ -32,14 +32,14 @@ def slow_part(rec: Recommender) -> bool:
     "Are the parts of users still to be computed?"
     return hasattr(rec.model.config, "solve") and "parts" not in rec.kept
 
-# %% ../../nbs/shop/live.ipynb #b6b30114
+# %% ../../nbs/shop/live.ipynb #90874e50
 def mark(folder: Path) -> tuple | None:  # None: there is none
     "Names, places, times and sizes of the files of a folder."
     try: stats = [(p.name, p.stat()) for p in sorted(folder.iterdir())]
     except OSError: return None
     return tuple((n, s.st_ino, s.st_mtime_ns, s.st_size) for n, s in stats)
 
-# %% ../../nbs/shop/live.ipynb #517342cd
+# %% ../../nbs/shop/live.ipynb #bd490ae0
 class Live:
     "The model in service."
     def __init__(self, folder, writable: bool = False):
@@ -57,7 +57,7 @@ class Live:
 
     def close(self): shutil.rmtree(self.scratch, ignore_errors=True)
 
-# %% ../../nbs/shop/live.ipynb #72f82cf8
+# %% ../../nbs/shop/live.ipynb #770e8e29
 def look(live: Live, again: bool = False) -> bool:  # again: also one that has failed before
     "Load the folder's model if it is another one; returns whether it serves now."
     with live.writing:
@@ -78,7 +78,7 @@ def start(live: Live) -> Live:
     if not look(live): raise UsageError(live.fault)
     return live
 
-# %% ../../nbs/shop/live.ipynb #8068d681
+# %% ../../nbs/shop/live.ipynb #e642c1a8
 def twin(rec: Recommender) -> Recommender:
     "A recommender that can be changed while the other one is asked."
     out = copy.copy(rec)
@@ -92,7 +92,7 @@ def with_scratch(rec: Recommender, scratch: Path) -> Recommender:
         rec.kept["extractor"].cache = scratch
     return rec
 
-# %% ../../nbs/shop/live.ipynb #18fc1b49
+# %% ../../nbs/shop/live.ipynb #aae8fa90
 def told(rec: Recommender, asked: NewItems) -> dict:
     "What became of new items."
     ids, columns = [i.item for i in asked.items], list(dict.fromkeys(c for i in asked.items for c in i.row()))
@@ -105,7 +105,7 @@ def told(rec: Recommender, asked: NewItems) -> dict:
     return dict(added=[i for i in ids if i not in set(rec.refused)], known=rec.stayed, unread=unread,
                 items=len(rec.items), said=said)
 
-# %% ../../nbs/shop/live.ipynb #3481e68d
+# %% ../../nbs/shop/live.ipynb #7d73da47
 def check_writable(live: Live):
     if not live.writable:
         raise Refused(403, "this server adds no items: start it with --writable, or use mamex add and let it reload")
@@ -129,7 +129,7 @@ def add(live: Live, asked: NewItems, tick=lambda: None) -> dict:
         live.added |= dict.fromkeys(i.item for i in asked.items if i.item not in set(rec.refused))
         return told(rec, asked)
 
-# %% ../../nbs/shop/live.ipynb #27b4ea95
+# %% ../../nbs/shop/live.ipynb #1ba40706
 def health(live: Live) -> dict:
     "What serves, since when, and what is wrong with what came after."
     rec, said = live.rec, []
@@ -138,4 +138,4 @@ def health(live: Live) -> dict:
                               "add them again.")
     return dict(status="stale" if live.fault else "ok", items=len(rec.items), new_items=int((rec.met == 0).sum()),
                 users=len(rec.user_ids), encoder=rec.about.get("encoder"), writable=live.writable, loads=live.loads,
-                loaded=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(live.at)), said=said)
+                since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(live.at)), said=said)
