@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Histories', 'listed', 'history_table', 'read_records', 'as_histories', 'read_histories', 'click_columns',
-           'click_histories', 'rows_left_out', 'json_histories', 'json_lines', 'read_allowed', 'read_users']
+           'click_histories', 'rows_left_out', 'json_histories', 'json_lines', 'ids_or_file', 'read_allowed',
+           'read_users']
 
 # %% ../../nbs/shop/2_histories.ipynb #31285a86
 import json
@@ -174,7 +175,12 @@ def json_lines(name, lines: list, hook):
                              'write {"user": ..., "items": [...]} in each line')
     return h
 
-# %% ../../nbs/shop/2_histories.ipynb #0b2e1070
+# %% ../../nbs/shop/2_histories.ipynb #3479f736
+def ids_or_file(words: list) -> list:
+    "Ids as typed; a word that is a file stands for the ids in it, one a line."
+    return [i for w in words for i in (read_users(w, "item")[0] if Path(w).is_file() else [w])]
+
+# %% ../../nbs/shop/2_histories.ipynb #d794e0ad
 def read_allowed(path, known=None):  # returns list of item ids, or `Histories`: user → items
     "Items that anybody may get, one a line or in a table; with a column of users, what each of them may get."
     if Path(path).suffix.lower() in (".json", ".jsonl", ".ndjson"): return json_histories(path)
