@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_products', 'click_roles', 'read_clicks', 'parser', 'reading', 'told_columns', 'night', 'left_out', 'main']
 
-# %% ../../nbs/shop/nightly.ipynb #111df751
+# %% ../../nbs/shop/nightly.ipynb #6c0e65cf
 import argparse, sys, warnings
 import pandas as pd
 from pathlib import Path
@@ -21,7 +21,7 @@ from .core import LeftOut, Recommender, _some
 from .store import WAIT, alone
 from .updating import REFITS
 
-# %% ../../nbs/shop/nightly.ipynb #c9ae9e3a
+# %% ../../nbs/shop/nightly.ipynb #bad1ea10
 def read_products(rec: Recommender, path, pictures=None, columns: dict | None = None, duplicates: str = "refuse",
                   **reading) -> tuple:  # reading: delimiter, encoding, quoting; returns table, items, pictures
     "New items of a file, their columns as training read them; problems are those of the table."
@@ -37,7 +37,7 @@ def read_products(rec: Recommender, path, pictures=None, columns: dict | None = 
     at = match_pictures(items["item"].tolist(), files, items["_picture"].tolist())
     return t, items.drop(columns=["_row", "_picture"]), {i: files[n]() for i, n in at.items()}
 
-# %% ../../nbs/shop/nightly.ipynb #4e9d467d
+# %% ../../nbs/shop/nightly.ipynb #71eae228
 def click_roles(t: Table, known, columns: dict | None = None) -> dict:  # columns: as told; returns role → column
     "Who plays users, items and ratings; dates are not read."
     told = {k: c for k, c in (columns or {}).items() if k.rpartition(".")[2] != "timestamp"} | {"clicks.timestamp": ""}
@@ -48,7 +48,7 @@ def click_roles(t: Table, known, columns: dict | None = None) -> dict:  # column
     t.notes += notes
     return roles
 
-# %% ../../nbs/shop/nightly.ipynb #26f635d5
+# %% ../../nbs/shop/nightly.ipynb #3f4b761c
 def read_clicks(path, known, columns: dict | None = None, min_rating: float | None = None, where=(),
                 **reading) -> tuple:  # known: ids of items; returns table; clicks: user, item; unknown items
     "A night's clicks. Those on unknown items are left out and named; a night may have none."
@@ -60,7 +60,7 @@ def read_clicks(path, known, columns: dict | None = None, min_rating: float | No
     t.problems = [p for p in left if p.kind != "unknown product"]
     return t, clicks[["user", "item"]], list(dict.fromkeys(str(p.id) for p in gone))
 
-# %% ../../nbs/shop/nightly.ipynb #f6d43f2c
+# %% ../../nbs/shop/nightly.ipynb #fa0c0409
 def parser() -> argparse.ArgumentParser:
     "The arguments of `mamex update`."
     p = argparse.ArgumentParser("mamex update", description="bring a night's clicks and items into a recommender",
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--wait", type=float, default=WAIT, metavar="S", help="seconds for another update to end")
     return reading(p)
 
-# %% ../../nbs/shop/nightly.ipynb #b70e0f6d
+# %% ../../nbs/shop/nightly.ipynb #001bbc83
 def reading(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
     "The arguments that say how files are read, as `mamex import` takes them."
     p.add_argument("--columns", nargs="+", metavar="ROLE=NAME", help="which column is which, where the guess is wrong: "
@@ -93,14 +93,14 @@ def reading(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
                    help="rows of one product that differ")
     return p
 
-# %% ../../nbs/shop/nightly.ipynb #b16313a2
+# %% ../../nbs/shop/nightly.ipynb #b0132f9d
 def told_columns(words) -> dict:  # words: ROLE=NAME
     out = dict(w.partition("=")[::2] for w in words or [] if w.partition("=")[0] and "=" in w)
     if odd := [w for w in words or [] if not w.partition("=")[0] or "=" not in w]:
         raise UsageError(f"{odd[0]!r} is no column: write it as KEY=VALUE.")
     return out
 
-# %% ../../nbs/shop/nightly.ipynb #f9fa6ba5
+# %% ../../nbs/shop/nightly.ipynb #982672b1
 def night(rec: Recommender, a) -> tuple:  # a: arguments; returns tables, arguments of `update`, unknown items
     "What the files of a night hold."
     columns, how = told_columns(a.columns), dict(delimiter=a.delimiter, encoding=a.encoding, quoting=a.quoting)
@@ -114,7 +114,7 @@ def night(rec: Recommender, a) -> tuple:  # a: arguments; returns tables, argume
         tables.append(t)
     return tables, given, gone
 
-# %% ../../nbs/shop/nightly.ipynb #5b039cda
+# %% ../../nbs/shop/nightly.ipynb #7b7631c3
 def left_out(rec: Recommender, u, gone: list, tables: list) -> list:
     "Sentences on what was left out."
     half = sum(p.kind == "half a click" for t in tables for p in t.problems)
@@ -125,7 +125,7 @@ def left_out(rec: Recommender, u, gone: list, tables: list) -> list:
                     f"{near_hint(gone, rec.item_at)}.")
     return said + u.notes + left_out_notes(rec)
 
-# %% ../../nbs/shop/nightly.ipynb #da1d9d71
+# %% ../../nbs/shop/nightly.ipynb #ab18f814
 def main(argv: list[str]) -> int:
     "`mamex update ...`; returns the status."
     a = parser().parse_args(argv)
