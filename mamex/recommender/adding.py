@@ -219,7 +219,7 @@ def add_items(self: Recommender,
                       stacklevel=2)
     return self.place(t[ok].reset_index(drop=True), f.rows(ok))
 
-# %% ../../nbs/shop/6_adding.ipynb #aa377638
+# %% ../../nbs/shop/6_adding.ipynb #02ba0c10
 def beside(old: Views, new: Views, at: np.ndarray) -> Views:  # at: int64 [n], rows that new ones replace; −1: none
     "Features of both, new ones at the end or in the place of old ones."
     which = np.arange(len(old.mask) + len(at))
@@ -235,8 +235,9 @@ def beside(old: Views, new: Views, at: np.ndarray) -> Views:  # at: int64 [n], r
 def place(self: Recommender, t: pd.DataFrame, f: Features) -> Recommender:
     "Put new items beside the others, or where the ones that they replace stood."
     at = self.item_at.get_indexer(t["item"])
-    fresh, v, old = at < 0, embed(self.model, f, anchors=self.anchors, me=at), self.inputs()
-    if old is not None: self.features = beside(old, as_views(f), at)
+    fresh, v = at < 0, embed(self.model, f, anchors=self.anchors, me=at)
+    if self.features is not None: self.features = beside(self.features, as_views(f), at)
+    elif self.source: self.more.append((as_views(f), at))
     table = pd.concat([self.items, t[fresh]], ignore_index=True)
     for c in (c for c in table if not fresh.all() and c != "item"):  # what the new row does not say is gone
         table[c] = table[c].astype(object)

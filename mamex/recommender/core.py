@@ -48,12 +48,13 @@ class Recommender:
         self.kept = {}  # what is worth computing once: the extractor, the ridge of the fold-in, the parts of users
         self.refused, self.stayed = [], []  # ids that the last `add_items` left out; those of them that it knew
         self.source, self.stamps = None, {}  # folder that still holds the features; folder → what it held when read
+        self.more = []  # features of items that were added, for when those are read
     def __repr__(self):
         new = int((self.met == 0).sum())
         return (f"Recommender({len(self.user_ids):,} users, {len(self.items):,} items of which {new:,} are new, "
                 f"encoder {self.about.get('encoder')!r})")
 
-# %% ../../nbs/shop/1_recommender.ipynb #25b7e833
+# %% ../../nbs/shop/1_recommender.ipynb #8168b511
 @patch
 def first_met(self: Recommender) -> np.ndarray:  # int64 [n_items]
     "Users who had met each item when the model learned."

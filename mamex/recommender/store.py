@@ -19,6 +19,7 @@ from ..vectors.features import Features
 from ..vectors.lexical import SPACE, Views, with_views
 from ..trainer import load_model
 from .core import Anchors, Recommender, missing
+from .adding import beside
 from .export import staged, sweep
 
 # %% ../../nbs/shop/8_store.ipynb #793ba75c
@@ -32,23 +33,22 @@ def item_arrays(self: Recommender) -> dict:
     seen = self.seen.tocsr()
     arrays = dict(e=self.e, alpha=self.alpha, gates=self.gates, has=self.has, met=self.met,
                   seen_indptr=seen.indptr.astype(np.int64), seen_indices=seen.indices.astype(np.int64))
-    beside = dict(carried=self.carried, near=self.near, cosine=self.cosine)
-    beside |= dict(since=self.since, average=self.average)  # of an update; see `mamex.recommender.updating`
-    if self.anchors: beside |= dict(anchor_rows=self.anchors.rows, anchor_z=self.anchors.z)
-    arrays |= {k: v for k, v in beside.items() if v is not None}
+    more = dict(carried=self.carried, near=self.near, cosine=self.cosine)
+    more |= dict(since=self.since, average=self.average)  # of an update; see `mamex.recommender.updating`
+    if self.anchors: more |= dict(anchor_rows=self.anchors.rows, anchor_z=self.anchors.z)
+    arrays |= {k: v for k, v in more.items() if v is not None}
     return {k: np.ascontiguousarray(v) for k, v in arrays.items()}
 
-# %% ../../nbs/shop/8_store.ipynb #b2ef216a
+# %% ../../nbs/shop/8_store.ipynb #d2904a17
 def feature_arrays(f: Views) -> dict:
     "What features.safetensors holds."
     out = dict(mask=f.mask) | {f"vectors/{m}": v for m, v in f.vectors.items()}
     out |= {f"numbers/{m}": x for m, x in f.numbers.items()}
     for m, w in f.words.items():
-        out |= {f"words/{m}/{k}": x for k, x in dict(data=w.data, indices=w.indices.astype(np.int32),
-                                                     indptr=w.indptr.astype(np.int64)).items()}
+        out |= {f"words/{m}/{k}": x for k, x in dict(data=w.data, indices=w.indices, indptr=w.indptr).items()}
     return {k: np.ascontiguousarray(v) for k, v in out.items()}
 
-# %% ../../nbs/shop/8_store.ipynb #086aa12a
+# %% ../../nbs/shop/8_store.ipynb #eff7edc1
 def features_from(x: dict, model, encoder: str) -> Views:  # x: as of `feature_arrays`
     "The same features, in the order of the model's views."
     n = len(x["mask"])
@@ -81,7 +81,7 @@ def check_place(cls: Recommender, folder) -> Path:
         raise UsageError(f"{folder} holds something that is no recommender: choose another place.")
     return folder
 
-# %% ../../nbs/shop/8_store.ipynb #0e5d13b7
+# %% ../../nbs/shop/8_store.ipynb #4507c804
 WAIT = 600  # seconds
 
 def locked(folder: Path, wait: float) -> int:  # a file descriptor: who closes it unlocks
@@ -99,7 +99,7 @@ def locked(folder: Path, wait: float) -> int:  # a file descriptor: who closes i
             time.sleep(.05)
         os.close(at)
 
-# %% ../../nbs/shop/8_store.ipynb #8ff9fb62
+# %% ../../nbs/shop/8_store.ipynb #3df15f4b
 HELD = threading.local()
 
 @contextmanager
@@ -113,7 +113,7 @@ def alone(folder: Path, wait: float = WAIT):
     try: yield
     finally: mine.discard(folder); os.close(at)
 
-# %% ../../nbs/shop/8_store.ipynb #428d4c7c
+# %% ../../nbs/shop/8_store.ipynb #2b7523a5
 def stamp_of_saved(folder: Path) -> str | None:
     "What tells one state of a folder from another: its recommender.json has the hash of everything."
     return file_digest(folder/"recommender.json") if (folder/"recommender.json").is_file() else None
@@ -168,7 +168,7 @@ def check_saved(folder: Path) -> dict:  # what recommender.json says
     for n in names: check_file(folder/n, sums.get(n) if isinstance(sums, dict) else None)
     return said
 
-# %% ../../nbs/shop/8_store.ipynb #e52a7603
+# %% ../../nbs/shop/8_store.ipynb #21137463
 @patch
 def inputs(self: Recommender) -> Views | None:
     "What the model learned from, read on first need; None where it is not kept."
@@ -179,6 +179,7 @@ def inputs(self: Recommender) -> Views | None:
         raise UsageError(f"{self.source} has changed since it was read: load it again, and do it once more.")
     check_file(path, wanted)
     self.features = features_from(safetensors.numpy.load_file(path), self.model, self.about["encoder"])
+    while self.more: self.features = beside(self.features, *self.more.pop(0))
     return self.features
 
 # %% ../../nbs/shop/8_store.ipynb #e02bd04d
@@ -192,8 +193,8 @@ def read(cls: Recommender, folder: Path) -> Recommender:
         check_widths(model.widths, about["widths"])
         items, users = (pd.read_parquet(folder/f"{n}.parquet") for n in ("items", "users"))
         n = len(items)
-        beside = [k for k in ("carried", "near", "cosine") if k in x]  # a former version had none
-        if (any(len(x[k]) != n for k in ("e", "alpha", "gates", "has", "met", *beside))
+        more = [k for k in ("carried", "near", "cosine") if k in x]  # a former version had none
+        if (any(len(x[k]) != n for k in ("e", "alpha", "gates", "has", "met", *more))
                 or len(users) != len(model.users)):
             raise ValueError("the sizes differ")
         seen = sparse.csr_array((np.ones(len(x["seen_indices"]), bool), x["seen_indices"], x["seen_indptr"]),
@@ -209,7 +210,7 @@ def read(cls: Recommender, folder: Path) -> Recommender:
     rec.stamps[folder], rec.source = stamp, folder if hasattr(model.config, "solve") else None
     return rec
 
-# %% ../../nbs/shop/8_store.ipynb #c41f0505
+# %% ../../nbs/shop/8_store.ipynb #f7462e98
 @patch(cls_method=True)
 def load(cls: Recommender, folder) -> Recommender:
     "Read what `save` wrote, to the same bits; `UsageError` where the folder is damaged, mixed or of another version."

@@ -6,7 +6,7 @@
 __all__ = ['SAMPLE', 'PLACES', 'REFITS', 'Updated', 'sort_clicks', 'with_users', 'counted', 'folded', 'no_refit', 'relearned',
            'changed_share', 'sample_of', 'decided']
 
-# %% ../../nbs/shop/updating.ipynb #8d9f5675
+# %% ../../nbs/shop/updating.ipynb #a04917b5
 import copy, time, torch
 import numpy as np, pandas as pd
 from dataclasses import dataclass, field, replace as changed
@@ -21,7 +21,7 @@ from .fitting import anchors_of, as_share, everything, train_for
 from .histories import as_histories
 from .ranking import top_items
 
-# %% ../../nbs/shop/updating.ipynb #804e25e3
+# %% ../../nbs/shop/updating.ipynb #f5ccae0f
 @dataclass
 class Updated:
     "What an update did."
@@ -42,7 +42,7 @@ class Updated:
                           f"{n(self.items, 'new item')}, {n(self.known, 'click')} known already; "
                           f"{self.seconds:.1f} seconds", self.why])
 
-# %% ../../nbs/shop/updating.ipynb #b07ba3e2
+# %% ../../nbs/shop/updating.ipynb #7f893f50
 def sort_clicks(rec: Recommender, clicks,  # as `as_histories` takes them
                ) -> tuple:                 # int64 [n, 2] rows of new clicks; ids of new users; `Updated`
     "New clicks, once each; a new user's row comes after those of known users."
@@ -54,13 +54,12 @@ def sort_clicks(rec: Recommender, clicks,  # as `as_histories` takes them
     pairs, item = pairs[item >= 0], item[item >= 0]
     user, new = rec.user_at.get_indexer(pairs["user"]), pairs["user"][~pairs["user"].isin(rec.user_at)].unique()
     user[user < 0] = len(rec.user_ids) + pd.Index(new).get_indexer(pairs["user"][user < 0])
-    old = np.zeros(len(user), bool)
-    there = user < len(rec.user_ids)
-    old[there] = np.asarray(rec.seen[user[there], item[there]]).ravel().astype(bool)
+    (rows, cols), n = rec.seen.nonzero(), len(rec.items)
+    old = np.isin(user * n + item, rows.astype(np.int64) * n + cols)
     u.clicks, u.known, u.users = int((~old).sum()), int(old.sum()), len(new)
     return np.stack([user, item], 1)[~old].astype(np.int64), new, u
 
-# %% ../../nbs/shop/updating.ipynb #ce78b4fa
+# %% ../../nbs/shop/updating.ipynb #f9f666d7
 def with_users(model, users: np.ndarray):
     "The same model with other users; the one that was given stays as it is."
     out = copy.copy(model)
@@ -68,7 +67,7 @@ def with_users(model, users: np.ndarray):
     out.users = torch.nn.Parameter(torch.as_tensor(users), model.users.requires_grad)
     return out
 
-# %% ../../nbs/shop/updating.ipynb #f0af9825
+# %% ../../nbs/shop/updating.ipynb #c8f14b7e
 def counted(rec: Recommender, pairs: np.ndarray, new) -> Recommender:  # as of `sort_clicks`
     "A recommender that knows the clicks; its new users are the average user so far."
     n, (rows, cols) = len(rec.user_ids) + len(new), rec.seen.nonzero()
@@ -84,7 +83,7 @@ def counted(rec: Recommender, pairs: np.ndarray, new) -> Recommender:  # as of `
                    about=rec.about | dict(learned=learned, users=n, items_met=int((np.bincount(cols) > 0).sum()),
                                           interactions=seen.nnz))
 
-# %% ../../nbs/shop/updating.ipynb #90d43e2e
+# %% ../../nbs/shop/updating.ipynb #805f5ced
 def folded(rec: Recommender) -> Recommender:
     "Users who clicked since the model has learned, folded in from all that they met."
     fold, usable = rec.folding(), rec.has.any(1)
@@ -95,7 +94,7 @@ def folded(rec: Recommender) -> Recommender:
     if len(sums): users[who[n > 0]] = fold(sums, rec.about["fold_in_lambda"], rec.about.get("fold_in_prior", 0.))
     return changed(rec, model=with_users(rec.model, users))
 
-# %% ../../nbs/shop/updating.ipynb #667ff848
+# %% ../../nbs/shop/updating.ipynb #9b61add4
 def no_refit(rec: Recommender) -> str:  # "" where nothing stands against it
     "Why a model cannot be solved again, and what to do."
     if not hasattr(rec.model.config, "solve"):
@@ -106,7 +105,7 @@ def no_refit(rec: Recommender) -> str:  # "" where nothing stands against it
                 "features.safetensors was removed), so users are folded in and the rest stays: fit it once more")
     return ""
 
-# %% ../../nbs/shop/updating.ipynb #5ae2c230
+# %% ../../nbs/shop/updating.ipynb #ae3e196d
 def relearned(rec: Recommender) -> Recommender:
     "The same settings solved again on everything that is known; a `fit` on the union without its search."
     f, a, warm = rec.inputs(), rec.about, np.flatnonzero(rec.met)
@@ -121,7 +120,7 @@ def relearned(rec: Recommender) -> Recommender:
     return changed(rec, model=model, **embed(model, f, anchors=anchors, me=np.arange(len(rec.items))), about=about,
                    anchors=anchors, since=None, average=None)
 
-# %% ../../nbs/shop/updating.ipynb #50a6e557
+# %% ../../nbs/shop/updating.ipynb #e66972a8
 SAMPLE, PLACES = 500, 10
 
 def changed_share(a: Recommender, b: Recommender, who: np.ndarray) -> float:  # who: rows of users
@@ -131,21 +130,22 @@ def changed_share(a: Recommender, b: Recommender, who: np.ndarray) -> float:  # 
     same = sum(len(np.intersect1d(x[x >= 0], y[y >= 0])) for x, y in zip(*first))
     return 1 - same / max((first[0] >= 0).sum(), 1)
 
-# %% ../../nbs/shop/updating.ipynb #f1b2d4a8
+# %% ../../nbs/shop/updating.ipynb #f57b2043
 def sample_of(rec: Recommender) -> np.ndarray:  # int64 rows, sorted
     "Users who have clicked since the model has learned."
     who = np.unique(rec.since[:, 0])
     if len(who) <= SAMPLE: return who
     return np.sort(np.random.default_rng([rec.about["seed"], 9]).choice(who, SAMPLE, replace=False))
 
-# %% ../../nbs/shop/updating.ipynb #93f37bbd
+# %% ../../nbs/shop/updating.ipynb #75c00b3f
 def decided(rec: Recommender, refit: str, share: float, u: Updated) -> Recommender:  # rec: folded
     "The recommender as it stands, or solved again; `u` says which, and why."
     n, rate = len(rec.since), rec.about.get("drift")
     if refit == "never": u.why = "not solved again, as told"; return rec
     if u.why: return rec  # it cannot be
     if refit == "auto" and rate is not None and rate * n <= share:
-        u.why = f"not solved again: that would change about {rate*n:.1%} of the first ten places, by forecast"; return rec
+        u.why = f"not solved again: that would change about {rate*n:.1%} of the first ten places, by forecast"
+        return rec
     other = relearned(rec)
     u.share = changed_share(rec, other, sample_of(rec))
     u.refit, what = refit == "always" or u.share > share, f"{u.share:.1%} of the first ten places"
@@ -153,7 +153,7 @@ def decided(rec: Recommender, refit: str, share: float, u: Updated) -> Recommend
              f"not solved again: that would change {what} of those who clicked")
     return changed(other if u.refit else rec, about=(other if u.refit else rec).about | dict(drift=u.share / n))
 
-# %% ../../nbs/shop/updating.ipynb #9265cba5
+# %% ../../nbs/shop/updating.ipynb #20ee62be
 @patch
 def become(self: Recommender, other: Recommender) -> Recommender:
     "Take all that another one holds; what was read from which folder stays."
@@ -162,7 +162,7 @@ def become(self: Recommender, other: Recommender) -> Recommender:
     vars(self).update(vars(other) | kept)
     return self
 
-# %% ../../nbs/shop/updating.ipynb #e2505488
+# %% ../../nbs/shop/updating.ipynb #80c9ecfd
 REFITS = ("auto", "always", "never")
 
 @patch
@@ -185,7 +185,8 @@ def update(self: Recommender,
     pairs, new, u = sort_clicks(rec, {} if clicks is None else clicks)
     u.items, u.why = added, why
     if len(pairs): rec = decided(folded(counted(rec, pairs, new)), refit, share, u)
-    elif refit == "always" and rec.since is not None: rec, u.refit, u.why = relearned(rec), True, "solved again, as told"
+    elif refit == "always" and rec.since is not None:
+        rec, u.refit, u.why = relearned(rec), True, "solved again, as told"
     else: u.why = "no new click, so users and model stay as they are"
     rec.refused, rec.stayed, rec.kept = refused, stayed, rec.kept | self.kept
     self.become(rec)
