@@ -182,6 +182,13 @@ def hint(self: Recommender, unknown: list, of: str = "item") -> str:  # of: "ite
     forms = self.kept[f"{of} forms"]
     return near_hint(unknown, [forms[f] for f in map(plain_id, unknown) if f in forms])
 
+# %% ../../nbs/shop/1_recommender.ipynb #eafbe3ed
+@patch
+def places(self: Recommender, ids: list, of: str = "item") -> np.ndarray:  # int64, -1: unknown; of: "item" or "user"
+    "Rows of ids; of a few ids, from a dict where there is one."
+    if rows := self.kept.get(f"{of} rows"): return np.array([rows.get(i, -1) for i in ids], np.int64)
+    return dict(item=self.item_at, user=self.user_at)[of].get_indexer(ids) if len(ids) else np.zeros(0, np.int64)
+
 # %% ../../nbs/shop/1_recommender.ipynb #0323da6d
 @patch
 def rows_of(self: Recommender,
@@ -190,7 +197,7 @@ def rows_of(self: Recommender,
            ) -> np.ndarray:               # int64 rows, each once
     "Rows of items by their ids; `UsageError` names those that are unknown."
     ids = as_ids(items, "item")
-    at = self.item_at.get_indexer(ids) if ids else np.zeros(0, np.int64)
+    at = self.places(ids)
     gone = [i for i, a in zip(ids, at) if a < 0]
     if gone and unknown is None:
         raise UsageError(f"unknown items {_some(gone)}: add them with add_items, or correct the ids{self.hint(gone)}.")

@@ -7,14 +7,14 @@ __all__ = ['FULL', 'Refused', 'json_bytes', 'send_refusal', 'Door', 'Late', 'lat
            'bound_of', 'header', 'check_head', 'read_body', 'drain', 'replayed', 'Front', 'Patient', 'Guarded',
            'guarded']
 
-# %% ../../nbs/shop/door.ipynb #61a14483
-import asyncio, json, math, time
+# %% ../../nbs/shop/door.ipynb #7e9639d0
+import asyncio, json, math, socket, time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from .limits import BODY, ITEMS_BODY
 
-# %% ../../nbs/shop/door.ipynb #7e294294
+# %% ../../nbs/shop/door.ipynb #437e1f1e
 class Refused(Exception):
     "A request that is not served: a status and a sentence."
     def __init__(self, status: int, why: str, again: int | None = None):  # again: seconds after which to come again
@@ -26,7 +26,7 @@ class Refused(Exception):
 
 def json_bytes(x) -> bytes: return json.dumps(x, ensure_ascii=True, allow_nan=False).encode()
 
-# %% ../../nbs/shop/door.ipynb #47ddfb81
+# %% ../../nbs/shop/door.ipynb #5fee4590
 async def send_refusal(send, e: Refused):
     "The refusal as an answer, after which the connection is closed."
     body = json_bytes(dict(error=e.why))
@@ -35,7 +35,7 @@ async def send_refusal(send, e: Refused):
     await send(dict(type="http.response.start", status=e.status, headers=headers))
     await send(dict(type="http.response.body", body=body))
 
-# %% ../../nbs/shop/door.ipynb #5df203d2
+# %% ../../nbs/shop/door.ipynb #814ffc2e
 class Door:
     "So many at work, so many who wait, and none beyond."
     def __init__(self,
@@ -53,7 +53,7 @@ class Door:
         "Seconds after which to come again: as long as those who wait now will take."
         return max(1, math.ceil(self.mean * (self.waiting + 1) / self.at_once))
 
-# %% ../../nbs/shop/door.ipynb #b754e993
+# %% ../../nbs/shop/door.ipynb #6d1ab969
 class Late(Exception): "The deadline has passed."
 
 def late(end: float) -> Callable:  # end: of `time.monotonic`
@@ -62,7 +62,7 @@ def late(end: float) -> Callable:  # end: of `time.monotonic`
         if time.monotonic() > end: raise Late()
     return tick
 
-# %% ../../nbs/shop/door.ipynb #e8958aed
+# %% ../../nbs/shop/door.ipynb #d9a77770
 async def enter(door: Door, end: float):
     "Wait for a place, if there is room to wait and time."
     if door.places.locked() and door.waiting >= door.most:
@@ -74,7 +74,7 @@ async def enter(door: Door, end: float):
         raise Refused(503, f"no place came free within {door.seconds:g} s: come again later", door.again()) from None
     finally: door.waiting -= 1
 
-# %% ../../nbs/shop/door.ipynb #4174cf61
+# %% ../../nbs/shop/door.ipynb #0352dd66
 def leave(door: Door, start: float):
     "Give a place back."
     door.working -= 1
@@ -93,7 +93,7 @@ async def work(door: Door, f: Callable, *args):  # f: (…, tick) → answer
     except (TimeoutError, Late):
         raise Refused(503, f"the answer took more than {door.seconds:g} s: ask for less", door.again()) from None
 
-# %% ../../nbs/shop/door.ipynb #36382212
+# %% ../../nbs/shop/door.ipynb #cec9d445
 class Bodies:
     "What bodies may hold, and what they hold now."
     def __init__(self, seconds: float = 10., all_together: int = 8 * ITEMS_BODY):
@@ -105,7 +105,7 @@ class Bodies:
 
 def bound_of(path: str) -> int: return ITEMS_BODY if path == "/items" else BODY
 
-# %% ../../nbs/shop/door.ipynb #9eb633e4
+# %% ../../nbs/shop/door.ipynb #16c8596c
 def header(scope, name: bytes) -> str:
     return next((v.decode("latin-1") for k, v in scope["headers"] if k == name), "")
 
@@ -118,7 +118,7 @@ def check_head(scope):
         raise Refused(415, f"the body comes as {ascii(kind[:40] or 'nothing')}: send JSON, "
                            "with the header content-type: application/json")
 
-# %% ../../nbs/shop/door.ipynb #e18957ab
+# %% ../../nbs/shop/door.ipynb #99e46216
 async def read_body(bodies: Bodies, scope, receive) -> bytes:
     "The whole body; `Refused` where it is too large or too slow."
     most, told, parts, n = bound_of(scope["path"]), header(scope, b"content-length"), [], 0
@@ -135,7 +135,7 @@ async def read_body(bodies: Bodies, scope, receive) -> bytes:
     except TimeoutError: raise Refused(408, f"the body took more than {bodies.seconds:g} s: send it faster") from None
     finally: bodies.held -= sum(map(len, parts))
 
-# %% ../../nbs/shop/door.ipynb #8ffa234e
+# %% ../../nbs/shop/door.ipynb #023409f0
 async def drain(receive, seconds=2., most=4 * ITEMS_BODY):
     "Read on for a while and forget it, so that a client that still sends hears why it was refused."
     try:
@@ -149,7 +149,7 @@ def replayed(body: bytes, receive) -> Callable:
     async def again(): return parts.pop() if parts else await receive()
     return again
 
-# %% ../../nbs/shop/door.ipynb #4339b8dd
+# %% ../../nbs/shop/door.ipynb #e6f27b80
 class Front:
     "The outermost layer of the application: bodies within bounds, and each request told to `tell`."
     def __init__(self, app, bodies: Bodies, tell=lambda path, status, seconds: None):
@@ -173,7 +173,7 @@ class Front:
             return await send_refusal(send, e)
         await self.app(scope, replayed(body, receive), send)
 
-# %% ../../nbs/shop/door.ipynb #4d932e24
+# %% ../../nbs/shop/door.ipynb #deeb0899
 class Patient(H11Protocol):
     "A connection whose client may be slow, but not for long."
     seconds, most = 10., 512  # for the head of a request, for reading an answer; connections
@@ -187,13 +187,14 @@ class Patient(H11Protocol):
         if self.timer: self.timer.cancel()
         self.timer = None
 
-# %% ../../nbs/shop/door.ipynb #a6ef1489
+# %% ../../nbs/shop/door.ipynb #b7805266
 FULL = (b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
 
 class Guarded(Patient):
     "The moments at which a client has to do something."
     def connection_made(self, transport):
         super().connection_made(transport)
+        if s := transport.get_extra_info("socket"): s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > self.most: transport.write(FULL); transport.close()
         else: self.wait()
     def data_received(self, data):

@@ -141,7 +141,7 @@ def asked(self: Recommender,
     if users is not None and odd:
         a.notes.append(f"{len(odd)} of the users {'is no id' if len(odd) == 1 else 'are no ids'} "
                        f"and left out ({odd[0]}).")
-    at = self.user_at.get_indexer(ids) if ids else np.zeros(0, np.int64)
+    at = self.places(ids, "user")
     a.users, a.unserved = [u for u, r in zip(ids, at) if r >= 0], {u: "unknown" for u, r in zip(ids, at) if r < 0}
     h = as_histories({} if histories is None else histories)
     a.notes += h.notes; a.remarks += h.remarks
@@ -211,7 +211,9 @@ def ranking(self: Recommender, users=None, k=10, among="new", exclude_seen=True,
 # %% ../../nbs/shop/3_ranking.ipynb #429f2032
 @patch
 def hold(self: Recommender, *among) -> Recommender:  # "new", "all"; returns itself
-    "Keep candidates and their vectors at hand, so that no question copies them; once, where an item has nothing."
+    "Keep ids, candidates and their vectors at hand, so that no question copies them; once, where an item has nothing."
+    for of, at in (("item", self.item_at), ("user", self.user_at)):
+        self.kept[f"{of} rows"] = {i: n for n, i in enumerate(at)}
     for w in among:
         rows = self.candidates(w)
         whole = len(rows) == len(self.e) and self.has.any(1).all()  # they lie there as they are ranked
@@ -265,7 +267,7 @@ def whole_number(v, name: str, least: int) -> int:
 @patch
 def ranked(self: Recommender, a: Asked, rows, vectors, k, exclude_seen, block, allowed=None, tick=lambda: None):
     "The best candidates of those who can be served, as `top_items` gives them."
-    at = self.user_at.get_indexer(a.users) if a.users else np.zeros(0, np.int64)
+    at = self.places(a.users, "user")
     folded = [self.fold_rows(h) if self.has[h].any() else self.average_user() for h in a.histories.values()]
     users = np.concatenate([self.users[at], *(u[None] for u in folded)])
     banned = self.banned(at, list(a.histories.values()), rows) if exclude_seen else None
@@ -277,13 +279,14 @@ def ranked(self: Recommender, a: Asked, rows, vectors, k, exclude_seen, block, a
 @patch
 def banned(self: Recommender, users, histories, rows):
     "csr [n, candidates]: what each user, and each history, has met."
-    met = self.seen[users].tocoo()
-    pairs = [(met.row, met.col)] + [(np.full(len(h), len(users) + n), h) for n, h in enumerate(histories)]
-    r, c = (np.concatenate(x) for x in zip(*pairs))
+    starts, of = self.seen.indptr, self.seen.indices
+    met = [of[starts[u]:starts[u+1]] for u in users] + [np.unique(h) for h in histories]
+    c, n = np.concatenate([np.zeros(0, np.int64), *met]), len(met)
     at = np.minimum(np.searchsorted(rows, c), len(rows) - 1)
     there = rows[at] == c
-    return sparse.csr_array((np.ones(there.sum(), bool), (r[there], at[there])),
-                            shape=(len(users) + len(histories), len(rows)))
+    counts = np.bincount(np.repeat(np.arange(n), [len(m) for m in met])[there], minlength=n)
+    return sparse.csr_array((np.ones(there.sum(), bool), at[there], np.concatenate([[0], np.cumsum(counts)])),
+                            shape=(n, len(rows)))
 
 # %% ../../nbs/shop/3_ranking.ipynb #182b5c05
 @patch

@@ -8,7 +8,7 @@ __all__ = ['to_json', 'PATHS', 'SECONDS', 'FAULTS', 'LOOPBACK', 'Line', 'Recomme
            'lifespan_of', 'add_answers', 'add_signs', 'application', 'parser', 'listen', 'check_numbers', 'server',
            'main']
 
-# %% ../../nbs/shop/serving.ipynb #85a6017e
+# %% ../../nbs/shop/serving.ipynb #29e4ed01
 import argparse, asyncio, contextlib, logging, signal, socket, time, uvicorn, warnings
 import numpy as np, pandas as pd
 from fastapi import FastAPI, Request
@@ -25,9 +25,9 @@ from ..base import UsageError
 from .core import Recommender
 from .door import Bodies, Door, Front, Refused, guarded, json_bytes, work
 from .limits import BadJSON, NewItems, Question, Strict, Why, faults, read_json
-from .live import Live, add, check_writable, health, look, slow_part, start
+from .live import Live, add, check_writable, health, look, start
 
-# %% ../../nbs/shop/serving.ipynb #2337524e
+# %% ../../nbs/shop/serving.ipynb #aee60d63
 class Line(Strict):
     "One recommendation."
     item: str
@@ -55,7 +55,7 @@ class Fault(Strict):
     error: str                  # what is wrong, and the remedy
     fields: list[str] = []
 
-# %% ../../nbs/shop/serving.ipynb #155cd560
+# %% ../../nbs/shop/serving.ipynb #19867f3e
 to_json = TypeAdapter(Any).dump_json
 
 def lines(rec: Recommender, best: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> list:
@@ -75,13 +75,14 @@ def recommended(rec: Recommender, q: Question, tick) -> bytes:
     return to_json(dict(recommendations={u: lines(rec, b, r.rows, s) for u, b, s in zip(r.ids, r.best, r.scores)},
                         complete=r.complete, unserved=a.unserved, unknown=a.items, said=a.sentences(rec.hint, 100)))
 
-# %% ../../nbs/shop/serving.ipynb #461874ef
+# %% ../../nbs/shop/serving.ipynb #b2f0caf8
 def records(t: pd.DataFrame | None) -> list | None: return None if t is None else t.to_dict("records")
 
 def explained(rec: Recommender, w: Why, tick) -> bytes:
     "What the model makes of an item."
     if w.user and w.history: raise UsageError("user and history are two ways to say who asks: give one of them.")
-    if w.user and slow_part(rec): raise Refused(503, "a new model came a moment ago: ask again in some seconds", 5)
+    if w.user and "awaited" in rec.kept:
+        raise Refused(503, "a new model came a moment ago: ask again in some seconds", 5)
     e = rec.explain(w.item, w.n, w.user, w.history)
     why = e.why and dict(user=e.why.user, score=e.why.score, rest=e.why.rest, how=e.why.how,
                          items=records(e.why.items.head(w.n)), further=float(e.why.items["share"][w.n:].sum()))
@@ -89,7 +90,7 @@ def explained(rec: Recommender, w: Why, tick) -> bytes:
                         carried=None if e.carried is None else e.carried.to_dict(), experts=records(e.experts),
                         views=records(e.views), neighbours=records(e.neighbours), why=why))
 
-# %% ../../nbs/shop/serving.ipynb #9985c51f
+# %% ../../nbs/shop/serving.ipynb #250e068a
 PATHS = ("/recommend", "/items", "/explain", "/reload", "/healthz", "/metrics")
 SECONDS = (.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
 
@@ -116,7 +117,7 @@ class Metrics:
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(seconds)
 
-# %% ../../nbs/shop/serving.ipynb #adafa4ec
+# %% ../../nbs/shop/serving.ipynb #3c2a54ff
 def refusal(status: int, why: str, headers=None, **more) -> Response:
     return Response(json_bytes(dict(error=why) | more), status, headers, "application/json")
 
@@ -133,7 +134,7 @@ class Route(APIRoute):
         async def strict(request: Request): return await handle(StrictRequest(request.scope, request.receive))
         return strict
 
-# %% ../../nbs/shop/serving.ipynb #faf10622
+# %% ../../nbs/shop/serving.ipynb #cdc8c26a
 def add_handlers(app: FastAPI):
     "What becomes of each kind of fault."
     @app.exception_handler(Refused)
@@ -149,7 +150,7 @@ def add_handlers(app: FastAPI):
     @app.exception_handler(Exception)
     async def _(request, e): return refusal(500, "a fault of the server, which its log holds: please report it.")
 
-# %% ../../nbs/shop/serving.ipynb #19dc2c43
+# %% ../../nbs/shop/serving.ipynb #35c88fc0
 async def watch(live: Live, every: float):
     "Look at the folder now and then."
     while True:
@@ -168,7 +169,7 @@ def lifespan_of(live: Live, every: float):
         finally: watching.cancel(); live.close()
     return lifespan
 
-# %% ../../nbs/shop/serving.ipynb #e1fbe966
+# %% ../../nbs/shop/serving.ipynb #eedf938a
 FAULTS = {s: dict(model=Fault) for s in (400, 403, 408, 413, 415, 422, 429, 503)}
 
 def add_answers(app: FastAPI, live: Live, door: Door, writing: Door):
@@ -191,7 +192,7 @@ def add_answers(app: FastAPI, live: Live, door: Door, writing: Door):
         check_writable(live)
         return answer(to_json(await work(writing, add, live, new)))
 
-# %% ../../nbs/shop/serving.ipynb #48575fb2
+# %% ../../nbs/shop/serving.ipynb #757b82e6
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 def add_signs(app: FastAPI, live: Live, metrics: Metrics):
@@ -213,7 +214,7 @@ def add_signs(app: FastAPI, live: Live, metrics: Metrics):
             raise Refused(403, "a reload is asked for on the machine of the server: use its address 127.0.0.1")
         return dict(loaded=await asyncio.to_thread(look, live, True)) | health(live)
 
-# %% ../../nbs/shop/serving.ipynb #81336a19
+# %% ../../nbs/shop/serving.ipynb #c645d2b6
 def application(live: Live,           # started
                 at_once: int = 2, waiting: int = 64, seconds: float = 10.,  # as in `Door`
                 every: float = 2.,    # seconds between two looks at the folder
@@ -229,7 +230,7 @@ def application(live: Live,           # started
     app.state.live, app.state.door = live, door
     return app
 
-# %% ../../nbs/shop/serving.ipynb #81aa77e4
+# %% ../../nbs/shop/serving.ipynb #9eca0539
 def parser() -> argparse.ArgumentParser:
     "The arguments of `mamex serve`."
     p = argparse.ArgumentParser("mamex serve", description="serve a recommender over HTTP; /docs shows how to ask it")
@@ -244,7 +245,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--connections", type=int, default=512, metavar="N", help="at most")
     return p
 
-# %% ../../nbs/shop/serving.ipynb #c7e04735
+# %% ../../nbs/shop/serving.ipynb #4e913b52
 def listen(host: str, port: int) -> socket.socket:
     "A socket that listens; `UsageError` where the place is taken or there is no such address."
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -259,7 +260,7 @@ def check_numbers(a):
         v = getattr(a, name)
         if not 0 < v < 1e6: raise UsageError(f"--{name.replace('_', '-')} is {v}: it is above 0, and below a million.")
 
-# %% ../../nbs/shop/serving.ipynb #d6e1f200
+# %% ../../nbs/shop/serving.ipynb #82ecf727
 def server(app: FastAPI, seconds: float, connections: int) -> uvicorn.Server:
     "uvicorn with clients that do not keep anybody waiting."
     config = uvicorn.Config(app, http=guarded(seconds, connections), ws="none", lifespan="on", loop="asyncio",
