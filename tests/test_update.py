@@ -345,6 +345,7 @@ def test_kill_9_at_every_step_leaves_a_whole_model(model, tmp_path):
 def test_a_full_disk_leaves_the_old_model(model, tmp_path):
     limits = sorted({0, 4096, *(p.stat().st_size - 1 for p in model.iterdir())})
     def work():
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # what pytest reads is a file, too
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         return cli.main(["update", str(model), "--clicks", str(clicks), "--refit", "never"])
     clicks = put(tmp_path, "c.csv", "user,item\nzoe,i0044\nzoe,i0045\n")

@@ -105,7 +105,8 @@ def allowed_for(rec: Recommender, ids: list, rows: np.ndarray,
     if isinstance(allowed, pd.DataFrame) and "user" not in allowed and "item" in allowed: allowed = allowed["item"]
     table = isinstance(allowed, (Mapping, pd.DataFrame))
     said = as_histories(allowed) if table else {u: as_ids(allowed, "item") for u in (ids[:1] or [""])}
-    gone, own = [], {u: rec.rows_of(items, gone) for u, items in said.items()}
+    gone = []
+    own = {u: rec.rows_of(items, gone) for u, items in said.items()}
     if gone: remarks.append(f"the allowed items {_some(g := list(dict.fromkeys(gone)), 100)} are unknown"
                             f"{near_hint(g, rec.item_at)}.")
     if not table: own = dict.fromkeys(ids, next(iter(own.values())))
@@ -192,10 +193,11 @@ def recommend(self: Recommender,
     said = lambda n=3: a.sentences(self.user_at, self.item_at, n)
     if not (a.users or a.histories) and (a.unserved or a.notes):
         raise UsageError("nobody can be served; " + " ".join(said()))
-    rows = without(self, self.candidates(among, a.items), exclude, a.remarks)
+    whole = self.candidates(among, a.items)
+    rows = without(self, whole, exclude, a.remarks)
     a.items = list(dict.fromkeys(a.items))  # an item that many histories name stands once
     may = allowed_for(self, a.users + list(a.histories), rows, allowed, a.remarks)
-    t = self.ranked(a, rows, k, exclude_seen, block, may)
+    t = self.ranked(a, rows, k, exclude_seen, block, may, whole)
     lost = set(a.users) | set(a.histories) if len(t) < (len(a.users) + len(a.histories)) * min(k, len(rows)) else set()
     a.unserved |= {u: "met" if allowed is None else "allowed" for u in sorted(lost - set(t["user"]))}
     complete = not (a.unserved or a.items or a.notes) and bool(a.users or a.histories)
@@ -216,14 +218,14 @@ def whole_number(v, name: str, least: int) -> int:
 
 # %% ../../nbs/shop/3_ranking.ipynb #a2f53dac
 @patch
-def ranked(self: Recommender, a: Asked, rows, k, exclude_seen, block, allowed=None) -> pd.DataFrame:
+def ranked(self: Recommender, a: Asked, rows, k, exclude_seen, block, allowed=None, whole=None) -> pd.DataFrame:
     "The table for those who can be served."
     at = self.user_at.get_indexer(a.users) if a.users else np.zeros(0, np.int64)
     folded = [self.fold_rows(h) if self.has[h].any() else self.average_user() for h in a.histories.values()]
     vectors = np.concatenate([self.users[at], *(u[None] for u in folded)])
     banned = self.banned(at, list(a.histories.values()), rows) if exclude_seen else None
     if allowed is not None: banned = Bans(allowed, banned)
-    I, S = top_items(vectors, self.vectors_of(rows), len(rows), k, banned, block)
+    I, S = top_items(vectors, self.vectors_of(rows, whole=whole), len(rows), k, banned, block)
     return self.as_table(a.users + list(a.histories), rows, I, S)
 
 # %% ../../nbs/shop/3_ranking.ipynb #6e8a164c
