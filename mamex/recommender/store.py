@@ -137,6 +137,7 @@ def save(self: Recommender, folder) -> Path:
     ("Write the recommender: a folder, whole or not at all; an older recommender of that name is replaced, "
      "anything else refused, and so is one that has changed since this one was read from it.")
     folder = self.check_place(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         was = self.stamps.get(folder.resolve())
         if was and stamp_of_saved(folder) not in (None, was):
