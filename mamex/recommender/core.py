@@ -234,14 +234,14 @@ class LeftOut(UserWarning): "What was asked for and could not be done, while the
 def vectors_of(self: Recommender,
                rows: np.ndarray,  # int64 [n], candidates
                block: int = 16384,
+               whole: np.ndarray | None = None,  # int64, candidates before a filter; None: these
               ):                  # (a, b) → float32 [b - a, d]
-    "Vectors of candidates block by block; one that has nothing stands at their mean."
-    bare, total = ~self.has[rows].any(1), np.zeros(self.e.shape[1])
-    if bare.any() and not bare.all():
-        for a in range(0, len(rows), block):
-            r = rows[a:a+block][~bare[a:a+block]]
-            total += self.e[r].sum(0, dtype=np.float64)
-        total /= (~bare).sum()
+    "Vectors of candidates block by block; one that has nothing stands at the mean of the whole."
+    bare, total, of = ~self.has[rows].any(1), np.zeros(self.e.shape[1]), rows if whole is None else whole
+    if bare.any() and (says := self.has[of].any(1)).any():
+        for a in range(0, len(of), block):
+            total += self.e[of[a:a+block][says[a:a+block]]].sum(0, dtype=np.float64)
+        total /= says.sum()
     def vectors(a, b):
         v = self.e[rows[a:b]]  # a copy
         v[bare[a:b]] = total

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Histories', 'listed', 'history_table', 'read_records', 'as_histories', 'read_histories', 'click_columns',
-           'click_histories', 'rows_left_out', 'json_histories', 'json_lines', 'ids_or_file', 'read_allowed',
-           'read_users']
+           'click_histories', 'rows_left_out', 'json_histories', 'json_lines', 'read_users', 'ids_or_file',
+           'read_allowed']
 
 # %% ../../nbs/shop/2_histories.ipynb #31285a86
 import json
@@ -175,22 +175,6 @@ def json_lines(name, lines: list, hook):
                              'write {"user": ..., "items": [...]} in each line')
     return h
 
-# %% ../../nbs/shop/2_histories.ipynb #ab526753
-def ids_or_file(words: list) -> list:
-    "Ids as typed; a word that is a file stands for the ids in it, one a line."
-    return [i for w in words for i in (read_users(w, "item")[0] if Path(w).is_file() else [w])]
-
-# %% ../../nbs/shop/2_histories.ipynb #6f10a774
-def read_allowed(path, known=None):  # returns list of item ids, or `Histories`: user → items
-    "Items that anybody may get, one a line or in a table; with a column of users, what each of them may get."
-    if Path(path).suffix.lower() in (".json", ".jsonl", ".ndjson"): return json_histories(path)
-    try: t = read_table(path)
-    except UsageError: return read_users(path, "item")[0]
-    if len(t.rows.columns) < 2 and Path(path).suffix != ".parquet": return read_users(path, "item")[0]
-    if candidates(list(t.rows), "clicks", "user"): return click_histories(t, known)
-    item = (candidates(list(t.rows), "clicks", "item") or list(t.rows))[0]
-    return [i for i in t.rows[item].str.strip() if i]
-
 # %% ../../nbs/shop/2_histories.ipynb #5fc6745d
 def read_users(path, what: str = "user") -> tuple:  # what: "user" or "item"; returns ids, remarks
     "A text file with one user a line, in any encoding that a table may have; a heading and repeated lines are told."
@@ -206,3 +190,19 @@ def read_users(path, what: str = "user") -> tuple:  # what: "user" or "item"; re
         said.append(f"{Path(path).name}: {len(ids) - len(once):,} "
                     f"line{'s repeat' if len(ids) - len(once) > 1 else ' repeats'} {again[what]} once.")
     return once, said
+
+# %% ../../nbs/shop/2_histories.ipynb #ab526753
+def ids_or_file(words: list) -> list:
+    "Ids as typed; a word that is a file stands for the ids in it, one a line."
+    return [i for w in words for i in (read_users(w, "item")[0] if Path(w).is_file() else [w])]
+
+# %% ../../nbs/shop/2_histories.ipynb #6f10a774
+def read_allowed(path, known=None):  # returns list of item ids, or `Histories`: user → items
+    "Items that anybody may get, one a line or in a table; with a column of users, what each of them may get."
+    if Path(path).suffix.lower() in (".json", ".jsonl", ".ndjson"): return json_histories(path)
+    try: t = read_table(path)
+    except UsageError: return read_users(path, "item")[0]
+    if len(t.rows.columns) < 2 and Path(path).suffix != ".parquet": return read_users(path, "item")[0]
+    if candidates(list(t.rows), "clicks", "user"): return click_histories(t, known)
+    item = (candidates(list(t.rows), "clicks", "item") or list(t.rows))[0]
+    return [i for i in t.rows[item].str.strip() if i]

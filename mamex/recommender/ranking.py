@@ -224,11 +224,12 @@ def hold(self: Recommender, *among) -> Recommender:  # "new", "all"; returns its
 @patch
 def at_hand(self: Recommender, among, unknown: list, exclude=None, remarks: list = []) -> tuple:
     "Candidates, int64 rows, and (a, b) → their vectors, float32 [b - a, d]."
-    if exclude is None and isinstance(among, str) and among in self.kept.get("held", {}) and among not in self.item_at:
-        rows, held = self.kept["held"][among]
-        return rows, lambda a, b: held[a:b]
-    rows = without(self, self.candidates(among, unknown), exclude, remarks)
-    return rows, self.vectors_of(rows)
+    held = self.kept.get("held", {}).get(among) if isinstance(among, str) and among not in self.item_at else None
+    whole = held[0] if held else self.candidates(among, unknown)
+    rows = without(self, whole, exclude, remarks)
+    if not held: return rows, self.vectors_of(rows, whole=whole)
+    at = slice(None) if len(rows) == len(whole) else np.searchsorted(whole, rows)
+    return rows, lambda a, b: held[1][a:b] if isinstance(at, slice) else held[1][at[a:b]]
 
 # %% ../../nbs/shop/3_ranking.ipynb #87c17b3f
 @patch

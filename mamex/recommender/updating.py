@@ -4,24 +4,23 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'PLACES', 'REFITS', 'Updated', 'sort_clicks', 'with_users', 'counted', 'folded', 'no_refit', 'relearned',
-           'changed_share', 'sample_of', 'decided']
+           'changed_share', 'sample_of', 'decided', 'add_new']
 
-# %% ../../nbs/shop/updating.ipynb #a04917b5
+# %% ../../nbs/shop/updating.ipynb #c54c4325
 import copy, time, torch
 import numpy as np, pandas as pd
 from dataclasses import dataclass, field, replace as changed
 from fastcore.basics import patch
 from scipy import sparse
 from ..base import UsageError
-from ..datasets.ids import near_hint
-from ..vectors.features import Features
 from ..solved import Solved
-from .core import Recommender, _some, embed
+from .adding import new_table, pictures_of, without
+from .core import Recommender, embed
 from .fitting import anchors_of, as_share, everything, train_for
 from .histories import as_histories
 from .ranking import top_items
 
-# %% ../../nbs/shop/updating.ipynb #f5ccae0f
+# %% ../../nbs/shop/updating.ipynb #498e5835
 @dataclass
 class Updated:
     "What an update did."
@@ -29,6 +28,7 @@ class Updated:
     known: int = 0       # clicks that were known already
     users: int = 0       # that are new
     items: int = 0       # that were added
+    there: int = 0       # items that were known already, and stay as they are
     gone: list = field(default_factory=list)  # unknown items that were clicked
     lost: int = 0        # clicks on them
     notes: list = field(default_factory=list)  # sentences on what was left out
@@ -39,10 +39,10 @@ class Updated:
     def __str__(self):
         n = lambda k, what: f"{k:,} {what}{'s'*(k != 1)}"
         return "\n".join([f"{n(self.clicks, 'new click')}, {n(self.users, 'new user')}, "
-                          f"{n(self.items, 'new item')}, {n(self.known, 'click')} known already; "
-                          f"{self.seconds:.1f} seconds", self.why])
+                          f"{n(self.items, 'new item')}; known already: {n(self.known, 'click')}, "
+                          f"{n(self.there, 'item')}; {self.seconds:.1f} seconds", self.why])
 
-# %% ../../nbs/shop/updating.ipynb #7f893f50
+# %% ../../nbs/shop/updating.ipynb #5667ec87
 def sort_clicks(rec: Recommender, clicks,  # as `as_histories` takes them
                ) -> tuple:                 # int64 [n, 2] rows of new clicks; ids of new users; `Updated`
     "New clicks, once each; a new user's row comes after those of known users."
@@ -59,7 +59,7 @@ def sort_clicks(rec: Recommender, clicks,  # as `as_histories` takes them
     u.clicks, u.known, u.users = int((~old).sum()), int(old.sum()), len(new)
     return np.stack([user, item], 1)[~old].astype(np.int64), new, u
 
-# %% ../../nbs/shop/updating.ipynb #f9f666d7
+# %% ../../nbs/shop/updating.ipynb #a579c930
 def with_users(model, users: np.ndarray):
     "The same model with other users; the one that was given stays as it is."
     out = copy.copy(model)
@@ -67,7 +67,7 @@ def with_users(model, users: np.ndarray):
     out.users = torch.nn.Parameter(torch.as_tensor(users), model.users.requires_grad)
     return out
 
-# %% ../../nbs/shop/updating.ipynb #c8f14b7e
+# %% ../../nbs/shop/updating.ipynb #8fce20ec
 def counted(rec: Recommender, pairs: np.ndarray, new) -> Recommender:  # as of `sort_clicks`
     "A recommender that knows the clicks; its new users are the average user so far."
     n, (rows, cols) = len(rec.user_ids) + len(new), rec.seen.nonzero()
@@ -83,7 +83,7 @@ def counted(rec: Recommender, pairs: np.ndarray, new) -> Recommender:  # as of `
                    about=rec.about | dict(learned=learned, users=n, items_met=int((np.bincount(cols) > 0).sum()),
                                           interactions=seen.nnz))
 
-# %% ../../nbs/shop/updating.ipynb #805f5ced
+# %% ../../nbs/shop/updating.ipynb #bca269e3
 def folded(rec: Recommender) -> Recommender:
     "Users who clicked since the model has learned, folded in from all that they met."
     fold, usable = rec.folding(), rec.has.any(1)
@@ -94,7 +94,7 @@ def folded(rec: Recommender) -> Recommender:
     if len(sums): users[who[n > 0]] = fold(sums, rec.about["fold_in_lambda"], rec.about.get("fold_in_prior", 0.))
     return changed(rec, model=with_users(rec.model, users))
 
-# %% ../../nbs/shop/updating.ipynb #9b61add4
+# %% ../../nbs/shop/updating.ipynb #fc89e1de
 def no_refit(rec: Recommender) -> str:  # "" where nothing stands against it
     "Why a model cannot be solved again, and what to do."
     if not hasattr(rec.model.config, "solve"):
@@ -105,7 +105,7 @@ def no_refit(rec: Recommender) -> str:  # "" where nothing stands against it
                 "features.safetensors was removed), so users are folded in and the rest stays: fit it once more")
     return ""
 
-# %% ../../nbs/shop/updating.ipynb #ae3e196d
+# %% ../../nbs/shop/updating.ipynb #3a7272f0
 def relearned(rec: Recommender) -> Recommender:
     "The same settings solved again on everything that is known; a `fit` on the union without its search."
     f, a, warm = rec.inputs(), rec.about, np.flatnonzero(rec.met)
@@ -120,7 +120,7 @@ def relearned(rec: Recommender) -> Recommender:
     return changed(rec, model=model, **embed(model, f, anchors=anchors, me=np.arange(len(rec.items))), about=about,
                    anchors=anchors, since=None, average=None)
 
-# %% ../../nbs/shop/updating.ipynb #e66972a8
+# %% ../../nbs/shop/updating.ipynb #e671b35f
 SAMPLE, PLACES = 500, 10
 
 def changed_share(a: Recommender, b: Recommender, who: np.ndarray) -> float:  # who: rows of users
@@ -130,14 +130,14 @@ def changed_share(a: Recommender, b: Recommender, who: np.ndarray) -> float:  # 
     same = sum(len(np.intersect1d(x[x >= 0], y[y >= 0])) for x, y in zip(*first))
     return 1 - same / max((first[0] >= 0).sum(), 1)
 
-# %% ../../nbs/shop/updating.ipynb #f57b2043
+# %% ../../nbs/shop/updating.ipynb #d407f039
 def sample_of(rec: Recommender) -> np.ndarray:  # int64 rows, sorted
     "Users who have clicked since the model has learned."
     who = np.unique(rec.since[:, 0])
     if len(who) <= SAMPLE: return who
     return np.sort(np.random.default_rng([rec.about["seed"], 9]).choice(who, SAMPLE, replace=False))
 
-# %% ../../nbs/shop/updating.ipynb #75c00b3f
+# %% ../../nbs/shop/updating.ipynb #5bcc51ac
 def decided(rec: Recommender, refit: str, share: float, u: Updated) -> Recommender:  # rec: folded
     "The recommender as it stands, or solved again; `u` says which, and why."
     n, rate = len(rec.since), rec.about.get("drift")
@@ -153,7 +153,7 @@ def decided(rec: Recommender, refit: str, share: float, u: Updated) -> Recommend
              f"not solved again: that would change {what} of those who clicked")
     return changed(other if u.refit else rec, about=(other if u.refit else rec).about | dict(drift=u.share / n))
 
-# %% ../../nbs/shop/updating.ipynb #20ee62be
+# %% ../../nbs/shop/updating.ipynb #a8591d2a
 @patch
 def become(self: Recommender, other: Recommender) -> Recommender:
     "Take all that another one holds; what was read from which folder stays."
@@ -162,7 +162,16 @@ def become(self: Recommender, other: Recommender) -> Recommender:
     vars(self).update(vars(other) | kept)
     return self
 
-# %% ../../nbs/shop/updating.ipynb #80c9ecfd
+# %% ../../nbs/shop/updating.ipynb #3815e7f3
+def add_new(rec: Recommender, items, pictures, vectors) -> int:  # rec: is changed; returns how many were known already
+    "Add the items that are new; those that are known stay as they are, so that a night may come twice."
+    t = new_table(items)
+    pictures, old = pictures_of(t, pictures), t["item"].isin(rec.item_at).to_numpy()
+    t, pictures, vectors = without(old, t, pictures, vectors)
+    if len(t): rec.add_items(t, pictures, vectors=vectors)
+    return int(old.sum())
+
+# %% ../../nbs/shop/updating.ipynb #860964cb
 REFITS = ("auto", "always", "never")
 
 @patch
@@ -180,10 +189,10 @@ def update(self: Recommender,
     if why and refit == "always": raise UsageError(f"{why}; or update with refit='never' (--refit never).")
     rec = changed(self, features=self.inputs())
     rec.kept |= {k: v for k, v in self.kept.items() if k == "extractor"}
-    if items is not None: rec.add_items(items, pictures, vectors=vectors)
+    there = add_new(rec, items, pictures, vectors) if items is not None else 0
     refused, stayed, added = rec.refused, rec.stayed, len(rec.items) - len(self.items)
     pairs, new, u = sort_clicks(rec, {} if clicks is None else clicks)
-    u.items, u.why = added, why
+    u.items, u.there, u.why = added, there, why
     if len(pairs): rec = decided(folded(counted(rec, pairs, new)), refit, share, u)
     elif refit == "always" and rec.since is not None:
         rec, u.refit, u.why = relearned(rec), True, "solved again, as told"
