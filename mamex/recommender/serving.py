@@ -8,7 +8,7 @@ __all__ = ['to_json', 'PATHS', 'SECONDS', 'FAULTS', 'LOOPBACK', 'Line', 'Recomme
            'lifespan_of', 'add_answers', 'add_signs', 'application', 'parser', 'listen', 'check_numbers', 'server',
            'main']
 
-# %% ../../nbs/shop/serving.ipynb #29e4ed01
+# %% ../../nbs/shop/serving.ipynb #3a7bd997
 import argparse, asyncio, contextlib, logging, signal, socket, time, uvicorn, warnings
 import numpy as np, pandas as pd
 from fastapi import FastAPI, Request
@@ -27,13 +27,14 @@ from .door import Bodies, Door, Front, Refused, guarded, json_bytes, work
 from .limits import BadJSON, NewItems, Question, Strict, Why, faults, read_json
 from .live import Live, add, check_writable, health, look, start
 
-# %% ../../nbs/shop/serving.ipynb #aee60d63
+# %% ../../nbs/shop/serving.ipynb #aef38701
 class Line(Strict):
     "One recommendation."
     item: str
     score: float
     title: str
 
+# %% ../../nbs/shop/serving.ipynb #f6355579
 class Recommended(Strict):
     "Who gets what, best first, and what of the request could not be served."
     recommendations: dict[str, list[Line]]
@@ -42,6 +43,7 @@ class Recommended(Strict):
     unknown: list[str]          # items that nobody knows
     said: list[str]             # the same in sentences
 
+# %% ../../nbs/shop/serving.ipynb #38fb37de
 class Added(Strict):
     "What became of new items."
     added: list[str]
@@ -50,12 +52,13 @@ class Added(Strict):
     items: int                  # in the catalogue now
     said: list[str]
 
+# %% ../../nbs/shop/serving.ipynb #8fae1927
 class Fault(Strict):
     "A request that was not served."
     error: str                  # what is wrong, and the remedy
     fields: list[str] = []
 
-# %% ../../nbs/shop/serving.ipynb #19867f3e
+# %% ../../nbs/shop/serving.ipynb #a62a5e2e
 to_json = TypeAdapter(Any).dump_json
 
 def lines(rec: Recommender, best: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> list:
@@ -66,6 +69,7 @@ def lines(rec: Recommender, best: np.ndarray, rows: np.ndarray, scores: np.ndarr
     return [dict(item=i, score=float(f"{s:.7g}"), title=t)
             for i, s, t in zip(ids[at].tolist(), scores[:n].tolist(), titles[at].tolist())]
 
+# %% ../../nbs/shop/serving.ipynb #94ccffb8
 def recommended(rec: Recommender, q: Question, tick) -> bytes:
     "The answer to a question."
     among = q.among[0] if len(q.among) == 1 else q.among
@@ -75,9 +79,10 @@ def recommended(rec: Recommender, q: Question, tick) -> bytes:
     return to_json(dict(recommendations={u: lines(rec, b, r.rows, s) for u, b, s in zip(r.ids, r.best, r.scores)},
                         complete=r.complete, unserved=a.unserved, unknown=a.items, said=a.sentences(rec.hint, 100)))
 
-# %% ../../nbs/shop/serving.ipynb #b2f0caf8
+# %% ../../nbs/shop/serving.ipynb #ad75dd94
 def records(t: pd.DataFrame | None) -> list | None: return None if t is None else t.to_dict("records")
 
+# %% ../../nbs/shop/serving.ipynb #e546e74f
 def explained(rec: Recommender, w: Why, tick) -> bytes:
     "What the model makes of an item."
     if w.user and w.history: raise UsageError("user and history are two ways to say who asks: give one of them.")
@@ -90,7 +95,7 @@ def explained(rec: Recommender, w: Why, tick) -> bytes:
                         carried=None if e.carried is None else e.carried.to_dict(), experts=records(e.experts),
                         views=records(e.views), neighbours=records(e.neighbours), why=why))
 
-# %% ../../nbs/shop/serving.ipynb #250e068a
+# %% ../../nbs/shop/serving.ipynb #28513d4a
 PATHS = ("/recommend", "/items", "/explain", "/reload", "/healthz", "/metrics")
 SECONDS = (.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
 
@@ -117,16 +122,18 @@ class Metrics:
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(seconds)
 
-# %% ../../nbs/shop/serving.ipynb #3c2a54ff
+# %% ../../nbs/shop/serving.ipynb #812ce939
 def refusal(status: int, why: str, headers=None, **more) -> Response:
     return Response(json_bytes(dict(error=why) | more), status, headers, "application/json")
 
+# %% ../../nbs/shop/serving.ipynb #65e17dab
 class StrictRequest(Request):
     "A request whose JSON is read as `read_json` does."
     async def json(self):
         try: return read_json(await self.body())
         except BadJSON as e: raise StarletteHTTPException(400, f"{e}.") from None
 
+# %% ../../nbs/shop/serving.ipynb #e19b052f
 class Route(APIRoute):
     "An endpoint that gets such requests."
     def get_route_handler(self):
@@ -134,7 +141,7 @@ class Route(APIRoute):
         async def strict(request: Request): return await handle(StrictRequest(request.scope, request.receive))
         return strict
 
-# %% ../../nbs/shop/serving.ipynb #cdc8c26a
+# %% ../../nbs/shop/serving.ipynb #461388f0
 def add_handlers(app: FastAPI):
     "What becomes of each kind of fault."
     @app.exception_handler(Refused)
@@ -150,13 +157,14 @@ def add_handlers(app: FastAPI):
     @app.exception_handler(Exception)
     async def _(request, e): return refusal(500, "a fault of the server, which its log holds: please report it.")
 
-# %% ../../nbs/shop/serving.ipynb #35c88fc0
+# %% ../../nbs/shop/serving.ipynb #de3a3c48
 async def watch(live: Live, every: float):
     "Look at the folder now and then."
     while True:
         await asyncio.sleep(every)
         await asyncio.to_thread(look, live)
 
+# %% ../../nbs/shop/serving.ipynb #9071a96f
 def lifespan_of(live: Live, every: float):
     "While the application lives: the watch, and SIGHUP, which looks at once."
     @contextlib.asynccontextmanager
@@ -169,7 +177,7 @@ def lifespan_of(live: Live, every: float):
         finally: watching.cancel(); live.close()
     return lifespan
 
-# %% ../../nbs/shop/serving.ipynb #eedf938a
+# %% ../../nbs/shop/serving.ipynb #dbc94e03
 FAULTS = {s: dict(model=Fault) for s in (400, 403, 408, 413, 415, 422, 429, 503)}
 
 def add_answers(app: FastAPI, live: Live, door: Door, writing: Door):
@@ -192,7 +200,7 @@ def add_answers(app: FastAPI, live: Live, door: Door, writing: Door):
         check_writable(live)
         return answer(to_json(await work(writing, add, live, new)))
 
-# %% ../../nbs/shop/serving.ipynb #757b82e6
+# %% ../../nbs/shop/serving.ipynb #0406f60a
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 def add_signs(app: FastAPI, live: Live, metrics: Metrics):
@@ -214,7 +222,7 @@ def add_signs(app: FastAPI, live: Live, metrics: Metrics):
             raise Refused(403, "a reload is asked for on the machine of the server: use its address 127.0.0.1")
         return dict(loaded=await asyncio.to_thread(look, live, True)) | health(live)
 
-# %% ../../nbs/shop/serving.ipynb #c645d2b6
+# %% ../../nbs/shop/serving.ipynb #1fb5c946
 def application(live: Live,           # started
                 at_once: int = 2, waiting: int = 64, seconds: float = 10.,  # as in `Door`
                 every: float = 2.,    # seconds between two looks at the folder
@@ -230,7 +238,7 @@ def application(live: Live,           # started
     app.state.live, app.state.door = live, door
     return app
 
-# %% ../../nbs/shop/serving.ipynb #9eca0539
+# %% ../../nbs/shop/serving.ipynb #210686cf
 def parser() -> argparse.ArgumentParser:
     "The arguments of `mamex serve`."
     p = argparse.ArgumentParser("mamex serve", description="serve a recommender over HTTP; /docs shows how to ask it")
@@ -245,7 +253,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--connections", type=int, default=512, metavar="N", help="at most")
     return p
 
-# %% ../../nbs/shop/serving.ipynb #4e913b52
+# %% ../../nbs/shop/serving.ipynb #d83c6897
 def listen(host: str, port: int) -> socket.socket:
     "A socket that listens; `UsageError` where the place is taken or there is no such address."
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -254,13 +262,14 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"{host}, port {port}, cannot be listened on ({getattr(e, 'strerror', None) or e}): "
                          "choose others with --host and --port.") from None
 
+# %% ../../nbs/shop/serving.ipynb #f29c193f
 def check_numbers(a):
     "Refuse bounds of nothing."
     for name in ("at_once", "waiting", "seconds", "every", "connections"):
         v = getattr(a, name)
         if not 0 < v < 1e6: raise UsageError(f"--{name.replace('_', '-')} is {v}: it is above 0, and below a million.")
 
-# %% ../../nbs/shop/serving.ipynb #82ecf727
+# %% ../../nbs/shop/serving.ipynb #eeecdac3
 def server(app: FastAPI, seconds: float, connections: int) -> uvicorn.Server:
     "uvicorn with clients that do not keep anybody waiting."
     config = uvicorn.Config(app, http=guarded(seconds, connections), ws="none", lifespan="on", loop="asyncio",
