@@ -6,7 +6,7 @@
 __all__ = ['SMALL', 'CODE', 'warmed', 'write_parts', 'read_parts', 'parts_beside', 'start_parts', 'mark', 'Live', 'look', 'start',
            'twin', 'with_scratch', 'told', 'check_writable', 'add', 'health']
 
-# %% ../../nbs/shop/live.ipynb #5321b101
+# %% ../../nbs/shop/live.ipynb #ce79526e
 import copy, os, safetensors.numpy, shutil, subprocess, sys, tempfile, threading, time
 import numpy as np
 from pathlib import Path
@@ -17,7 +17,7 @@ from .door import Refused
 from .limits import NewItems, check_pictures
 from .store import alone
 
-# %% ../../nbs/shop/live.ipynb #72799955
+# %% ../../nbs/shop/live.ipynb #80dc2506
 def warmed(rec: Recommender) -> Recommender:
     "A model that answers its first question as quickly as the next."
     rec.hold("all", *["new"] * bool((rec.met == 0).any()))
@@ -36,15 +36,17 @@ def write_parts(folder: str, to: str):
     text = np.frombuffer(rec.stamps[Path(folder).resolve()].encode(), np.uint8)
     write_atomic(to, safetensors.numpy.save(dict(whole=whole, holds=holds, stamp=text)))
 
+# %% ../../nbs/shop/live.ipynb #78b4ff70
 def read_parts(rec: Recommender, folder: Path, path: Path):
     "Take parts over, if they are of the same model."
     x = safetensors.numpy.load(path.read_bytes())
     if x["stamp"].tobytes().decode() == rec.stamps.get(folder): rec.kept["parts"] = x["whole"], x["holds"]
 
-# %% ../../nbs/shop/live.ipynb #45e08393
+# %% ../../nbs/shop/live.ipynb #0e87e526
 SMALL = 500  # items that were met: up to here, parts are a matter of a moment
 CODE = "import sys; from mamex.recommender.live import write_parts; write_parts(*sys.argv[1:])"
 
+# %% ../../nbs/shop/live.ipynb #967614d5
 def parts_beside(live, rec: Recommender):
     "Have the parts of users computed by another process, and wait for it."
     env, to = os.environ | dict(PYTHONPATH=os.pathsep.join(sys.path)), live.scratch.with_suffix(f".{id(rec)}")
@@ -56,6 +58,7 @@ def parts_beside(live, rec: Recommender):
         to.unlink(missing_ok=True)
         rec.kept.pop("awaited", None)  # whatever became of it: who asks now waits for it himself
 
+# %% ../../nbs/shop/live.ipynb #72ae390a
 def start_parts(live, rec: Recommender):
     "See to the parts of users."
     if not hasattr(rec.model.config, "solve") or "parts" in rec.kept: return
@@ -63,14 +66,14 @@ def start_parts(live, rec: Recommender):
     rec.kept["awaited"] = True
     threading.Thread(target=parts_beside, args=(live, rec), name="mamex-parts", daemon=True).start()
 
-# %% ../../nbs/shop/live.ipynb #2cdc1350
+# %% ../../nbs/shop/live.ipynb #94829b08
 def mark(folder: Path) -> tuple | None:  # None: there is none
     "Names, places, times and sizes of the files of a folder."
     try: stats = [(p.name, p.stat()) for p in sorted(folder.iterdir())]
     except OSError: return None
     return tuple((n, s.st_ino, s.st_mtime_ns, s.st_size) for n, s in stats)
 
-# %% ../../nbs/shop/live.ipynb #b12337e8
+# %% ../../nbs/shop/live.ipynb #6c47f1fc
 class Live:
     "The model in service."
     def __init__(self, folder, writable: bool = False):
@@ -91,7 +94,7 @@ class Live:
         if self.child and self.child.poll() is None: self.child.kill()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-# %% ../../nbs/shop/live.ipynb #573d9161
+# %% ../../nbs/shop/live.ipynb #a628463a
 def look(live: Live, again: bool = False) -> bool:  # again: also one that has failed before
     "Load the folder's model if it is another one; returns whether it serves now."
     with live.writing:
@@ -107,18 +110,20 @@ def look(live: Live, again: bool = False) -> bool:  # again: also one that has f
         live.mark = now
         return True
 
+# %% ../../nbs/shop/live.ipynb #a94498e8
 def start(live: Live) -> Live:
     "Load the first model; `UsageError` where that fails."
     if not look(live): raise UsageError(live.fault)
     return live
 
-# %% ../../nbs/shop/live.ipynb #41fc7c1c
+# %% ../../nbs/shop/live.ipynb #28b8f94e
 def twin(rec: Recommender) -> Recommender:
     "A recommender that can be changed while the other one is asked."
     out = copy.copy(rec)
     out.kept, out.stamps, out.refused, out.stayed = dict(rec.kept), dict(rec.stamps), [], []
     return out
 
+# %% ../../nbs/shop/live.ipynb #f21ba078
 def with_scratch(rec: Recommender, scratch: Path) -> Recommender:
     "An encoder whose cache is a folder of the server's own, emptied after each addition."
     if "extractor" not in rec.kept and rec.about["encoder_key"] not in ("", "ready", "attributes"):
@@ -126,7 +131,7 @@ def with_scratch(rec: Recommender, scratch: Path) -> Recommender:
         rec.kept["extractor"].cache = scratch
     return rec
 
-# %% ../../nbs/shop/live.ipynb #566a2cf8
+# %% ../../nbs/shop/live.ipynb #3e9661af
 def told(rec: Recommender, asked: NewItems) -> dict:
     "What became of new items."
     ids, columns = [i.item for i in asked.items], list(dict.fromkeys(c for i in asked.items for c in i.row()))
@@ -139,7 +144,7 @@ def told(rec: Recommender, asked: NewItems) -> dict:
     return dict(added=[i for i in ids if i not in set(rec.refused)], known=rec.stayed, unread=unread,
                 items=len(rec.items), said=said)
 
-# %% ../../nbs/shop/live.ipynb #f08cafc8
+# %% ../../nbs/shop/live.ipynb #53b17a4a
 def check_writable(live: Live):
     if not live.writable:
         raise Refused(403, "this server adds no items: start it with --writable, or use mamex add and let it reload")
@@ -163,7 +168,7 @@ def add(live: Live, asked: NewItems, tick=lambda: None) -> dict:
         live.added |= dict.fromkeys(i.item for i in asked.items if i.item not in set(rec.refused))
         return told(rec, asked)
 
-# %% ../../nbs/shop/live.ipynb #606d1469
+# %% ../../nbs/shop/live.ipynb #0ea356dd
 def health(live: Live) -> dict:
     "What serves, since when, and what is wrong with what came after."
     rec, said = live.rec, []

@@ -8,7 +8,7 @@ __all__ = ['to_json', 'PATHS', 'SECONDS', 'FAULTS', 'LOOPBACK', 'Line', 'Recomme
            'lifespan_of', 'add_answers', 'add_signs', 'application', 'parser', 'listen', 'check_numbers', 'server',
            'main']
 
-# %% ../../nbs/shop/serving.ipynb #3a7bd997
+# %% ../../nbs/shop/serving.ipynb #10da19fb
 import argparse, asyncio, contextlib, logging, signal, socket, time, uvicorn, warnings
 import numpy as np, pandas as pd
 from fastapi import FastAPI, Request
@@ -27,14 +27,14 @@ from .door import Bodies, Door, Front, Refused, guarded, json_bytes, work
 from .limits import BadJSON, NewItems, Question, Strict, Why, faults, read_json
 from .live import Live, add, check_writable, health, look, start
 
-# %% ../../nbs/shop/serving.ipynb #aef38701
+# %% ../../nbs/shop/serving.ipynb #6ee6e64c
 class Line(Strict):
     "One recommendation."
     item: str
     score: float
     title: str
 
-# %% ../../nbs/shop/serving.ipynb #f6355579
+# %% ../../nbs/shop/serving.ipynb #192a10e0
 class Recommended(Strict):
     "Who gets what, best first, and what of the request could not be served."
     recommendations: dict[str, list[Line]]
@@ -43,7 +43,7 @@ class Recommended(Strict):
     unknown: list[str]          # items that nobody knows
     said: list[str]             # the same in sentences
 
-# %% ../../nbs/shop/serving.ipynb #38fb37de
+# %% ../../nbs/shop/serving.ipynb #7acbf3e6
 class Added(Strict):
     "What became of new items."
     added: list[str]
@@ -52,15 +52,16 @@ class Added(Strict):
     items: int                  # in the catalogue now
     said: list[str]
 
-# %% ../../nbs/shop/serving.ipynb #8fae1927
+# %% ../../nbs/shop/serving.ipynb #ebfb28e1
 class Fault(Strict):
     "A request that was not served."
     error: str                  # what is wrong, and the remedy
     fields: list[str] = []
 
-# %% ../../nbs/shop/serving.ipynb #a62a5e2e
+# %% ../../nbs/shop/serving.ipynb #84fe4003
 to_json = TypeAdapter(Any).dump_json
 
+# %% ../../nbs/shop/serving.ipynb #49a72750
 def lines(rec: Recommender, best: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> list:
     "The recommendations for one user."
     ids, titles = rec.kept["names"]
@@ -69,7 +70,7 @@ def lines(rec: Recommender, best: np.ndarray, rows: np.ndarray, scores: np.ndarr
     return [dict(item=i, score=float(f"{s:.7g}"), title=t)
             for i, s, t in zip(ids[at].tolist(), scores[:n].tolist(), titles[at].tolist())]
 
-# %% ../../nbs/shop/serving.ipynb #94ccffb8
+# %% ../../nbs/shop/serving.ipynb #c98663e0
 def recommended(rec: Recommender, q: Question, tick) -> bytes:
     "The answer to a question."
     among = q.among[0] if len(q.among) == 1 else q.among
@@ -79,10 +80,10 @@ def recommended(rec: Recommender, q: Question, tick) -> bytes:
     return to_json(dict(recommendations={u: lines(rec, b, r.rows, s) for u, b, s in zip(r.ids, r.best, r.scores)},
                         complete=r.complete, unserved=a.unserved, unknown=a.items, said=a.sentences(rec.hint, 100)))
 
-# %% ../../nbs/shop/serving.ipynb #ad75dd94
+# %% ../../nbs/shop/serving.ipynb #4dfe0769
 def records(t: pd.DataFrame | None) -> list | None: return None if t is None else t.to_dict("records")
 
-# %% ../../nbs/shop/serving.ipynb #e546e74f
+# %% ../../nbs/shop/serving.ipynb #c98b652f
 def explained(rec: Recommender, w: Why, tick) -> bytes:
     "What the model makes of an item."
     if w.user and w.history: raise UsageError("user and history are two ways to say who asks: give one of them.")
@@ -95,7 +96,7 @@ def explained(rec: Recommender, w: Why, tick) -> bytes:
                         carried=None if e.carried is None else e.carried.to_dict(), experts=records(e.experts),
                         views=records(e.views), neighbours=records(e.neighbours), why=why))
 
-# %% ../../nbs/shop/serving.ipynb #28513d4a
+# %% ../../nbs/shop/serving.ipynb #fbda07f6
 PATHS = ("/recommend", "/items", "/explain", "/reload", "/healthz", "/metrics")
 SECONDS = (.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)
 
@@ -122,18 +123,18 @@ class Metrics:
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(seconds)
 
-# %% ../../nbs/shop/serving.ipynb #812ce939
+# %% ../../nbs/shop/serving.ipynb #f3d51cec
 def refusal(status: int, why: str, headers=None, **more) -> Response:
     return Response(json_bytes(dict(error=why) | more), status, headers, "application/json")
 
-# %% ../../nbs/shop/serving.ipynb #65e17dab
+# %% ../../nbs/shop/serving.ipynb #9306d538
 class StrictRequest(Request):
     "A request whose JSON is read as `read_json` does."
     async def json(self):
         try: return read_json(await self.body())
         except BadJSON as e: raise StarletteHTTPException(400, f"{e}.") from None
 
-# %% ../../nbs/shop/serving.ipynb #e19b052f
+# %% ../../nbs/shop/serving.ipynb #02bf1038
 class Route(APIRoute):
     "An endpoint that gets such requests."
     def get_route_handler(self):
@@ -141,7 +142,7 @@ class Route(APIRoute):
         async def strict(request: Request): return await handle(StrictRequest(request.scope, request.receive))
         return strict
 
-# %% ../../nbs/shop/serving.ipynb #461388f0
+# %% ../../nbs/shop/serving.ipynb #a2732982
 def add_handlers(app: FastAPI):
     "What becomes of each kind of fault."
     @app.exception_handler(Refused)
@@ -157,14 +158,14 @@ def add_handlers(app: FastAPI):
     @app.exception_handler(Exception)
     async def _(request, e): return refusal(500, "a fault of the server, which its log holds: please report it.")
 
-# %% ../../nbs/shop/serving.ipynb #de3a3c48
+# %% ../../nbs/shop/serving.ipynb #d4f6b4fb
 async def watch(live: Live, every: float):
     "Look at the folder now and then."
     while True:
         await asyncio.sleep(every)
         await asyncio.to_thread(look, live)
 
-# %% ../../nbs/shop/serving.ipynb #9071a96f
+# %% ../../nbs/shop/serving.ipynb #77da5387
 def lifespan_of(live: Live, every: float):
     "While the application lives: the watch, and SIGHUP, which looks at once."
     @contextlib.asynccontextmanager
@@ -177,7 +178,7 @@ def lifespan_of(live: Live, every: float):
         finally: watching.cancel(); live.close()
     return lifespan
 
-# %% ../../nbs/shop/serving.ipynb #dbc94e03
+# %% ../../nbs/shop/serving.ipynb #a3116b7b
 FAULTS = {s: dict(model=Fault) for s in (400, 403, 408, 413, 415, 422, 429, 503)}
 
 def add_answers(app: FastAPI, live: Live, door: Door, writing: Door):
@@ -200,7 +201,7 @@ def add_answers(app: FastAPI, live: Live, door: Door, writing: Door):
         check_writable(live)
         return answer(to_json(await work(writing, add, live, new)))
 
-# %% ../../nbs/shop/serving.ipynb #0406f60a
+# %% ../../nbs/shop/serving.ipynb #9d58caad
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 def add_signs(app: FastAPI, live: Live, metrics: Metrics):
@@ -222,7 +223,7 @@ def add_signs(app: FastAPI, live: Live, metrics: Metrics):
             raise Refused(403, "a reload is asked for on the machine of the server: use its address 127.0.0.1")
         return dict(loaded=await asyncio.to_thread(look, live, True)) | health(live)
 
-# %% ../../nbs/shop/serving.ipynb #1fb5c946
+# %% ../../nbs/shop/serving.ipynb #16479dfc
 def application(live: Live,           # started
                 at_once: int = 2, waiting: int = 64, seconds: float = 10.,  # as in `Door`
                 every: float = 2.,    # seconds between two looks at the folder
@@ -238,7 +239,7 @@ def application(live: Live,           # started
     app.state.live, app.state.door = live, door
     return app
 
-# %% ../../nbs/shop/serving.ipynb #210686cf
+# %% ../../nbs/shop/serving.ipynb #7142899a
 def parser() -> argparse.ArgumentParser:
     "The arguments of `mamex serve`."
     p = argparse.ArgumentParser("mamex serve", description="serve a recommender over HTTP; /docs shows how to ask it")
@@ -253,7 +254,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--connections", type=int, default=512, metavar="N", help="at most")
     return p
 
-# %% ../../nbs/shop/serving.ipynb #d83c6897
+# %% ../../nbs/shop/serving.ipynb #7ae61e81
 def listen(host: str, port: int) -> socket.socket:
     "A socket that listens; `UsageError` where the place is taken or there is no such address."
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -262,14 +263,14 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"{host}, port {port}, cannot be listened on ({getattr(e, 'strerror', None) or e}): "
                          "choose others with --host and --port.") from None
 
-# %% ../../nbs/shop/serving.ipynb #f29c193f
+# %% ../../nbs/shop/serving.ipynb #75cb547b
 def check_numbers(a):
     "Refuse bounds of nothing."
     for name in ("at_once", "waiting", "seconds", "every", "connections"):
         v = getattr(a, name)
         if not 0 < v < 1e6: raise UsageError(f"--{name.replace('_', '-')} is {v}: it is above 0, and below a million.")
 
-# %% ../../nbs/shop/serving.ipynb #eeecdac3
+# %% ../../nbs/shop/serving.ipynb #a15e7d80
 def server(app: FastAPI, seconds: float, connections: int) -> uvicorn.Server:
     "uvicorn with clients that do not keep anybody waiting."
     config = uvicorn.Config(app, http=guarded(seconds, connections), ws="none", lifespan="on", loop="asyncio",
@@ -277,6 +278,7 @@ def server(app: FastAPI, seconds: float, connections: int) -> uvicorn.Server:
                             timeout_keep_alive=max(1, int(seconds)), timeout_graceful_shutdown=int(125 + seconds))
     return uvicorn.Server(config)
 
+# %% ../../nbs/shop/serving.ipynb #bbfd8e2b
 def main(argv: list[str]) -> int:
     "`mamex serve ...`; returns the status."
     a = parser().parse_args(argv)
