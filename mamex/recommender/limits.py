@@ -8,14 +8,14 @@ __all__ = ['USERS', 'HISTORY', 'AMONG', 'K', 'ROWS', 'NEAR', 'ID', 'TEXT', 'LABE
            'read_json', 'shown', 'plain_text', 'as_id', 'as_cell', 'as_picture', 'check_pictures', 'Strict', 'in_list',
            'Question', 'NewItem', 'NewItems', 'Why', 'place_of', 'fault', 'faults']
 
-# %% ../../nbs/shop/limits.ipynb #7053ee76
+# %% ../../nbs/shop/limits.ipynb #f67cdccc
 import base64, binascii, json
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 from typing import Annotated, Any
 from ..base import UsageError
 from ..datasets.pictures import judge_picture
 
-# %% ../../nbs/shop/limits.ipynb #a6eefacf
+# %% ../../nbs/shop/limits.ipynb #5232910c
 USERS, HISTORY, AMONG = 1000, 1000, 10_000  # users and histories of a question; items of a history; named candidates
 K, ROWS, NEAR = 1000, 50_000, 50            # items a user; lines of an answer; known items beside an explained one
 ID, TEXT, LABELS, NAME = 200, 20_000, 100, 200  # signs of an id, of a text; labels in a cell; signs of a column's name
@@ -23,7 +23,7 @@ ITEMS, COLUMNS = 100, 100                   # new items of a request; columns of
 PICTURE = 8 << 20                           # bytes of a picture
 BODY, ITEMS_BODY = 2 << 20, 24 << 20        # bytes of a request; of one that brings new items
 
-# %% ../../nbs/shop/limits.ipynb #4eea9aa8
+# %% ../../nbs/shop/limits.ipynb #b3c04408
 class BadJSON(ValueError): "The body of a request is no JSON that can be used."
 
 def once(pairs: list) -> dict:
@@ -36,7 +36,7 @@ def once(pairs: list) -> dict:
 
 def no_number(word: str): raise BadJSON(f"{word} is no number of JSON: write null, or leave the field out")
 
-# %% ../../nbs/shop/limits.ipynb #3373392a
+# %% ../../nbs/shop/limits.ipynb #41226351
 def read_json(body: bytes):
     "The value of a JSON text; `BadJSON` says in a sentence what is wrong."
     try: return json.loads(body.decode(), parse_constant=no_number, object_pairs_hook=once)
@@ -47,7 +47,7 @@ def read_json(body: bytes):
         raise BadJSON(f"the body is no JSON ({e.msg} at line {e.lineno}, column {e.colno}): correct it") from None
     except ValueError: raise BadJSON("the body holds a number of too many digits: write ids as text") from None
 
-# %% ../../nbs/shop/limits.ipynb #7e02a33f
+# %% ../../nbs/shop/limits.ipynb #936c6536
 def shown(v) -> str:
     "A value in a message: short, and without a sign that could not be printed."
     if isinstance(v, (list, dict)): return "a list" if isinstance(v, list) else "an object"
@@ -56,7 +56,7 @@ def shown(v) -> str:
     text = ascii(v)
     return text if len(text) <= 60 else text[:57] + "…"
 
-# %% ../../nbs/shop/limits.ipynb #78fccd71
+# %% ../../nbs/shop/limits.ipynb #bd87a94f
 def plain_text(v: str, most: int, what="text") -> str:
     "A text within its bounds that can be written as UTF-8."
     if len(v) > most: raise ValueError(f"has {len(v):,} signs; at most {most:,} are taken: shorten the {what}")
@@ -73,7 +73,7 @@ def as_id(v) -> str:
 
 Id = Annotated[str, PlainValidator(as_id), WithJsonSchema(dict(type="string", minLength=1, maxLength=ID))]
 
-# %% ../../nbs/shop/limits.ipynb #0eeddf8f
+# %% ../../nbs/shop/limits.ipynb #ad7b1eb3
 def as_cell(v):
     "A value of a column."
     if v is None or isinstance(v, bool): return v
@@ -89,7 +89,7 @@ def as_cell(v):
 Cell = Annotated[Any, PlainValidator(as_cell), WithJsonSchema({})]
 Name = Annotated[str, PlainValidator(lambda v: plain_text(v, NAME, "name")), WithJsonSchema(dict(type="string"))]
 
-# %% ../../nbs/shop/limits.ipynb #b64395de
+# %% ../../nbs/shop/limits.ipynb #ef34c4d0
 def as_picture(v) -> bytes:
     "The bytes of a picture from base64."
     if not isinstance(v, str): raise ValueError(f"is {shown(v)}: send the picture's bytes as base64")
@@ -107,7 +107,7 @@ def check_pictures(pictures: dict):  # id → bytes
 Picture = Annotated[bytes, PlainValidator(as_picture),
                     WithJsonSchema(dict(type="string", contentEncoding="base64", maxLength=PICTURE * 4 // 3))]
 
-# %% ../../nbs/shop/limits.ipynb #3819b3a1
+# %% ../../nbs/shop/limits.ipynb #66a9fb95
 class Strict(BaseModel):
     "Fields of the type that they are declared with, and no others."
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -116,7 +116,7 @@ def in_list(v): return v if isinstance(v, list) else [v]
 Ids = Annotated[list[Id], BeforeValidator(in_list), Field(max_length=AMONG)]
 Each = Annotated[dict[Id, Annotated[list[Id], Field(max_length=HISTORY)]], Field(max_length=USERS)]
 
-# %% ../../nbs/shop/limits.ipynb #a49ed952
+# %% ../../nbs/shop/limits.ipynb #24cf7974
 class Question(Strict):
     "Who wants what."
     users: list[Id] = Field([], max_length=USERS, description="known users")
@@ -136,7 +136,7 @@ class Question(Strict):
             raise ValueError(f"{n:,} users × k = {self.k} are more than {ROWS:,} lines: lower k, or ask several times")
         return self
 
-# %% ../../nbs/shop/limits.ipynb #126511f7
+# %% ../../nbs/shop/limits.ipynb #85c89b8e
 class NewItem(BaseModel):
     "An item and its columns."
     model_config = ConfigDict(extra="allow", strict=True)
@@ -154,7 +154,7 @@ class NewItems(Strict):
     pictures: dict[Id, Picture] = Field({}, max_length=ITEMS, description="item → base64 of a picture's bytes")
     replace: bool = Field(False, description="items that are known already")
 
-# %% ../../nbs/shop/limits.ipynb #85aa5f5d
+# %% ../../nbs/shop/limits.ipynb #ef8d546d
 class Why(Strict):
     "Which item is to be explained, and to whom."
     item: Id
@@ -163,7 +163,7 @@ class Why(Strict):
     history: Annotated[list[Id], Field(min_length=1, max_length=HISTORY)] | None = Field(
         None, description="or what an unknown user met")
 
-# %% ../../nbs/shop/limits.ipynb #e27435d5
+# %% ../../nbs/shop/limits.ipynb #55044b68
 SAY = dict(  # pydantic's type of a fault → sentence; {v} the value, the rest of its context
     missing="is missing: add it", extra_forbidden="is no field of this request: leave it out, or correct its name",
     too_long="holds {n:,} entries; at most {max_length:,} are taken: ask several times",
@@ -187,7 +187,7 @@ def fault(e: dict) -> str:  # e: of pydantic's `errors()`
     whole = e["type"] == "value_error" and not [p for p in e["loc"] if p != "body"]  # it speaks of several fields
     return f"{why}." if whole else f"{place_of(e['loc'])} {why}."
 
-# %% ../../nbs/shop/limits.ipynb #56bdea2b
+# %% ../../nbs/shop/limits.ipynb #7a6c3e26
 def faults(errors: list, most: int = 5) -> dict:
     "What is told of a request that cannot be understood: a text, and the fields by name."
     told = [fault(e) for e in errors[:most]]
