@@ -24,7 +24,7 @@ def code_cells(path: Path) -> list[str]:
 
 # of the recommender, all but how users are folded in
 SHOP = tuple(f"recommender.{n}" for n in ("core", "adding", "explaining", "export", "fitting", "histories",
-                                          "page", "ranking", "searching", "store", "tour", "updating"))
+                                          "nightly", "page", "ranking", "searching", "store", "tour", "updating"))
 
 # no number of a report depends on them: pages and the index of all reports are made from their json
 BYSTANDERS = ("studies.claims", "studies.front", "studies.overview", "studies.regenerate", "studies.stamps",
