@@ -273,6 +273,7 @@ def tour_command(a) -> int:
 ELSEWHERE = dict(  # word → module, and what it does
     export=("recommender.export", "write vectors and indexes for a search library"),
     reports=("studies.regenerate", "make the reports of one dataset that are out of date"),
+    serve=("recommender.serving", "serve a recommender over HTTP"),
     update=("recommender.nightly", "bring a night's clicks and items into a recommender"))
 
 # %% ../nbs/shop/9_cli.ipynb #25c86c5f
@@ -287,7 +288,9 @@ for _word, _about in ELSEWHERE.items(): elsewhere(_word, *_about)
 
 # %% ../nbs/shop/9_cli.ipynb #ec1cbea0
 EXTRAS = dict(notebooks={"IPython", "matplotlib", "optuna", "papermill", "psutil", "threadpoolctl", "yaml"},
-              ann={"faiss", "hnswlib", "onnx", "onnxruntime", "usearch"})  # extra → what it brings, as it is imported
+              ann={"faiss", "hnswlib", "onnx", "onnxruntime", "usearch"},
+              # extra → what it brings, as it is imported
+              serve={"fastapi", "fastapi_offline", "prometheus_client", "pydantic", "uvicorn"})
 
 def extra_missing(e: ModuleNotFoundError) -> str:
     "The sentence for a package that an extra brings; any other absence is a fault of ours and raised again."

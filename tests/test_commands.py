@@ -30,7 +30,8 @@ from mamex.vectors.offline import has_offline
 pty = pytest.importorskip("pty", reason="this system has no terminals to run commands in")
 PROGRAMS = {"papermill", "mamex", "make", "python", "pytest", "pip", "conda", "jupyter", "source", "mkdir", "nbdev_test"}
 SHELL = {"", "sh", "bash", "shell", "console"}
-ALIKE = {"jupyter lab": "jupyter lab --version"}  # a server does not end
+ALIKE = {"jupyter lab": "jupyter lab --version",  # a server does not end
+         "mamex serve model": "mamex serve model --port 0 > said & until grep -q http said; do kill -0 $! && sleep .5; done; kill $!; wait $!"}
 
 
 # what the pages show

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from scipy import sparse
 from ..base import UsageError
-from ..datasets.ids import id_text, near_hint
+from ..datasets.ids import SHORTENED, id_text, near_hint, plain_id
 from ..vectors.catalogue import Catalogue
 from ..vectors.features import Features
 from ..model import MAMEX
@@ -169,6 +169,26 @@ def as_ids(ids,        # one id, or many in whatever holds them
             odd.append(f"number {n}: {e}")
     return list(out)
 
+# %% ../../nbs/shop/1_recommender.ipynb #eb1c8883
+@patch
+def hint(self: Recommender, unknown: list, of: str = "item") -> str:  # of: "item" or "user"
+    "A remark on ids that are known in another writing, as `near_hint`; the forms of the known ids are made once."
+    known = dict(item=self.item_at, user=self.user_at)[of]
+    if not unknown or any(map(SHORTENED.fullmatch, unknown)): return near_hint(unknown, known)
+    if f"{of} forms" not in self.kept:
+        forms = {}
+        for k in known: forms.setdefault(plain_id(k), k)
+        self.kept[f"{of} forms"] = forms
+    forms = self.kept[f"{of} forms"]
+    return near_hint(unknown, [forms[f] for f in map(plain_id, unknown) if f in forms])
+
+# %% ../../nbs/shop/1_recommender.ipynb #eafbe3ed
+@patch
+def places(self: Recommender, ids: list, of: str = "item") -> np.ndarray:  # int64, -1: unknown; of: "item" or "user"
+    "Rows of ids; of a few ids, from a dict where there is one."
+    if rows := self.kept.get(f"{of} rows"): return np.array([rows.get(i, -1) for i in ids], np.int64)
+    return dict(item=self.item_at, user=self.user_at)[of].get_indexer(ids) if len(ids) else np.zeros(0, np.int64)
+
 # %% ../../nbs/shop/1_recommender.ipynb #0323da6d
 @patch
 def rows_of(self: Recommender,
@@ -177,11 +197,10 @@ def rows_of(self: Recommender,
            ) -> np.ndarray:               # int64 rows, each once
     "Rows of items by their ids; `UsageError` names those that are unknown."
     ids = as_ids(items, "item")
-    at = self.item_at.get_indexer(ids) if ids else np.zeros(0, np.int64)
+    at = self.places(ids)
     gone = [i for i, a in zip(ids, at) if a < 0]
     if gone and unknown is None:
-        raise UsageError(f"unknown items {_some(gone)}: add them with add_items, or correct the ids"
-                         f"{near_hint(gone, self.item_at)}.")
+        raise UsageError(f"unknown items {_some(gone)}: add them with add_items, or correct the ids{self.hint(gone)}.")
     if gone: unknown += gone
     return at[at >= 0]
 
@@ -200,7 +219,7 @@ def candidates(self: Recommender,
     pick = (self.met == 0) & ("new" in ids) | ("all" in ids)
     pick[self.rows_of([i for i in ids if i not in ("new", "all")], unknown)] = True
     if not pick.any():
-        why = (f"unknown items {_some(unknown)}: correct the ids{near_hint(unknown, self.item_at)}" if unknown
+        why = (f"unknown items {_some(unknown)}: correct the ids{self.hint(unknown)}" if unknown
                else "every item has been met: add new ones (add_items; mamex add), "
                     "or take all (among='all'; --among all)" if "new" in ids
                else "give some ids")

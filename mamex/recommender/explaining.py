@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace as changed
 from fastcore.basics import patch
 from scipy import sparse
 from ..base import UsageError
-from ..datasets.ids import near_hint
 from ..tastes import collaborative
 from .core import Recommender, _some, as_ids, missing
 from .fitting import everything, held_out
@@ -60,9 +59,9 @@ class Explanation:
 @patch
 def known_table(self: Recommender, rows, cosine, **more) -> pd.DataFrame:
     "Items with their cosine and title."
-    title = self.items["title"].to_numpy(object)[rows] if "title" in self.items else [""]*len(rows)
+    title = self.items["title"].take(rows) if "title" in self.items else [""]*len(rows)
     title = ["" if missing(t) else str(t) for t in title]
-    return pd.DataFrame(more | dict(item=self.item_at.to_numpy(object)[rows], cosine=cosine, title=title))
+    return pd.DataFrame(more | dict(item=self.item_at.take(rows).to_numpy(object), cosine=cosine, title=title))
 
 # %% ../../nbs/shop/7_explaining.ipynb #a1a0cf3e
 @patch
@@ -102,7 +101,8 @@ def neighbours(self: Recommender, row: int, n: int) -> pd.DataFrame:
     "The known items nearest to an item by the cosine of the fused vectors."
     known = (self.met > 0) & self.has.any(1)
     known[row] = False
-    norms = np.sqrt(np.einsum("nd,nd->n", self.e, self.e))
+    if "norms" not in self.kept: self.kept["norms"] = np.sqrt(np.einsum("nd,nd->n", self.e, self.e))
+    norms = self.kept["norms"]
     cosine = np.where(known, self.e @ self.e[row] / np.maximum(norms*norms[row], 1e-12), -np.inf)
     at = np.argsort(-cosine, kind="stable")[:min(n, known.sum())] if self.has[row].any() else np.zeros(0, int)
     return self.known_table(at, cosine[at])
@@ -213,7 +213,7 @@ def shares(self: Recommender,
     if user is None: (rows, parts, u, how), who = self.made_of_history(history), ["this history"]
     elif (at := self.user_at.get_indexer(who)[0]) < 0:
         raise UsageError(f"unknown users {_some(who)}: correct the id, "
-                         f"or give what the user met, history=[items]{near_hint(who, self.user_at)}.")
+                         f"or give what the user met, history=[items]{self.hint(who, 'user')}.")
     else: (rows, parts, how), u = self.made_of(at), self.users[at]
     v = self.as_ranked(row)
     score, share = float(u @ v), parts @ v.astype(np.float64)

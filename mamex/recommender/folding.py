@@ -11,10 +11,9 @@ import warnings
 import numpy as np, pandas as pd
 from dataclasses import replace as changed
 from fastcore.basics import patch
-from scipy import sparse
+from scipy import linalg, sparse
 from ..base import UsageError
 from ..datasets.core import Dataset
-from ..datasets.ids import near_hint
 from ..vectors.features import Features
 from ..protocol.metrics import evaluate
 from ..protocol.splits import Split
@@ -51,10 +50,14 @@ class FoldIn:
             x = e[rows[a:a+block]] - self.mean
             self.gram += x.T @ x
         self.crowd = crowd_of(e, self.mean, known * (1 if met is None else met), block)
+        self.factors = None, None  # of the last λ
 
     def solve(self, sums, lam) -> np.ndarray:  # as below; float64 [n, d]
-        d = len(self.mean)
-        return np.linalg.solve(self.gram + (lam*np.trace(self.gram)/d + 1e-12)*np.eye(d), sums.T).T
+        d, (known, factors) = len(self.mean), self.factors
+        if known != lam:  # d³ steps, and d² for each user then
+            factors = linalg.lu_factor(self.gram + (lam*np.trace(self.gram)/d + 1e-12)*np.eye(d))
+            self.factors = lam, factors
+        return linalg.lu_solve(factors, sums.T).T
 
     def __call__(self,
                  sums: np.ndarray,  # float64 [n, d], Σ (e_i − ē) over each history
@@ -97,9 +100,9 @@ def fold_in(self: Recommender,
     rows = self.rows_of(history, gone := [])
     if gone and not len(rows):
         raise UsageError(f"unknown items {_some(gone)}, and no other in the history: correct the ids"
-                         f"{near_hint(gone, self.item_at)}.")
+                         f"{self.hint(gone)}.")
     if gone:
-        warnings.warn(f"unknown items {_some(gone)} of a history are left out{near_hint(gone, self.item_at)}", LeftOut,
+        warnings.warn(f"unknown items {_some(gone)} of a history are left out{self.hint(gone)}", LeftOut,
                       stacklevel=2)
     if self.has[rows].any(): return self.fold_rows(rows)
     warnings.warn("a history without any item that has a picture or a text: the average user is taken", stacklevel=2)
