@@ -23,8 +23,8 @@ def code_cells(path: Path) -> list[str]:
     except (ValueError, KeyError, TypeError): return [text]
 
 # of the recommender, all but how users are folded in
-SHOP = tuple(f"recommender.{n}" for n in ("core", "adding", "explaining", "export", "fitting", "histories",
-                                          "nightly", "page", "ranking", "searching", "staging", "store", "tour", "updating"))
+SHOP = tuple(sorted(f"recommender.{p.stem}" for p in (Path(mamex.__file__).parent/"recommender").glob("[a-z]*.py")
+                    if p.stem != "folding"))
 
 # no number of a report depends on them: pages and the index of all reports are made from their json
 BYSTANDERS = ("studies.claims", "studies.front", "studies.overview", "studies.regenerate", "studies.stamps",
