@@ -123,15 +123,15 @@ def parser():
                    help="a cluster makes vectors and runs: its head, auto, or local (default: MAMEX_RAY)")
     return p
 
-def main(argv: list[str] | None = None, nbs: Path | None = None) -> int:  # as `regenerate.main`
+def main(argv: list[str] | None = None) -> int:  # as `regenerate.main`
     "`mamex reports`, on one machine or on many."
     words = list(sys.argv[1:] if argv is None else argv)
     args, names = parser().parse_args(words), ("JUPYTER_PATH", SWITCH)
-    if not (address := asked_for(args.ray)): return regenerate.main(without_ray(words), nbs)
+    if not (address := asked_for(args.ray)): return regenerate.main(without_ray(words))
     before = {k: os.environ.get(k) for k in names}
     path = os.pathsep.join(filter(None, [str(kernel_folder()), before["JUPYTER_PATH"]]))
     os.environ.update(dict(zip(names, (path, address))))
-    try: return regenerate.main(without_ray(words), nbs)
+    try: return regenerate.main(without_ray(words))
     finally:
         for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 

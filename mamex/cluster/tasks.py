@@ -7,7 +7,7 @@ __all__ = ['SWITCH', 'TRIES', 'Here', 'asked_for', 'settle', 'connect', 'at_work
            'handed_out']
 
 # %% ../../nbs/cluster/2_tasks.ipynb #6f547cca
-import os, secrets, torch
+import importlib.util, os, secrets, torch
 from contextlib import contextmanager
 from ..base import UsageError
 
@@ -24,8 +24,10 @@ class Here:
 SWITCH = "MAMEX_RAY"
 
 def asked_for(word: str | None = None) -> str:  # word: of the command line; None: it was not said
-    "The address of the cluster; '' for none."
-    return os.environ.get(SWITCH, "") if word is None else word
+    "The address of the cluster; '' for none. Without Ray it is refused at once, and not after an hour's work."
+    address = os.environ.get(SWITCH, "") if word is None else word
+    if address and not importlib.util.find_spec("ray"): raise ModuleNotFoundError("no Ray", name="ray")
+    return address
 
 # %% ../../nbs/cluster/2_tasks.ipynb #9666f189
 def settle(address: str, environ=os.environ):
