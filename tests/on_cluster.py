@@ -14,16 +14,21 @@ PORT, began, said = 6399, time.time(), {}
 NODE = ["--block", "--num-cpus=1", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1", "--include-log-monitor=false"]
 
 
-def node(*how) -> subprocess.Popen:
-    "A node, which stays in the foreground of its process."
+NODES = {}  # how → process
+
+
+def node(*how):
+    "A node, which stays in the foreground of its process. Ray gives it half a minute to start, which a busy machine may not keep: see `wait_for`."
     command = [str(Path(sys.executable).with_name("ray")), "start", *how, *NODE]
-    return subprocess.Popen(command, start_new_session=True, stdout=open(HOME / f"{len(list(HOME.glob('*.log')))}.log", "wb"), stderr=subprocess.STDOUT)
+    NODES[how] = subprocess.Popen(command, start_new_session=True, stdout=open(HOME / f"{len(list(HOME.glob('*.log')))}.log", "wb"), stderr=subprocess.STDOUT)
 
 
-def wait_for(what, seconds=100):
-    "Until it is so."
+def wait_for(what, seconds=150):
+    "Until it is so; a node that did not come up is started again."
     ends = time.time() + seconds
     while not what():
+        for how, p in list(NODES.items()):
+            if p.poll() is not None: node(*how)
         if time.time() > ends: sys.exit(f"not within {seconds} s: " + "\n".join(p.read_text()[-800:] for p in HOME.glob("*.log")))
         time.sleep(.2)
 
@@ -37,6 +42,7 @@ def answers() -> bool:
 
 node("--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={tempfile.mkdtemp(prefix='r', dir='/tmp')}")
 import numpy as np, torch  # while the head comes up
+from mamex.base import UsageError
 from mamex.cluster import blocks, runs, shards
 from mamex.cluster.tasks import OnRay, handed_out
 from mamex.datasets.toy import toy
@@ -47,10 +53,18 @@ from mamex.recommender.ranking import top_items
 from mamex.studies.evidence import Arm, Family, gather
 from mamex.trainer import fit, preset
 torch.set_num_threads(1)
-wait_for(answers)
-second = node(f"--address=127.0.0.1:{PORT}")
 pool = OnRay(f"127.0.0.1:{PORT}")
-ray = pool.ray
+
+
+def connected() -> bool:
+    "Whether the head is there with all that belongs to it."
+    try: return answers() and bool(pool.ray)
+    except UsageError: return False
+
+
+wait_for(connected)
+ray, beside = pool.ray, (f"--address=127.0.0.1:{PORT}",)
+node(*beside)
 mine = lambda: ray.get_runtime_context().get_node_id()
 wait_for(lambda: sum(n["Alive"] for n in ray.nodes()) == 2)
 said["start"], said["workers"] = time.time() - began, pool.workers
@@ -95,7 +109,7 @@ def run_and_wait(*args, plain=runs.run_piece, head=mine(), note=HOME / "on the s
 
 def kill_second():
     while not (HOME / "on the second").exists(): time.sleep(.1)
-    tree = [*psutil.Process(second.pid).children(recursive=True), second]  # all that the machine ran, before any of it can tell
+    tree = [*psutil.Process(NODES[beside].pid).children(recursive=True), NODES[beside]]  # all that the machine ran, before any of it can tell
     for p in tree: p.kill()
 
 runs.run_piece = run_and_wait
@@ -111,6 +125,6 @@ pairs = [(a, b) for arm in arms for a, b in zip(alone.outcomes[arm], together.ou
 names = lambda root, kind: sorted(p.name for p in (root / kind).glob("*.*") if p.suffix != ".state")
 said["runs"] = dict(equal=all(a.users.to_numpy().tobytes() == b.users.to_numpy().tobytes() and lasting(a) == lasting(b) for a, b in pairs), n=len(pairs),
                     names=all(names(HOME / "study", k) == names(HOME / "here", k) == names(HOME / "common", k) for k in ("folds", "runs")),
-                    killed=second.wait(30), alive=sum(n["Alive"] for n in ray.nodes()))
+                    killed=NODES[beside].wait(30), alive=sum(n["Alive"] for n in ray.nodes()))
 said["seconds"] = time.time() - began
 print(json.dumps(said))
