@@ -19,7 +19,7 @@ WINGS = {"data": "Data", "vectors": "Vectors", "protocol": "Protocol", "extensio
          "rivals": "Rivals", "reports": "How a report is written", "studies": "Studies", "cluster": "Many machines"}
 # the notebooks that papermill runs, in the order in which they are read
 STUDIES = ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart",
-           "speed")
+           "cold_users", "speed")
 
 
 def notebooks(folder: Path) -> list:
@@ -43,7 +43,7 @@ def contents() -> list:  # [(title, page of the part, [paths | (title, page, pat
     nbs, found = ROOT / "nbs", reports()
     sets = sorted(set(found) - {"", "questions"}, key=lambda n: (n == "toy", n))  # toy tests the instruments: last
     evidence = [*found[""], ("The questions", "parts/questions", found["questions"]),
-                ("The nine notebooks", "parts/notebooks", [Path("nbs") / f"{n}.ipynb" for n in STUDIES]),
+                ("The notebooks of the reports", "parts/notebooks", [Path("nbs") / f"{n}.ipynb" for n in STUDIES]),
                 *((f"Reports of {n}", f"parts/reports-{n}", found[n]) for n in sets)]
     return [("The paper", "parts/paper", notebooks(nbs / "paper")),
             ("The evidence", "parts/evidence", evidence),

@@ -19,10 +19,8 @@ from .datasets.checks.problems import say_problems
 from .datasets.fetch.sources import fetch
 from .datasets.folders import load_dataset
 from .datasets.ids import near_hint
-from .datasets.tables.columns import guess_columns
 from .datasets.tables.importer import CatalogueError, from_tables
-from .datasets.tables.products import match_pictures, picture_files, products_table
-from .datasets.tables.rows import check_ending, read_table, write_table
+from .datasets.tables.rows import check_ending, write_table
 # what needs torch is imported where it is used: neither a check nor `--help` should wait for it
 
 # %% ../nbs/shop/9_cli.ipynb #47931651
@@ -158,6 +156,7 @@ RAY = opt("--ray", nargs="?", const="auto", metavar="ADDRESS",
          opt("--holdout", type=float, default=.2, help="share of the items that chooses the damping, or the epoch"),
          opt("--long-text", default="cut", choices=["cut", "split"], help="split reads on where an encoder stops"),
          opt("--no-refit", dest="refit", action="store_false", help="keep the model that saw no held-out item"),
+         opt("--lean", action="store_true", help="keep no inputs: less room, but update cannot solve again"),
          opt("--device", default="cpu"), RAY)
 def fit_command(a) -> int:
     "train a recommender on all interactions of a dataset folder"
@@ -170,6 +169,7 @@ def fit_command(a) -> int:
         rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, long_text=a.long_text,
                               device=a.device, progress=sys.stderr.isatty(), roles=pairs(a.roles, "role") or None,
                               say=lambda line: print(line, flush=True), **settings)
+    if a.lean: rec.features = None
     rec.save(a.to)
     b = rec.about
     whole = f"then learned from all {b['interactions']:,} interactions; " if a.refit else ""
@@ -191,6 +191,8 @@ def on_screen(t: pd.DataFrame, most: int = 60) -> str:
          opt("--among", nargs="+", default=["new"], metavar="ITEM",
              help="new (what nobody has met), all, item ids, or several of these"),
          opt("--with-seen", dest="exclude_seen", action="store_false", help="also what the user has met"),
+         opt("--exclude", nargs="+", metavar="ITEM", help="what nobody gets: item ids, or a file with one a line"),
+         opt("--allowed", metavar="FILE", help="what may be shown: items, or pairs of user and item"),
          opt("--out", help=".csv, .json or .parquet; without it and --html: to the screen"),
          opt("--html", metavar="FILE", help="one page with pictures, histories and what speaks for each item"),
          opt("--pictures", help="for the page: folder or zip archive, files named by product; "
@@ -199,7 +201,7 @@ def recommend_command(a) -> int:
     "rank items for users"
     from mamex.cluster.blocks import shop_on
     from mamex.recommender.core import LeftOut, Recommender
-    from mamex.recommender.histories import read_histories, read_users
+    from mamex.recommender.histories import ids_or_file, read_allowed, read_histories, read_users
     from mamex.recommender.page import check_html, write_page
     check_ending(a.out)
     if a.html is not None: check_html(a.html)
@@ -211,7 +213,8 @@ def recommend_command(a) -> int:
     h = read_histories(a.histories, rec.item_at) if a.histories is not None else None
     with warnings.catch_warnings(), shop_on(a.ray):
         warnings.simplefilter("ignore", LeftOut)  # they are said below, whole
-        t = rec.recommend(users, a.k, a.among, a.exclude_seen, h)
+        t = rec.recommend(users, a.k, a.among, a.exclude_seen, h, exclude=a.exclude and ids_or_file(a.exclude),
+                          allowed=a.allowed and read_allowed(a.allowed, rec.item_at))
     if a.out: write_table(t, a.out); print(f"{len(t):,} recommendations for {t['user'].nunique():,} users in {a.out}")
     elif len(t) and not a.html: print(on_screen(t))
     if a.html: print(*write_page(a.html, rec, t, a.pictures, h, Path(a.model).absolute().parent), sep="\n")
@@ -227,21 +230,16 @@ def add_command(a) -> int:
     "add new items to a recommender"
     from mamex.recommender.adding import column_notes, left_out_notes
     from mamex.recommender.core import LeftOut, Recommender
-    rec, t = Recommender.load(a.model), read_table(a.products, a.delimiter, a.encoding, quoting=a.quoting)
-    roles, notes = guess_columns(list(t.rows), "products", pairs(a.columns, "column"), t.rows)
-    items = products_table(t, roles, a.duplicates)
-    print(*[f"{t.name}: {n}" for n in t.notes + notes], *column_notes(rec, items), sep="\n")
+    from mamex.recommender.nightly import read_products
+    rec = Recommender.load(a.model)
+    t, items, at = read_products(rec, a.products, a.pictures, pairs(a.columns, "column"), a.duplicates,
+                                 delimiter=a.delimiter, encoding=a.encoding, quoting=a.quoting)
+    print(*[f"{t.name}: {n}" for n in t.notes], *column_notes(rec, items), sep="\n")
     if t.problems: print(say_problems(t.problems))
     if any(p.level == "error" for p in t.problems): return 1
-    if not len(items): raise UsageError(f"{t.name} holds no product: add rows below the column names.")
-    for c in set(rec.reads()) & set(t.rows) & set(items):
-        items[c] = t.rows[c].str.strip().to_numpy(object)[items["_row"]]  # as text, as training read it
-    files = picture_files(a.pictures)[0] if a.pictures else {}
-    at = match_pictures(items["item"].tolist(), files, items["_picture"].tolist())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeftOut)  # they are said below, whole
-        rec.add_items(items.drop(columns=["_row", "_picture"]), {i: files[n]() for i, n in at.items()},
-                      a.replace).save(a.model)
+        rec.add_items(items, at, a.replace).save(a.model)
     print(f"{len(items) - len(rec.refused)} of {len(items)} items added, "
           f"{len(set(at) - set(rec.refused))} with a picture\n{rec!r}")
     sys.stdout.flush()
@@ -282,7 +280,8 @@ def tour_command(a) -> int:
 # %% ../nbs/shop/9_cli.ipynb #4363134b
 ELSEWHERE = dict(  # word → module, and what it does
     export=("recommender.export", "write vectors and indexes for a search library"),
-    reports=("cluster.runs", "make the reports of one dataset that are out of date"))
+    reports=("cluster.runs", "make the reports of one dataset that are out of date"),
+    update=("recommender.nightly", "bring a night's clicks and items into a recommender"))
 
 # %% ../nbs/shop/9_cli.ipynb #25c86c5f
 def elsewhere(word: str, module: str, what: str):

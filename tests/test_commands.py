@@ -157,6 +157,7 @@ def small_shop(to: Path):
     items.to_csv(to / "products.csv", index=False)
     pd.DataFrame({"user": users[met["user"]], "sku": ids[met["item"]]}).to_csv(to / "clicks.csv", index=False)
     items.tail(3).assign(sku=["N0001", "N0002", "N0003"]).to_csv(to / "tomorrow.csv", index=False)
+    pd.DataFrame({"user": ["ann", "zoe", "zoe"], "sku": [ids[-1], ids[-2], "N0001"], "event": "purchase"}).to_csv(to / "today.csv", index=False)
     (to / "photos").mkdir()
     for i, name in [*zip(ds.item_ids, ids), *zip(ds.item_ids, ["N0001", "N0002", "N0003"])]:
         if i in ds.images: (to / "photos" / f"{name}.png").write_bytes(ds.images.read(i))
@@ -326,7 +327,7 @@ def test_every_page_is_read():
     assert shown >= {"README.md", "CONTRIBUTING.md", "reports/claims.md", "nbs/shop/9_cli.ipynb", *papermills} and len(COMMANDS) > 20
     first = [c.text for c in COMMANDS if c.page == "README.md"]
     assert any("activate" in c for c in first)
-    for start in ("make run", "make test", "papermill nbs/run.ipynb", "mamex import", "mamex check", "mamex fit", "mamex recommend", "mamex add", "mamex explain"):
+    for start in ("make run", "make test", "papermill nbs/run.ipynb", "mamex import", "mamex check", "mamex fit", "mamex recommend", "mamex add", "mamex update", "mamex explain"):
         assert any(c.startswith(start) for c in first), f"README.md shows no `{start}`"
 
 

@@ -1,3 +1,3 @@
 """Fit, rank tomorrow's items, explain, save."""
 from .core import Recommender
-from . import adding, explaining, fitting, folding, ranking, store  # each gives the class its methods
+from . import adding, explaining, fitting, folding, ranking, store, updating  # each gives the class its methods

@@ -38,16 +38,27 @@ class Recommender:
     near: np.ndarray | None = None     # int32 [n_items, M, 10], nearest anchors by each modality, -1: no more
     cosine: np.ndarray | None = None   # float32 [n_items, M, 10], how near
     anchors: "Anchors | None" = None   # known items that others are compared with
+    features: Features | None = None   # what a solved model learned from; None: not kept, or not read yet
+    since: np.ndarray | None = None    # int64 [n, 2], rows of user and item: clicks since the model has learned
+    average: np.ndarray | None = None  # float32 [d], mean of the users that were learned; None: of all
 
     def __post_init__(self):
         self.user_at, self.item_at = pd.Index(self.user_ids), pd.Index(self.items["item"])
         self.users = self.model.users.detach().cpu().numpy()  # float32 [n_users, d]
         self.kept = {}  # what is worth computing once: the extractor, the ridge of the fold-in, the parts of users
         self.refused, self.stayed = [], []  # ids that the last `add_items` left out; those of them that it knew
+        self.source, self.stamps = None, {}  # folder that still holds the features; folder → what it held when read
+        self.more = []  # features of items that were added, for when those are read
     def __repr__(self):
         new = int((self.met == 0).sum())
         return (f"Recommender({len(self.user_ids):,} users, {len(self.items):,} items of which {new:,} are new, "
                 f"encoder {self.about.get('encoder')!r})")
+
+# %% ../../nbs/shop/1_recommender.ipynb #8168b511
+@patch
+def first_met(self: Recommender) -> np.ndarray:  # int64 [n_items]
+    "Users who had met each item when the model learned."
+    return self.met if self.since is None else self.met - np.bincount(self.since[:, 1], minlength=len(self.items))
 
 # %% ../../nbs/shop/1_recommender.ipynb #cee12f8e
 VIEWS, ANCHORS = 10, 4096  # nearest anchors kept for each modality of an item; anchors at most
@@ -204,14 +215,14 @@ class LeftOut(UserWarning): "What was asked for and could not be done, while the
 def vectors_of(self: Recommender,
                rows: np.ndarray,  # int64 [n], candidates
                block: int = 16384,
+               whole: np.ndarray | None = None,  # int64, candidates before a filter; None: these
               ):                  # (a, b) → float32 [b - a, d]
-    "Vectors of candidates block by block; one that has nothing stands at their mean."
-    bare, total = ~self.has[rows].any(1), np.zeros(self.e.shape[1])
-    if bare.any() and not bare.all():
-        for a in range(0, len(rows), block):
-            r = rows[a:a+block][~bare[a:a+block]]
-            total += self.e[r].sum(0, dtype=np.float64)
-        total /= (~bare).sum()
+    "Vectors of candidates block by block; one that has nothing stands at the mean of the whole."
+    bare, total, of = ~self.has[rows].any(1), np.zeros(self.e.shape[1]), rows if whole is None else whole
+    if bare.any() and (says := self.has[of].any(1)).any():
+        for a in range(0, len(of), block):
+            total += self.e[of[a:a+block][says[a:a+block]]].sum(0, dtype=np.float64)
+        total /= says.sum()
     def vectors(a, b):
         v = self.e[rows[a:b]]  # a copy
         v[bare[a:b]] = total

@@ -128,6 +128,14 @@ class Shares:
         return "\n".join([f"score of {self.item} for {self.user}: {self.score:.4f}, carried by",
                           *[f"{x:+9.4f} {percent(x)}  {what}" for x, what in lines], self.how])
 
+# %% ../../nbs/shop/7_explaining.ipynb #050a318e
+@patch
+def first_seen(self: Recommender) -> sparse.csr_array:  # bool [n_users, n_items]
+    "Who had met what when the model learned."
+    if self.since is None: return self.seen
+    later = sparse.csr_array((np.ones(len(self.since), np.int8), tuple(self.since.T)), shape=self.seen.shape)
+    return sparse.csr_array((self.seen.astype(np.int8) - later).astype(bool))
+
 # %% ../../nbs/shop/7_explaining.ipynb #a5243ea3
 @patch
 def parts_of_users(self: Recommender,
@@ -136,15 +144,16 @@ def parts_of_users(self: Recommender,
                   ) -> tuple:
     "What a solved model's users are made of, computed again from who met what."
     if "parts" not in self.kept:
-        warm, met, a = np.flatnonzero(self.met), self.seen.tocoo(), self.about
-        pairs, shape = (np.stack([met.row, np.searchsorted(warm, met.col)], 1).astype(np.int64),
-                        (len(self.user_ids), len(warm)))
+        warm, met, a = np.flatnonzero(self.first_met()), self.first_seen().tocoo(), self.about
+        n = a.get("learned", {}).get("users", len(self.user_ids))
+        pairs, shape = np.stack([met.row, np.searchsorted(warm, met.col)], 1).astype(np.int64), (n, len(warm))
         split = everything(pairs, *shape) if a["refit"] else held_out(pairs, *shape, a["holdout"], a["seed"])
         _, t = collaborative(split, changed(self.model.config, memory=1.), a["seed"])  # without shrinking, t is U
         y = sparse.csr_array((np.ones(len(split.train)), (split.train[:, 0], split.train[:, 1])), shape=shape)
         parts = np.zeros((len(warm), t.shape[1]))
         parts[split.warm_items] = np.maximum(y.sum(0)[split.warm_items], 1.)[:, None]**-self.model.config.damp * t
-        holds = np.linalg.norm(y @ parts - self.users, axis=1) <= 1e-3*np.linalg.norm(self.users, axis=1)
+        holds = np.zeros(len(self.user_ids), bool)
+        holds[:n] = np.linalg.norm(y @ parts - self.users[:n], axis=1) <= 1e-3*np.linalg.norm(self.users[:n], axis=1)
         whole = np.zeros((len(self.items), t.shape[1])); whole[warm] = parts
         self.kept["parts"] = whole, holds
     return self.kept["parts"]
@@ -158,6 +167,9 @@ def made_of(self: Recommender,
             at: int) -> tuple:  # at: row of a user; returns rows of his items, float64 [h, d] their parts, how
     "The parts of a known user's vector."
     rows = np.sort(self.seen[[at]].indices)
+    if self.since is not None and at in self.since[:, 0] and self.has[rows].any():  # folded in by an update
+        rows, parts, _, how = self.made_of_history(self.item_at[rows])
+        return rows, parts, how
     if hasattr(self.model.config, "solve") and self.parts_of_users()[1][at]:
         return rows, self.parts_of_users()[0][rows], EXACT_SHARES
     x = self.e[rows].astype(np.float64)

@@ -192,7 +192,7 @@ def fit(cls: Recommender,
     anchors = anchors_of(model, f, split, warm, seed)
     return cls(model, ds.user_ids, ds.items.reset_index(drop=True),
                **embed(model, f, anchors=anchors, me=np.arange(ds.n_items)), met=met, seen=seen, about=about,
-               anchors=anchors)
+               anchors=anchors, features=as_views(f) if hasattr(c, "solve") else None)
 
 # %% ../../nbs/shop/5_fitting.ipynb #709c938a
 def roles_for(ds: Dataset, config, asked: dict | None) -> dict:  # column → role

@@ -68,11 +68,17 @@ class FoldIn:
 # %% ../../nbs/shop/4_folding.ipynb #e97629fd
 @patch
 def folding(self: Recommender) -> FoldIn:
-    "The ridge of the fold-in, computed on first need."
+    "The ridge of the fold-in, computed on first need: of what the model learned from, whatever came since."
     if "fold" not in self.kept:
-        self.kept["fold"] = FoldIn(self.e, (self.met > 0) & self.has.any(1),
-                                   float(np.linalg.norm(self.users, axis=1).mean()), self.met)
+        met = self.first_met()
+        length = self.about.get("learned", {}).get("length") or float(np.linalg.norm(self.users, axis=1).mean())
+        self.kept["fold"] = FoldIn(self.e, (met > 0) & self.has.any(1), length, met)
     return self.kept["fold"]
+
+# %% ../../nbs/shop/4_folding.ipynb #c8fc20cc
+@patch
+def average_user(self: Recommender) -> np.ndarray:  # float32 [d]
+    return self.users.mean(0) if self.average is None else self.average
 
 # %% ../../nbs/shop/4_folding.ipynb #593881ef
 @patch
@@ -97,7 +103,7 @@ def fold_in(self: Recommender,
                       stacklevel=2)
     if self.has[rows].any(): return self.fold_rows(rows)
     warnings.warn("a history without any item that has a picture or a text: the average user is taken", stacklevel=2)
-    return self.users.mean(0)
+    return self.average_user()
 
 # %% ../../nbs/shop/4_folding.ipynb #d3dbc735
 def sums_of(fold: FoldIn, e, pairs, n_users) -> np.ndarray:  # float64 [n_users, d]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Histories', 'listed', 'history_table', 'read_records', 'as_histories', 'read_histories', 'click_columns',
-           'click_histories', 'rows_left_out', 'json_histories', 'json_lines', 'read_users']
+           'click_histories', 'rows_left_out', 'json_histories', 'json_lines', 'read_users', 'ids_or_file',
+           'read_allowed']
 
 # %% ../../nbs/shop/2_histories.ipynb #31285a86
 import json
@@ -175,17 +176,33 @@ def json_lines(name, lines: list, hook):
     return h
 
 # %% ../../nbs/shop/2_histories.ipynb #5fc6745d
-def read_users(path) -> tuple:  # ids; remarks
+def read_users(path, what: str = "user") -> tuple:  # what: "user" or "item"; returns ids, remarks
     "A text file with one user a line, in any encoding that a table may have; a heading and repeated lines are told."
     try: text, _ = decode_csv(Path(path).read_bytes())
     except (OSError, UsageError) as e:
         raise UsageError(f"{path} cannot be read ({getattr(e, 'strerror', None) or e}): "
-                         "give a text file with one user a line.") from None
+                         f"give a text file with one {what} a line.") from None
     ids, said = [l.strip().strip('"') for l in text.splitlines() if l.strip()], []
-    if ids and name_key(ids[0]) in ROLES["clicks"]["user"].split():
+    if ids and name_key(ids[0]) in ROLES["clicks"][what].split():
         said.append(f"{Path(path).name}: the first line, {ids.pop(0)!r}, is taken for a heading.")
-    once = list(dict.fromkeys(ids))
+    once, again = list(dict.fromkeys(ids)), dict(user="a user, who is served", item="an item, which counts")
     if len(once) < len(ids):
         said.append(f"{Path(path).name}: {len(ids) - len(once):,} "
-                    f"line{'s repeat' if len(ids) - len(once) > 1 else ' repeats'} a user, who is served once.")
+                    f"line{'s repeat' if len(ids) - len(once) > 1 else ' repeats'} {again[what]} once.")
     return once, said
+
+# %% ../../nbs/shop/2_histories.ipynb #ab526753
+def ids_or_file(words: list) -> list:
+    "Ids as typed; a word that is a file stands for the ids in it, one a line."
+    return [i for w in words for i in (read_users(w, "item")[0] if Path(w).is_file() else [w])]
+
+# %% ../../nbs/shop/2_histories.ipynb #6f10a774
+def read_allowed(path, known=None):  # returns list of item ids, or `Histories`: user → items
+    "Items that anybody may get, one a line or in a table; with a column of users, what each of them may get."
+    if Path(path).suffix.lower() in (".json", ".jsonl", ".ndjson"): return json_histories(path)
+    try: t = read_table(path)
+    except UsageError: return read_users(path, "item")[0]
+    if len(t.rows.columns) < 2 and Path(path).suffix != ".parquet": return read_users(path, "item")[0]
+    if candidates(list(t.rows), "clicks", "user"): return click_histories(t, known)
+    item = (candidates(list(t.rows), "clicks", "item") or list(t.rows))[0]
+    return [i for i in t.rows[item].str.strip() if i]

@@ -26,7 +26,8 @@ from .stamps import code_stamp, data_stamp, is_up_to_date, read_stamps, write_st
 
 # %% ../../nbs/studies/regenerate.ipynb #c5650d30
 # the order in which they start
-NOTEBOOKS = ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart")
+NOTEBOOKS = ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart",
+             "cold_users")
 ASIDE = ("speed",)  # only when asked for by name: what runs beside it would be in its times
 
 # %% ../../nbs/studies/regenerate.ipynb #e5152718
