@@ -17,7 +17,7 @@ from mamex.cluster.tasks import Here, asked_for, handed_out
 from mamex.datasets.toy import toy
 from mamex.extractor import Extractor, extract
 from mamex.protocol.folds import cold_folds
-from mamex.recommender.ranking import top_items
+from mamex.recommender.ranking import Bans, top_items
 from mamex.studies.evidence import Arm, Family, gather
 from mamex.trainer import preset
 
@@ -161,16 +161,17 @@ def test_a_place_that_cannot_be_opened_says_so():
 
 # ---- lists and order
 @settings(deadline=None, max_examples=40)
-@given(n=st.integers(1, 60), k=st.integers(1, 12), block=st.integers(1, 9), blocks_=st.integers(1, 4), seed=st.integers(0, 99), ban=st.booleans())
+@given(n=st.integers(1, 60), k=st.integers(1, 12), block=st.integers(1, 9), blocks_=st.integers(1, 4), seed=st.integers(0, 99), ban=st.sampled_from(["", "met", "allowed"]))
 def test_merged_lists_are_the_lists(n, k, block, blocks_, seed, ban):
     "Few different scores, so that many are tied, also across pieces."
     from scipy import sparse
     rng = np.random.default_rng(seed)
     u, e = rng.integers(-1, 2, (7, 2)).astype(np.float32), rng.integers(-1, 2, (n, 2)).astype(np.float32)
     banned = sparse.csr_array(rng.random((7, n)) < .3) if ban else None
-    old, blocks.BLOCKS = blocks.BLOCKS, blocks_
+    if ban == "allowed": banned = Bans(sparse.csr_array(rng.random((7, n)) < .5), banned)
+    old, (blocks.BLOCKS, blocks.CROWD) = (blocks.BLOCKS, blocks.CROWD), (blocks_, 2)
     try: I, S = far_top(Here(), top_items, u, lambda a, b: e[a:b], n, k, banned, block, 3)
-    finally: blocks.BLOCKS = old
+    finally: blocks.BLOCKS, blocks.CROWD = old
     i, s = top_items(u, lambda a, b: e[a:b], n, k, banned, block, 3)
     assert (I == i).all() and (S == s).all()
 
