@@ -102,7 +102,7 @@ def far_top(pool, plain, users, vectors, n_items, k, banned=None, block=16384, c
     "The k best candidates of each user, from the best of each piece."
     size, k = BLOCKS * block, min(k, n_items)
     if n_items <= size: return plain(users, vectors, n_items, k, banned, block, chunk)
-    step = CROWD * chunk if banned is None or hasattr(banned, "tocsc") else chunk  # else each is made, dense, when asked
+    step = CROWD * chunk if banned is None or hasattr(banned, "tocsc") else chunk  # made, dense, when asked
     S, I = np.full((len(users), k), -np.inf, np.float32), np.full((len(users), k), -1, np.int64)
     at = [(slice(c, c + step), a) for c in range(0, len(users), step) for a in range(0, n_items, size)]
     jobs = list_pieces(pool, users, vectors, n_items, k, banned, block, chunk, size, step)
