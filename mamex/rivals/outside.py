@@ -7,7 +7,7 @@ __all__ = ['PATIENCE', 'OUTSIDE', 'plain_texts', 'Seen', 'leading', 'Outside', '
            'sparse_scores', 'TfIdf', 'word_matrix', 'Search', 'bm25_index', 'heaviest', 'mapped', 'ALS', 'BPR',
            'LightFMHybrid', 'item_features', 'small_indices', 'VBPRContent', 'warm_triples']
 
-# %% ../../nbs/rivals/7_outside.ipynb #ff601538
+# %% ../../nbs/rivals/7_outside.ipynb #4d575d03
 import importlib, time
 import numpy as np
 from collections import OrderedDict
@@ -22,14 +22,14 @@ from ..protocol.splits import Split
 from ..solved import some_questions
 from .floors import item_matrix
 
-# %% ../../nbs/rivals/7_outside.ipynb #45ea1692
+# %% ../../nbs/rivals/7_outside.ipynb #04dfdcb8
 def plain_texts(items, columns) -> list[str]:  # columns: names, those that the table lacks are skipped
     "What stands in an item's columns, one string an item."
     rows = zip(*(items[c] for c in columns if c in items))
     def said(v): return " ".join(map(str, v)) if isinstance(v, (list, tuple, np.ndarray)) else v
     return [" ".join(filter(None, (clean_text(said(v)) for v in r))) for r in rows] or [""] * len(items)
 
-# %% ../../nbs/rivals/7_outside.ipynb #e7a94970
+# %% ../../nbs/rivals/7_outside.ipynb #992ad55d
 @dataclass(frozen=True)
 class Seen:
     "What a model of another library is given on a fold."
@@ -50,7 +50,7 @@ class Seen:
             self.kept[inputs, width] = x.astype(np.float32)
         return self.kept[inputs, width]
 
-# %% ../../nbs/rivals/7_outside.ipynb #aa1796bc
+# %% ../../nbs/rivals/7_outside.ipynb #ba66e0f9
 def leading(x: np.ndarray,     # float [n_items, d]
             warm: np.ndarray,  # int64 items
             width: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def leading(x: np.ndarray,     # float [n_items, d]
     from sklearn.utils.extmath import randomized_svd  # here: it takes a second
     return x @ randomized_svd(x[warm], width, random_state=0)[2].T
 
-# %% ../../nbs/rivals/7_outside.ipynb #a1483a49
+# %% ../../nbs/rivals/7_outside.ipynb #bf03104c
 @dataclass(frozen=True)
 class Outside:
     "The settings of a model of another library."
@@ -80,7 +80,7 @@ class Outside:
 
 PATIENCE = 3  # pieces without a gain
 
-# %% ../../nbs/rivals/7_outside.ipynb #5373a2ee
+# %% ../../nbs/rivals/7_outside.ipynb #1831686c
 def chosen(config: Outside, seen: Seen) -> tuple:  # score function, facts
     "The piece of training that ranks the validation items best."
     config.check()
@@ -94,7 +94,7 @@ def chosen(config: Outside, seen: Seen) -> tuple:  # score function, facts
     return best, facts | dict(epochs=len(val) * config.epochs, best_epoch=(int(np.argmax(val)) + 1) * config.epochs,
                               converged=int(np.argmax(val)) + PATIENCE < config.pieces)
 
-# %% ../../nbs/rivals/7_outside.ipynb #1e6d7be9
+# %% ../../nbs/rivals/7_outside.ipynb #2605637d
 @dataclass(frozen=True)
 class Neighbours(Outside):
     inputs: str = "all"
@@ -116,7 +116,7 @@ class Neighbours(Outside):
         near = sparse.csr_array(((1 - far).clip(0).ravel() ** self.power, places), shape=(s.n_items, s.n_items))
         yield sparse_scores(damped_users(s, self.damp), near)
 
-# %% ../../nbs/rivals/7_outside.ipynb #22b10a11
+# %% ../../nbs/rivals/7_outside.ipynb #a02c4bed
 def damped_users(split: Split, damp: float) -> sparse.csr_array:  # [n_users, n_items]
     "Who met what; an item that n users met counts n^−damp."
     y = split.matrix()
@@ -126,7 +126,7 @@ def sparse_scores(users: sparse.csr_array, items: sparse.csr_array):  # [n_users
     "Dot products of what is mostly empty."
     return lambda u, i: (users[u] @ items[i].T).toarray()
 
-# %% ../../nbs/rivals/7_outside.ipynb #a28702ca
+# %% ../../nbs/rivals/7_outside.ipynb #0f3d3bb2
 @dataclass(frozen=True)
 class TfIdf(Outside):
     ngrams: int = 1        # words that may stand together as one term
@@ -142,7 +142,7 @@ class TfIdf(Outside):
         items = word_matrix(seen, self.ngrams, self.min_df, self.sublinear)
         yield sparse_scores(damped_users(seen.split, self.damp) @ items, items)
 
-# %% ../../nbs/rivals/7_outside.ipynb #28599f06
+# %% ../../nbs/rivals/7_outside.ipynb #7a4c156d
 def word_matrix(seen: Seen, ngrams: int = 1, min_df: int = 2, sublinear: bool = True) -> sparse.csr_array:
     "TF-IDF of the texts, rows of norm 1; terms and their weights are those of the warm items."
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -152,7 +152,7 @@ def word_matrix(seen: Seen, ngrams: int = 1, min_df: int = 2, sublinear: bool = 
         seen.kept[key] = sparse.csr_array(made.transform(seen.texts), dtype=np.float32)
     return seen.kept[key]
 
-# %% ../../nbs/rivals/7_outside.ipynb #a1e3e1ec
+# %% ../../nbs/rivals/7_outside.ipynb #95345c47
 @dataclass(frozen=True)
 class Search(Outside):
     k1: float = 1.5
@@ -171,7 +171,7 @@ class Search(Outside):
         idf = np.log(1 + (len(seen.texts) - there + .5) / (there + .5))
         yield sparse_scores(heaviest(damped_users(seen.split, self.damp) @ counts, idf, self.terms), table)
 
-# %% ../../nbs/rivals/7_outside.ipynb #b16226bd
+# %% ../../nbs/rivals/7_outside.ipynb #1fd5f269
 def bm25_index(seen: Seen, k1: float, b: float, method: str) -> tuple:
     "An index of all texts, its table [n_items, n_terms], and how often each term stands in each."
     import bm25s
@@ -186,7 +186,7 @@ def bm25_index(seen: Seen, k1: float, b: float, method: str) -> tuple:
     counts = sparse.csr_array((np.ones(there.sum()), (row[there], term[there])), shape=shape)
     return index, sparse.csr_array(table), counts
 
-# %% ../../nbs/rivals/7_outside.ipynb #565d7573
+# %% ../../nbs/rivals/7_outside.ipynb #391e94b7
 def heaviest(queries: sparse.csr_array, weights: np.ndarray, n: int) -> sparse.csr_array:  # [n_users, n_terms]
     "Each query cut to the n terms with the greatest count times weight; n = 0: whole."
     q = sparse.csr_array(queries)
@@ -196,7 +196,7 @@ def heaviest(queries: sparse.csr_array, weights: np.ndarray, n: int) -> sparse.c
     keep = order[np.arange(len(order)) - q.indptr[row[order]] < n]
     return sparse.csr_array((q.data[keep], (row[keep], q.indices[keep])), shape=q.shape)
 
-# %% ../../nbs/rivals/7_outside.ipynb #66e39fd2
+# %% ../../nbs/rivals/7_outside.ipynb #34d85277
 def mapped(x: np.ndarray,      # float32 [n_items, d], content
            met: np.ndarray,    # int64, items with factors
            users: np.ndarray,  # float32 [n_users, f]
@@ -207,7 +207,7 @@ def mapped(x: np.ndarray,      # float32 [n_items, d], content
     q = Ridge(alpha=ridge, solver="cholesky").fit(x[met], items[met]).predict(x).astype(np.float32)
     return lambda u, i: users[u] @ q[i].T
 
-# %% ../../nbs/rivals/7_outside.ipynb #2e603205
+# %% ../../nbs/rivals/7_outside.ipynb #36b4abe4
 @dataclass(frozen=True)
 class ALS(Outside):
     inputs: str = "all"
@@ -227,7 +227,7 @@ class ALS(Outside):
         met = np.unique(seen.split.train[:, 1])
         yield mapped(seen.matrix(self.inputs), met, model.user_factors, model.item_factors, self.ridge)
 
-# %% ../../nbs/rivals/7_outside.ipynb #b0dfcbd0
+# %% ../../nbs/rivals/7_outside.ipynb #5a9df8f6
 @dataclass(frozen=True)
 class BPR(Outside):
     inputs: str = "all"
@@ -251,7 +251,7 @@ class BPR(Outside):
             model.fit(y, show_progress=False)
             yield mapped(seen.matrix(self.inputs), met, model.user_factors.copy(), model.item_factors, self.ridge)
 
-# %% ../../nbs/rivals/7_outside.ipynb #55fdf906
+# %% ../../nbs/rivals/7_outside.ipynb #024ed974
 @dataclass(frozen=True)
 class LightFMHybrid(Outside):
     inputs: str = "all"     # of the vectors
@@ -282,7 +282,7 @@ class LightFMHybrid(Outside):
             users = model.get_user_representations()[1].copy()
             yield lambda u, i, p=users, q=items, b=bias: p[u] @ q[i].T + b[i]
 
-# %% ../../nbs/rivals/7_outside.ipynb #a0205f43
+# %% ../../nbs/rivals/7_outside.ipynb #d8d58882
 def item_features(self: LightFMHybrid, seen: Seen) -> sparse.csr_matrix:  # float32 [n_items, d]
     "What LightFM is told of an item."
     x = sparse.csr_matrix(word_matrix(seen) if self.reads == "words" else seen.matrix(self.inputs, self.width))
@@ -296,7 +296,7 @@ def small_indices(x: sparse.csr_matrix) -> sparse.csr_matrix:
     x.indices, x.indptr = x.indices.astype(np.int32), x.indptr.astype(np.int32)
     return x
 
-# %% ../../nbs/rivals/7_outside.ipynb #e5c8c5cf
+# %% ../../nbs/rivals/7_outside.ipynb #f755ee70
 @dataclass(frozen=True)
 class VBPRContent(Outside):
     inputs: str = "all"
@@ -309,8 +309,8 @@ class VBPRContent(Outside):
     name: ClassVar[str] = "vbpr"
     library: ClassVar[str] = "cornac"
     module: ClassVar[str] = "cornac.models"
-    what: ClassVar[str] = "VBPR of cornac on all vectors, not on the picture alone"
-    pieces: ClassVar[int] = 15
+    what: ClassVar[str] = "VBPR of cornac on leading directions of the vectors, not on the picture alone"
+    pieces: ClassVar[int] = 12
     epochs: ClassVar[int] = 2
 
     def steps(self, seen: Seen):
@@ -320,7 +320,7 @@ class VBPRContent(Outside):
         x, data, state = seen.matrix(self.inputs, self.width), warm_triples(seen.split), {}
         data.add_modalities(item_image=ImageModality(features=x[seen.split.warm_items]))
         for n in range(self.pieces):  # the moments of Adam begin anew in every piece
-            model = VBPR(k=self.k, k2=self.k2, n_epochs=self.epochs, learning_rate=self.learning_rate,
+            model = VBPR(k=self.k, k2=self.k2, n_epochs=self.epochs, batch_size=512, learning_rate=self.learning_rate,
                          lambda_w=self.lambda_w, lambda_e=self.lambda_e, verbose=False, init_params=state, seed=n)
             data.seed = n
             with redirect_stdout(None): model.fit(data)  # it says "Optimization finished!"
@@ -329,21 +329,21 @@ class VBPRContent(Outside):
             q, b = x @ model.emb_matrix, (x @ model.beta_prime).ravel()
             yield lambda u, i, p=model.theta_user, q=q, b=b: p[u] @ q[i].T + b[i]
 
-# %% ../../nbs/rivals/7_outside.ipynb #ed3919cc
+# %% ../../nbs/rivals/7_outside.ipynb #e08de292
 def warm_triples(split: Split):  # `cornac.data.Dataset`
     "Warm items by their place among themselves; negatives of a batch are drawn at once."
     from cornac.data import Dataset
     u, i = split.train[:, 0], np.searchsorted(split.warm_items, split.train[:, 1])
     met, n = np.sort(u * len(split.warm_items) + i), len(split.warm_items)
+    def among(keys): return met[np.searchsorted(met, keys).clip(max=len(met) - 1)] == keys
     class Triples(Dataset):
         def uij_iter(self, batch_size=1, shuffle=False, neg_sampling="uniform"):
             for b in self.idx_iter(len(u), batch_size, shuffle):
                 j, todo = self.rng.randint(0, n, len(b)), np.arange(len(b))
-                while len(todo := todo[np.isin(u[b][todo] * n + j[todo], met)]):
-                    j[todo] = self.rng.randint(0, n, len(todo))
+                while len(todo := todo[among(u[b][todo] * n + j[todo])]): j[todo] = self.rng.randint(0, n, len(todo))
                 yield u[b], i[b], j
     ids = lambda k: OrderedDict((x, x) for x in range(k))
     return Triples(split.n_users, n, ids(split.n_users), ids(n), (u, i, np.ones(len(u))), seed=0)
 
-# %% ../../nbs/rivals/7_outside.ipynb #56d304bb
+# %% ../../nbs/rivals/7_outside.ipynb #bef902b7
 OUTSIDE = {c.name: c for c in (Neighbours, TfIdf, Search, ALS, BPR, LightFMHybrid, VBPRContent)}

@@ -6,18 +6,18 @@
 __all__ = ['OUTSIDE_CAPTION', 'OUTSIDE_HEADS', 'models_table', 'strongest_of', 'said_outside', 'outside_search', 'search_words',
            'not_asked', 'inputs_words', 'page', 'figures', 'tables']
 
-# %% ../../nbs/studies/outside_page.ipynb #37aef8c7
+# %% ../../nbs/studies/outside_page.ipynb #31bd2a02
 import pandas as pd
 from ..reports.cards import card_table
 from ..reports.figures import quiet
 from ..reports.words import markdown_table, number
-from .best_page import TWO, seen_of, views_told
+from .best_page import seen_of, views_told
 from .evidence_page import SAYS, evidence_note, family_part, mean_of, plot_verdicts, verdict_table
 from .peers_page import settings_text, space_table, table_of
 
-# %% ../../nbs/studies/outside_page.ipynb #f932e68e
-OUTSIDE_CAPTION = ("Each model of another library minus `best` on the same inputs, in per cent of it: left of the dashed "
-                   "line `best` ranks better. Thick: 95 % interval for this catalogue, thin: for new items. "
+# %% ../../nbs/studies/outside_page.ipynb #e6c07692
+OUTSIDE_CAPTION = ("Each model of another library minus `best` on the same inputs, in per cent of it: left of the "
+                   "dashed line `best` ranks better. Thick: 95 % interval for this catalogue, thin: for new items. "
                    "The band is the margin within which a difference does not matter.")
 OUTSIDE_HEADS = dict(two="On the two modalities", each="On every column")
 
@@ -25,7 +25,7 @@ def models_table(report: dict) -> pd.DataFrame:
     "Each model, what it is here, and its library."
     return table_of(report["models"], {"what it is here": lambda m: m["what"], "library": lambda m: m["library"]})
 
-# %% ../../nbs/studies/outside_page.ipynb #4d545f25
+# %% ../../nbs/studies/outside_page.ipynb #cbd94739
 def strongest_of(report: dict, view: str) -> str | None:
     "The model of another library with the highest mean on these inputs."
     return max(report["verdicts"][view], key=lambda n: mean_of(report, n), default=None)
@@ -38,7 +38,7 @@ def said_outside(report: dict, view: str) -> str:
     return (f"`{ref}` ({number(mean_of(report, ref))}) {verdict} the strongest of them, "
             f"`{n}` ({number(mean_of(report, n))}).")
 
-# %% ../../nbs/studies/outside_page.ipynb #72fb053f
+# %% ../../nbs/studies/outside_page.ipynb #34515d70
 def outside_search(report: dict) -> pd.DataFrame:
     "One row a model and view: what its defaults gave, and what was chosen."
     value = lambda v: "–" if v is None else number(v)
@@ -55,10 +55,10 @@ def search_words(report: dict) -> str:
     return (f"{s['trials']} trials a model and view, seed {s['seed']}, on one fold of a division of the items that no "
             "report uses: the defaults first, then settings drawn from the spaces below. NDCG@10 among the validation "
             "items decides. A library that trains in epochs is asked for its validation items after every few of them, "
-            "in the search and on each fold; its best epoch counts. `best` has no search: on each fold it chooses among "
-            "eight damped and remembering variants by the same validation items.")
+            "in the search and on each fold; its best epoch counts. `best` has no search: on each fold it chooses "
+            "among eight pairs of damping and memory by the same validation items.")
 
-# %% ../../nbs/studies/outside_page.ipynb #d221791a
+# %% ../../nbs/studies/outside_page.ipynb #77b13201
 def not_asked(report: dict) -> list[str]:
     "Models that are missing, and why."
     gone = report["absent"] | report["failed"]
@@ -67,15 +67,15 @@ def not_asked(report: dict) -> list[str]:
 def inputs_words(report: dict) -> str:
     "What the models see, in sentences."
     told = {v: ", ".join(seen_of(report["card"], v)) for v in views_told(report)}
-    marked = f"Models marked `{TWO.strip(', ')}` see {told['two']}; the others see {told['each']}. " if "two" in told else (
-        f"Vectors: {told['each']}, for all models alike. ")
-    return (marked + "Words and numbers reach the libraries as vectors fitted on the warm items of a fold, as they reach "
-            "the floors of `best`. `tfidf` and `bm25` read the texts themselves, and no picture.")
+    marked = (f"Models marked `two` see {told['two']}; the others see {told['each']}. " if "two" in told else
+              f"Vectors: {told['each']}, for all models alike. ")
+    return (marked + "Words and numbers reach the libraries as vectors fitted on the warm items of a fold, as they "
+            "reach the floors of `best`. `tfidf` and `bm25` read the texts themselves, and no picture.")
 
-# %% ../../nbs/studies/outside_page.ipynb #5d265aa7
+# %% ../../nbs/studies/outside_page.ipynb #713affb1
 def page(report: dict) -> str:
     "`outside.md` from `outside.json`."
-    card, found = report["card"], report["search"]
+    card = report["card"]
     seconds = pd.DataFrame([{"model": n, "mean s a fold": f"{s:.1f}"} for n, s in report["seconds"].items()])
     return "\n\n".join([
         f"# Beside other libraries: {card['dataset']['name']}",
@@ -84,7 +84,8 @@ def page(report: dict) -> str:
         markdown_table(models_table(report)), *not_asked(report),
         *(x for v in views_told(report) for x in family_part(report, OUTSIDE_HEADS[v], v)),
         "![against](outside_against.png)", OUTSIDE_CAPTION,
-        "## The search", search_words(report), markdown_table(outside_search(report)), markdown_table(space_table(found)),
+        "## The search", search_words(report), markdown_table(outside_search(report)),
+        markdown_table(space_table(report["search"])),
         "## Seconds", "Of training or solving, choice on validation included.",
         markdown_table(seconds.set_index("model")), "## Run card", markdown_table(card_table(card))])
 
