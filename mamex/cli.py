@@ -287,7 +287,8 @@ for _word, _about in ELSEWHERE.items(): elsewhere(_word, *_about)
 
 # %% ../nbs/shop/9_cli.ipynb #ec1cbea0
 EXTRAS = dict(notebooks={"IPython", "matplotlib", "optuna", "papermill", "psutil", "threadpoolctl", "yaml"},
-              ann={"faiss", "hnswlib", "onnx", "onnxruntime", "usearch"})  # extra → what it brings, as it is imported
+              ann={"faiss", "hnswlib", "onnx", "onnxruntime", "usearch"},
+              outside={"bm25s", "cornac", "implicit", "lightfm"})  # extra → what it brings, as it is imported
 
 def extra_missing(e: ModuleNotFoundError) -> str:
     "The sentence for a package that an extra brings; any other absence is a fault of ours and raised again."

@@ -6,7 +6,7 @@
 __all__ = ['OUTSIDE_CAPTION', 'OUTSIDE_HEADS', 'models_table', 'strongest_of', 'said_outside', 'outside_search', 'search_words',
            'not_asked', 'inputs_words', 'page', 'figures', 'tables']
 
-# %% ../../nbs/studies/outside_page.ipynb #31bd2a02
+# %% ../../nbs/studies/outside_page.ipynb #ffd55ae0
 import pandas as pd
 from ..reports.cards import card_table
 from ..reports.figures import quiet
@@ -15,7 +15,7 @@ from .best_page import seen_of, views_told
 from .evidence_page import SAYS, evidence_note, family_part, mean_of, plot_verdicts, verdict_table
 from .peers_page import settings_text, space_table, table_of
 
-# %% ../../nbs/studies/outside_page.ipynb #e6c07692
+# %% ../../nbs/studies/outside_page.ipynb #b0abb294
 OUTSIDE_CAPTION = ("Each model of another library minus `best` on the same inputs, in per cent of it: left of the "
                    "dashed line `best` ranks better. Thick: 95 % interval for this catalogue, thin: for new items. "
                    "The band is the margin within which a difference does not matter.")
@@ -25,7 +25,7 @@ def models_table(report: dict) -> pd.DataFrame:
     "Each model, what it is here, and its library."
     return table_of(report["models"], {"what it is here": lambda m: m["what"], "library": lambda m: m["library"]})
 
-# %% ../../nbs/studies/outside_page.ipynb #cbd94739
+# %% ../../nbs/studies/outside_page.ipynb #bf59157c
 def strongest_of(report: dict, view: str) -> str | None:
     "The model of another library with the highest mean on these inputs."
     return max(report["verdicts"][view], key=lambda n: mean_of(report, n), default=None)
@@ -38,7 +38,7 @@ def said_outside(report: dict, view: str) -> str:
     return (f"`{ref}` ({number(mean_of(report, ref))}) {verdict} the strongest of them, "
             f"`{n}` ({number(mean_of(report, n))}).")
 
-# %% ../../nbs/studies/outside_page.ipynb #34515d70
+# %% ../../nbs/studies/outside_page.ipynb #7f29a5a1
 def outside_search(report: dict) -> pd.DataFrame:
     "One row a model and view: what its defaults gave, and what was chosen."
     value = lambda v: "–" if v is None else number(v)
@@ -58,7 +58,7 @@ def search_words(report: dict) -> str:
             "in the search and on each fold; its best epoch counts. `best` has no search: on each fold it chooses "
             "among eight pairs of damping and memory by the same validation items.")
 
-# %% ../../nbs/studies/outside_page.ipynb #77b13201
+# %% ../../nbs/studies/outside_page.ipynb #7d98a11e
 def not_asked(report: dict) -> list[str]:
     "Models that are missing, and why."
     gone = report["absent"] | report["failed"]
@@ -72,7 +72,7 @@ def inputs_words(report: dict) -> str:
     return (marked + "Words and numbers reach the libraries as vectors fitted on the warm items of a fold, as they "
             "reach the floors of `best`. `tfidf` and `bm25` read the texts themselves, and no picture.")
 
-# %% ../../nbs/studies/outside_page.ipynb #713affb1
+# %% ../../nbs/studies/outside_page.ipynb #b880dca9
 def page(report: dict) -> str:
     "`outside.md` from `outside.json`."
     card = report["card"]
