@@ -7,7 +7,7 @@ __all__ = ['PATIENCE', 'OUTSIDE', 'plain_texts', 'Seen', 'leading', 'Outside', '
            'sparse_scores', 'TfIdf', 'word_matrix', 'Search', 'bm25_index', 'heaviest', 'mapped', 'ALS', 'BPR',
            'LightFMHybrid', 'item_features', 'small_indices', 'VBPRContent', 'warm_triples']
 
-# %% ../../nbs/rivals/7_outside.ipynb #ecc0fea5
+# %% ../../nbs/rivals/7_outside.ipynb #cdc870d4
 import importlib, time
 import numpy as np
 from collections import OrderedDict
@@ -22,14 +22,14 @@ from ..protocol.splits import Split
 from ..solved import some_questions
 from .floors import item_matrix
 
-# %% ../../nbs/rivals/7_outside.ipynb #0a1e4e64
+# %% ../../nbs/rivals/7_outside.ipynb #a77c05f8
 def plain_texts(items, columns) -> list[str]:  # columns: names, those that the table lacks are skipped
     "What stands in an item's columns, one string an item."
     rows = zip(*(items[c] for c in columns if c in items))
     def said(v): return " ".join(map(str, v)) if isinstance(v, (list, tuple, np.ndarray)) else v
     return [" ".join(filter(None, (clean_text(said(v)) for v in r))) for r in rows] or [""] * len(items)
 
-# %% ../../nbs/rivals/7_outside.ipynb #dc06cc77
+# %% ../../nbs/rivals/7_outside.ipynb #0527d4f3
 @dataclass(frozen=True)
 class Seen:
     "What a model of another library is given on a fold."
@@ -50,7 +50,7 @@ class Seen:
             self.kept[inputs, width] = x.astype(np.float32)
         return self.kept[inputs, width]
 
-# %% ../../nbs/rivals/7_outside.ipynb #108aa1a5
+# %% ../../nbs/rivals/7_outside.ipynb #a9b41494
 def leading(x: np.ndarray,     # float [n_items, d]
             warm: np.ndarray,  # int64 items
             width: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def leading(x: np.ndarray,     # float [n_items, d]
     from sklearn.utils.extmath import randomized_svd  # here: it takes a second
     return x @ randomized_svd(x[warm], width, random_state=0)[2].T
 
-# %% ../../nbs/rivals/7_outside.ipynb #cde24ece
+# %% ../../nbs/rivals/7_outside.ipynb #7ced7efc
 @dataclass(frozen=True)
 class Outside:
     "The settings of a model of another library."
@@ -80,7 +80,7 @@ class Outside:
 
 PATIENCE = 3  # pieces without a gain
 
-# %% ../../nbs/rivals/7_outside.ipynb #a0cf428c
+# %% ../../nbs/rivals/7_outside.ipynb #e6b8bdea
 def chosen(config: Outside, seen: Seen) -> tuple:  # score function, facts
     "The piece of training that ranks the validation items best."
     config.check()
@@ -94,7 +94,7 @@ def chosen(config: Outside, seen: Seen) -> tuple:  # score function, facts
     return best, facts | dict(epochs=len(val) * config.epochs, best_epoch=(int(np.argmax(val)) + 1) * config.epochs,
                               converged=int(np.argmax(val)) + PATIENCE < config.pieces)
 
-# %% ../../nbs/rivals/7_outside.ipynb #f179ff3c
+# %% ../../nbs/rivals/7_outside.ipynb #3f7675c3
 @dataclass(frozen=True)
 class Neighbours(Outside):
     inputs: str = "all"
@@ -116,7 +116,7 @@ class Neighbours(Outside):
         near = sparse.csr_array(((1 - far).clip(0).ravel() ** self.power, places), shape=(s.n_items, s.n_items))
         yield sparse_scores(damped_users(s, self.damp), near)
 
-# %% ../../nbs/rivals/7_outside.ipynb #46e09a7b
+# %% ../../nbs/rivals/7_outside.ipynb #b1281723
 def damped_users(split: Split, damp: float) -> sparse.csr_array:  # [n_users, n_items]
     "Who met what; an item that n users met counts n^−damp."
     y = split.matrix()
@@ -126,7 +126,7 @@ def sparse_scores(users: sparse.csr_array, items: sparse.csr_array):  # [n_users
     "Dot products of what is mostly empty."
     return lambda u, i: (users[u] @ items[i].T).toarray()
 
-# %% ../../nbs/rivals/7_outside.ipynb #d68c185c
+# %% ../../nbs/rivals/7_outside.ipynb #21dc76d9
 @dataclass(frozen=True)
 class TfIdf(Outside):
     ngrams: int = 1        # words that may stand together as one term
@@ -142,7 +142,7 @@ class TfIdf(Outside):
         items = word_matrix(seen, self.ngrams, self.min_df, self.sublinear)
         yield sparse_scores(damped_users(seen.split, self.damp) @ items, items)
 
-# %% ../../nbs/rivals/7_outside.ipynb #87b090cc
+# %% ../../nbs/rivals/7_outside.ipynb #a885d525
 def word_matrix(seen: Seen, ngrams: int = 1, min_df: int = 2, sublinear: bool = True) -> sparse.csr_array:
     "TF-IDF of the texts, rows of norm 1; terms and their weights are those of the warm items."
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -152,7 +152,7 @@ def word_matrix(seen: Seen, ngrams: int = 1, min_df: int = 2, sublinear: bool = 
         seen.kept[key] = sparse.csr_array(made.transform(seen.texts), dtype=np.float32)
     return seen.kept[key]
 
-# %% ../../nbs/rivals/7_outside.ipynb #e1fa4314
+# %% ../../nbs/rivals/7_outside.ipynb #673db815
 @dataclass(frozen=True)
 class Search(Outside):
     k1: float = 1.5
@@ -171,7 +171,7 @@ class Search(Outside):
         idf = np.log(1 + (len(seen.texts) - there + .5) / (there + .5))
         yield sparse_scores(heaviest(damped_users(seen.split, self.damp) @ counts, idf, self.terms), table)
 
-# %% ../../nbs/rivals/7_outside.ipynb #e346a44a
+# %% ../../nbs/rivals/7_outside.ipynb #0c16472e
 def bm25_index(seen: Seen, k1: float, b: float, method: str) -> tuple:
     "An index of all texts, its table [n_items, n_terms], and how often each term stands in each."
     import bm25s
@@ -186,7 +186,7 @@ def bm25_index(seen: Seen, k1: float, b: float, method: str) -> tuple:
     counts = sparse.csr_array((np.ones(there.sum()), (row[there], term[there])), shape=shape)
     return index, sparse.csr_array(table), counts
 
-# %% ../../nbs/rivals/7_outside.ipynb #effcc75e
+# %% ../../nbs/rivals/7_outside.ipynb #3d8931eb
 def heaviest(queries: sparse.csr_array, weights: np.ndarray, n: int) -> sparse.csr_array:  # [n_users, n_terms]
     "Each query cut to the n terms with the greatest count times weight; n = 0: whole."
     q = sparse.csr_array(queries)
@@ -196,7 +196,7 @@ def heaviest(queries: sparse.csr_array, weights: np.ndarray, n: int) -> sparse.c
     keep = order[np.arange(len(order)) - q.indptr[row[order]] < n]
     return sparse.csr_array((q.data[keep], (row[keep], q.indices[keep])), shape=q.shape)
 
-# %% ../../nbs/rivals/7_outside.ipynb #45504b8d
+# %% ../../nbs/rivals/7_outside.ipynb #a98439e0
 def mapped(x: np.ndarray,      # float32 [n_items, d], content
            met: np.ndarray,    # int64, items with factors
            users: np.ndarray,  # float32 [n_users, f]
@@ -207,7 +207,7 @@ def mapped(x: np.ndarray,      # float32 [n_items, d], content
     q = Ridge(alpha=ridge, solver="cholesky").fit(x[met], items[met]).predict(x).astype(np.float32)
     return lambda u, i: users[u] @ q[i].T
 
-# %% ../../nbs/rivals/7_outside.ipynb #140d8e6b
+# %% ../../nbs/rivals/7_outside.ipynb #4208d08e
 @dataclass(frozen=True)
 class ALS(Outside):
     inputs: str = "all"
@@ -227,7 +227,7 @@ class ALS(Outside):
         met = np.unique(seen.split.train[:, 1])
         yield mapped(seen.matrix(self.inputs), met, model.user_factors, model.item_factors, self.ridge)
 
-# %% ../../nbs/rivals/7_outside.ipynb #7faa722f
+# %% ../../nbs/rivals/7_outside.ipynb #11360cee
 @dataclass(frozen=True)
 class BPR(Outside):
     inputs: str = "all"
@@ -251,7 +251,7 @@ class BPR(Outside):
             model.fit(y, show_progress=False)
             yield mapped(seen.matrix(self.inputs), met, model.user_factors.copy(), model.item_factors, self.ridge)
 
-# %% ../../nbs/rivals/7_outside.ipynb #419e9866
+# %% ../../nbs/rivals/7_outside.ipynb #7f053bbe
 @dataclass(frozen=True)
 class LightFMHybrid(Outside):
     inputs: str = "all"     # of the vectors
@@ -275,20 +275,21 @@ class LightFMHybrid(Outside):
         from lightfm import LightFM
         model = LightFM(self.no_components, loss=self.loss, learning_rate=self.learning_rate, random_state=0,
                         item_alpha=self.item_alpha, user_alpha=self.user_alpha)
-        f, y = item_features(self, seen), small_indices(sparse.csr_matrix(seen.split.matrix(dtype=np.float32)))
+        f, warm = item_features(self, seen), seen.split.warm_items  # negatives are drawn from all rows: warm ones alone
+        met = small_indices(sparse.csr_matrix(seen.split.matrix(dtype=np.float32)[:, warm]))
         for _ in range(self.pieces):
-            model.fit_partial(y, item_features=f, epochs=self.epochs, num_threads=1)
+            model.fit_partial(met, item_features=small_indices(f[warm]), epochs=self.epochs, num_threads=1)
             bias, items = model.get_item_representations(f)
             users = model.get_user_representations()[1].copy()
             yield lambda u, i, p=users, q=items, b=bias: p[u] @ q[i].T + b[i]
 
-# %% ../../nbs/rivals/7_outside.ipynb #a20f8ba3
+# %% ../../nbs/rivals/7_outside.ipynb #26eeeaac
 def item_features(self: LightFMHybrid, seen: Seen) -> sparse.csr_matrix:  # float32 [n_items, d]
     "What LightFM is told of an item."
     x = sparse.csr_matrix(word_matrix(seen) if self.reads == "words" else seen.matrix(self.inputs, self.width))
-    length = np.sqrt(x.multiply(x).sum(1).mean())
-    warm = sparse.diags(np.isin(np.arange(seen.split.n_items), seen.split.warm_items).astype(np.float32))
-    both = [x * (self.scale / max(length, 1e-12)), *([warm] if self.identity else [])]
+    warm = np.isin(np.arange(seen.split.n_items), seen.split.warm_items)
+    length = np.sqrt(x.multiply(x).sum(1)[warm].mean())
+    both = [x * (self.scale / max(length, 1e-12)), *([sparse.diags(warm.astype(np.float32))] if self.identity else [])]
     return small_indices(sparse.csr_matrix(sparse.hstack(both), dtype=np.float32))
 
 def small_indices(x: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -296,7 +297,7 @@ def small_indices(x: sparse.csr_matrix) -> sparse.csr_matrix:
     x.indices, x.indptr = x.indices.astype(np.int32), x.indptr.astype(np.int32)
     return x
 
-# %% ../../nbs/rivals/7_outside.ipynb #047de1f0
+# %% ../../nbs/rivals/7_outside.ipynb #d7d96bcf
 @dataclass(frozen=True)
 class VBPRContent(Outside):
     inputs: str = "all"
@@ -329,7 +330,7 @@ class VBPRContent(Outside):
             q, b = x @ model.emb_matrix, (x @ model.beta_prime).ravel()
             yield lambda u, i, p=model.theta_user, q=q, b=b: p[u] @ q[i].T + b[i]
 
-# %% ../../nbs/rivals/7_outside.ipynb #87ecad7b
+# %% ../../nbs/rivals/7_outside.ipynb #28b76638
 def warm_triples(split: Split):  # `cornac.data.Dataset`
     "Warm items by their place among themselves; negatives of a batch are drawn at once."
     from cornac.data import Dataset
@@ -345,5 +346,5 @@ def warm_triples(split: Split):  # `cornac.data.Dataset`
     ids = lambda k: OrderedDict((x, x) for x in range(k))
     return Triples(split.n_users, n, ids(split.n_users), ids(n), (u, i, np.ones(len(u))), seed=0)
 
-# %% ../../nbs/rivals/7_outside.ipynb #af498869
+# %% ../../nbs/rivals/7_outside.ipynb #54607c35
 OUTSIDE = {c.name: c for c in (Neighbours, TfIdf, Search, ALS, BPR, LightFMHybrid, VBPRContent)}

@@ -6,7 +6,7 @@
 __all__ = ['OUTSIDE_SPACES', 'lab_of', 'views_asked', 'Shown', 'version_of', 'told_of', 'attempt', 'space_of', 'search_one',
            'absent', 'search_all', 'configs_of', 'arms_of', 'run_folds', 'families_of', 'rows']
 
-# %% ../../nbs/studies/outside.ipynb #578100d9
+# %% ../../nbs/studies/outside.ipynb #ea161190
 import importlib.metadata, json, mamex, time
 import numpy as np
 from dataclasses import replace
@@ -25,7 +25,7 @@ from .follow import at_once, outcome_file
 from .outside_page import figures, page, tables
 from .search import ask, best_of
 
-# %% ../../nbs/studies/outside.ipynb #9d8eb999
+# %% ../../nbs/studies/outside.ipynb #6419c78b
 def lab_of(p) -> best.LadderLab:  # p: parameters of the notebook
     "Views and folds of `best`; refuses a model that nobody knows before anything is read."
     if gone := [n for n in p.models if n not in OUTSIDE]:
@@ -39,7 +39,7 @@ def views_asked(lab: best.LadderLab) -> dict:  # view → the end of its models'
     "On two modalities and on every column; once where the vectors were there before."
     return dict(each="") if best.is_copy(lab) else dict(two=TWO, each="")
 
-# %% ../../nbs/studies/outside.ipynb #958d2f86
+# %% ../../nbs/studies/outside.ipynb #fa90c286
 class Shown:
     "What the models see in each view, fold by fold; the last fold is remembered, since many models ask for it."
     def __init__(self, lab: best.LadderLab):
@@ -56,7 +56,7 @@ class Shown:
             self.last[view] = Seen(f if view == "two" else condensed(f, split.warm_items), self.texts[view], split)
         return self.last[view]
 
-# %% ../../nbs/studies/outside.ipynb #f879262c
+# %% ../../nbs/studies/outside.ipynb #644e6bf6
 def version_of(config: Outside) -> str:
     "The library and its version; without one where it is not here."
     try: return f"{config.library} {importlib.metadata.version(config.library)}"
@@ -67,7 +67,7 @@ def told_of(config: Outside, texts: list) -> str:
     code = stamp_of(["import mamex.rivals.outside"], Path(mamex.__file__).parent, ("base", "vectors.features"))
     return digest(repr(config), version_of(config), code, *texts)
 
-# %% ../../nbs/studies/outside.ipynb #19d58119
+# %% ../../nbs/studies/outside.ipynb #02d0e1cc
 def attempt(config: Outside, shown: Shown, view: str, split: Split) -> dict:  # value, state, why, seconds
     "The validation items of one fold, or what they said earlier."
     name = digest(told_of(config, shown.texts[view]), shown.lab.views[view].fingerprint, split.fingerprint())[:16]
@@ -81,7 +81,7 @@ def attempt(config: Outside, shown: Shown, view: str, split: Split) -> dict:  # 
         write_atomic(path, json.dumps(said))
     return json.loads(path.read_text())
 
-# %% ../../nbs/studies/outside.ipynb #75f22c26
+# %% ../../nbs/studies/outside.ipynb #78a8c01d
 _READS, _DAMP = dict(inputs=("choice", ["all", "texts"])), dict(damp=("choice", [0., .25, .5]))
 OUTSIDE_SPACES = {  # name → setting → ("log", low, high), ("float", low, high) or ("choice", [values])
     "knn": _READS | _DAMP | dict(k=("choice", [20, 50, 100, 200, 500]), power=("choice", [1., 2., 4., 8.])),
@@ -101,7 +101,7 @@ OUTSIDE_SPACES = {  # name → setting → ("log", low, high), ("float", low, hi
     "vbpr": _READS | dict(width=("choice", [64, 256]), k=("choice", [16, 32, 64]), k2=("choice", [16, 32, 64]),
                           learning_rate=("log", 1e-4, 2e-2), lambda_w=("log", 1e-3, 100.), lambda_e=("choice", [0., 1e-4, 1e-2]))}
 
-# %% ../../nbs/studies/outside.ipynb #0fbe2d83
+# %% ../../nbs/studies/outside.ipynb #8bf82d01
 def space_of(name: str, seen: Seen) -> dict:
     "What is searched; where there is no picture, there is none to leave out."
     space = OUTSIDE_SPACES[name]
@@ -119,7 +119,7 @@ def search_one(name: str, shown: Shown, view: str, p, each=lambda: None) -> dict
         each()
     return dict(space=space, trials=trials, best=best_of(trials))
 
-# %% ../../nbs/studies/outside.ipynb #4b22619d
+# %% ../../nbs/studies/outside.ipynb #ea05cdc7
 def absent(names: list) -> dict:  # model → what was said
     "The models whose library cannot be imported here."
     out = {}
@@ -138,7 +138,7 @@ def search_all(names: list, shown: Shown, p) -> dict:  # name in the table → v
                 out[n + end] = dict(view=view, model=n) | search_one(n, shown, view, p, lambda: bar.update(1))
     return out
 
-# %% ../../nbs/studies/outside.ipynb #66bc8ea4
+# %% ../../nbs/studies/outside.ipynb #ee729800
 def configs_of(found: dict) -> dict:  # name in the table → settings
     "What each search chose."
     return {n: replace(OUTSIDE[s["model"]](), **s["best"]["settings"]) for n, s in found.items() if s["best"]}
@@ -152,7 +152,7 @@ def arms_of(found: dict, shown: Shown) -> dict:  # name → `Arm`
         return Arm(lab.views[v], score=lambda s: chosen(c, shown.on(v, s))[0], told=told_of(c, shown.texts[v]))
     return arms | {n: arm(n, c) for n, c in configs.items()}
 
-# %% ../../nbs/studies/outside.ipynb #b86b3ec0
+# %% ../../nbs/studies/outside.ipynb #d8711cb1
 def run_folds(found: dict, arms: dict, shown: Shown, p) -> dict:  # name → what went wrong
     "Every choice on every fold, unless its outcome lies there already."
     lab, configs, failed, store = shown.lab, configs_of(found), {}, cache_dir() / "folds"
@@ -168,7 +168,7 @@ def run_folds(found: dict, arms: dict, shown: Shown, p) -> dict:  # name → wha
                 bar.update(1)
     return failed
 
-# %% ../../nbs/studies/outside.ipynb #707355b2
+# %% ../../nbs/studies/outside.ipynb #12fa4d6c
 def families_of(arms: dict) -> dict:
     "Who meets whom: what sees the two modalities, and what sees every column."
     names = [n for n in arms if not n.startswith("mamex/")]
@@ -176,7 +176,7 @@ def families_of(arms: dict) -> dict:
     each = Family("mamex/best", [n for n in names if n not in two])
     return (dict(two=Family("mamex/best" + TWO, two)) if "mamex/best" + TWO in arms else {}) | dict(each=each)
 
-# %% ../../nbs/studies/outside.ipynb #5d5cbb65
+# %% ../../nbs/studies/outside.ipynb #56217308
 def rows(lab: best.LadderLab, p) -> Report:
     "Search, folds, comparisons."
     names, shown, began = [n for n in OUTSIDE if n in p.models or not p.models], Shown(lab), time.time()
