@@ -94,7 +94,7 @@ def test_what_notebooks_import_comes_with_their_extra():
         if ".ipynb_checkpoints" in p.parts: continue
         for c in json.loads(p.read_text(encoding="utf-8"))["cells"]:
             if c["cell_type"] == "code": every |= foreign_text(skipped.sub("", "".join(c["source"])))
-    known = asked("requirements") | asked("notebooks_requirements") | asked("ann_requirements") | {"ipython"}
+    known = asked("requirements") | asked("notebooks_requirements") | asked("ann_requirements") | asked("outside_requirements") | {"ipython"}
     assert {"matplotlib", "optuna"} <= every and every - known <= {"hypothesis"}, every - known
 
 

@@ -6,8 +6,8 @@
 __all__ = ['OUTSIDE_SPACES', 'lab_of', 'views_asked', 'Shown', 'version_of', 'told_of', 'attempt', 'space_of', 'search_one',
            'absent', 'search_all', 'configs_of', 'arms_of', 'run_folds', 'families_of', 'rows']
 
-# %% ../../nbs/studies/outside.ipynb #ea161190
-import importlib.metadata, json, mamex, time
+# %% ../../nbs/studies/outside.ipynb #8010aa86
+import importlib.metadata, json, logging, mamex, time
 import numpy as np
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from .follow import at_once, outcome_file
 from .outside_page import figures, page, tables
 from .search import ask, best_of
 
-# %% ../../nbs/studies/outside.ipynb #6419c78b
+# %% ../../nbs/studies/outside.ipynb #bcf0a4c1
 def lab_of(p) -> best.LadderLab:  # p: parameters of the notebook
     "Views and folds of `best`; refuses a model that nobody knows before anything is read."
     if gone := [n for n in p.models if n not in OUTSIDE]:
@@ -33,13 +33,14 @@ def lab_of(p) -> best.LadderLab:  # p: parameters of the notebook
     if p.trials < 1: raise UsageError(f"trials is {p.trials}; each model needs one at least, its defaults")
     p.trained = False
     p.shorten(trials=2)
+    logging.getLogger("bm25s").propagate = False  # it tells every index
     return best.lab_of(p)
 
 def views_asked(lab: best.LadderLab) -> dict:  # view → the end of its models' names
     "On two modalities and on every column; once where the vectors were there before."
     return dict(each="") if best.is_copy(lab) else dict(two=TWO, each="")
 
-# %% ../../nbs/studies/outside.ipynb #fa90c286
+# %% ../../nbs/studies/outside.ipynb #1781eb77
 class Shown:
     "What the models see in each view, fold by fold; the last fold is remembered, since many models ask for it."
     def __init__(self, lab: best.LadderLab):
@@ -56,7 +57,7 @@ class Shown:
             self.last[view] = Seen(f if view == "two" else condensed(f, split.warm_items), self.texts[view], split)
         return self.last[view]
 
-# %% ../../nbs/studies/outside.ipynb #644e6bf6
+# %% ../../nbs/studies/outside.ipynb #9b3df3f1
 def version_of(config: Outside) -> str:
     "The library and its version; without one where it is not here."
     try: return f"{config.library} {importlib.metadata.version(config.library)}"
@@ -67,7 +68,7 @@ def told_of(config: Outside, texts: list) -> str:
     code = stamp_of(["import mamex.rivals.outside"], Path(mamex.__file__).parent, ("base", "vectors.features"))
     return digest(repr(config), version_of(config), code, *texts)
 
-# %% ../../nbs/studies/outside.ipynb #02d0e1cc
+# %% ../../nbs/studies/outside.ipynb #33e66376
 def attempt(config: Outside, shown: Shown, view: str, split: Split) -> dict:  # value, state, why, seconds
     "The validation items of one fold, or what they said earlier."
     name = digest(told_of(config, shown.texts[view]), shown.lab.views[view].fingerprint, split.fingerprint())[:16]
@@ -81,7 +82,7 @@ def attempt(config: Outside, shown: Shown, view: str, split: Split) -> dict:  # 
         write_atomic(path, json.dumps(said))
     return json.loads(path.read_text())
 
-# %% ../../nbs/studies/outside.ipynb #78a8c01d
+# %% ../../nbs/studies/outside.ipynb #20794a1b
 _READS, _DAMP = dict(inputs=("choice", ["all", "texts"])), dict(damp=("choice", [0., .25, .5]))
 OUTSIDE_SPACES = {  # name → setting → ("log", low, high), ("float", low, high) or ("choice", [values])
     "knn": _READS | _DAMP | dict(k=("choice", [20, 50, 100, 200, 500]), power=("choice", [1., 2., 4., 8.])),
@@ -99,9 +100,10 @@ OUTSIDE_SPACES = {  # name → setting → ("log", low, high), ("float", low, hi
                              item_alpha=("choice", [0., 1e-6, 1e-5, 1e-4]),
                              user_alpha=("choice", [0., 1e-6, 1e-5, 1e-4])),
     "vbpr": _READS | dict(width=("choice", [64, 256]), k=("choice", [16, 32, 64]), k2=("choice", [16, 32, 64]),
-                          learning_rate=("log", 1e-4, 2e-2), lambda_w=("log", 1e-3, 100.), lambda_e=("choice", [0., 1e-4, 1e-2]))}
+                          learning_rate=("log", 1e-4, 2e-2), lambda_w=("log", 1e-3, 100.),
+                          lambda_e=("choice", [0., 1e-4, 1e-2]))}
 
-# %% ../../nbs/studies/outside.ipynb #8bf82d01
+# %% ../../nbs/studies/outside.ipynb #11367725
 def space_of(name: str, seen: Seen) -> dict:
     "What is searched; where there is no picture, there is none to leave out."
     space = OUTSIDE_SPACES[name]
@@ -119,7 +121,7 @@ def search_one(name: str, shown: Shown, view: str, p, each=lambda: None) -> dict
         each()
     return dict(space=space, trials=trials, best=best_of(trials))
 
-# %% ../../nbs/studies/outside.ipynb #ea05cdc7
+# %% ../../nbs/studies/outside.ipynb #0f73d6c9
 def absent(names: list) -> dict:  # model → what was said
     "The models whose library cannot be imported here."
     out = {}
@@ -138,7 +140,7 @@ def search_all(names: list, shown: Shown, p) -> dict:  # name in the table → v
                 out[n + end] = dict(view=view, model=n) | search_one(n, shown, view, p, lambda: bar.update(1))
     return out
 
-# %% ../../nbs/studies/outside.ipynb #ee729800
+# %% ../../nbs/studies/outside.ipynb #83afb0df
 def configs_of(found: dict) -> dict:  # name in the table → settings
     "What each search chose."
     return {n: replace(OUTSIDE[s["model"]](), **s["best"]["settings"]) for n, s in found.items() if s["best"]}
@@ -152,7 +154,7 @@ def arms_of(found: dict, shown: Shown) -> dict:  # name → `Arm`
         return Arm(lab.views[v], score=lambda s: chosen(c, shown.on(v, s))[0], told=told_of(c, shown.texts[v]))
     return arms | {n: arm(n, c) for n, c in configs.items()}
 
-# %% ../../nbs/studies/outside.ipynb #d8711cb1
+# %% ../../nbs/studies/outside.ipynb #6c699f76
 def run_folds(found: dict, arms: dict, shown: Shown, p) -> dict:  # name → what went wrong
     "Every choice on every fold, unless its outcome lies there already."
     lab, configs, failed, store = shown.lab, configs_of(found), {}, cache_dir() / "folds"
@@ -168,7 +170,7 @@ def run_folds(found: dict, arms: dict, shown: Shown, p) -> dict:  # name → wha
                 bar.update(1)
     return failed
 
-# %% ../../nbs/studies/outside.ipynb #12fa4d6c
+# %% ../../nbs/studies/outside.ipynb #21e1b797
 def families_of(arms: dict) -> dict:
     "Who meets whom: what sees the two modalities, and what sees every column."
     names = [n for n in arms if not n.startswith("mamex/")]
@@ -176,7 +178,7 @@ def families_of(arms: dict) -> dict:
     each = Family("mamex/best", [n for n in names if n not in two])
     return (dict(two=Family("mamex/best" + TWO, two)) if "mamex/best" + TWO in arms else {}) | dict(each=each)
 
-# %% ../../nbs/studies/outside.ipynb #56217308
+# %% ../../nbs/studies/outside.ipynb #6d535a66
 def rows(lab: best.LadderLab, p) -> Report:
     "Search, folds, comparisons."
     names, shown, began = [n for n in OUTSIDE if n in p.models or not p.models], Shown(lab), time.time()
