@@ -47,7 +47,7 @@ reports: setup  ## every report of one dataset: make reports dataset=movielens [
 	$(BIN)/mamex reports $(or $(dataset),toy) $(if $(only),--only $(only)) $(if $(jobs),--jobs $(jobs)) $(if $(budget),--budget $(budget))
 
 outside: setup  ## .outside/, the libraries of the report `outside`: export PYTHONPATH=$$PWD/.outside; a minute or two
-	$(PIP) install -q --disable-pip-version-check --no-deps --no-build-isolation --upgrade -c constraints.txt --target .outside $(LIBRARIES)
+	$(PIP) install -q --disable-pip-version-check --no-deps --no-build-isolation --upgrade -c constraints.txt --target .outside $(foreach l,$(LIBRARIES),'$(l)')
 
 test: setup  ## notebooks, clean export, README and its commands, properties, faults; prints the coverage of mamex/
 	@echo "testing: each notebook once, then the rest; 17 minutes on two busy cores"

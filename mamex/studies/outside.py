@@ -63,6 +63,7 @@ def version_of(config: Outside) -> str:
     try: return f"{config.library} {importlib.metadata.version(config.library)}"
     except importlib.metadata.PackageNotFoundError: return config.library
 
+# %% ../../nbs/studies/outside.ipynb #c0c9e668
 def told_of(config: Outside, texts: list) -> str:
     "What a run depends on besides vectors and fold."
     code = stamp_of(["import mamex.rivals.outside"], Path(mamex.__file__).parent, ("base", "vectors.features"))
@@ -109,6 +110,7 @@ def space_of(name: str, seen: Seen) -> dict:
     space = OUTSIDE_SPACES[name]
     return {k: v for k, v in space.items() if k != "inputs" or seen.names("all") != seen.names("texts")}
 
+# %% ../../nbs/studies/outside.ipynb #59bdf49e
 def search_one(name: str, shown: Shown, view: str, p, each=lambda: None) -> dict:  # space, trials, best
     "The trials of a model in a view; `UsageError` where its library is absent."
     split = study_folds(shown.lab.dataset, shown.lab.views["two"], p.folds, AWAY, p.group_twins)[0]
@@ -130,6 +132,7 @@ def absent(names: list) -> dict:  # model → what was said
         except UsageError as e: out[n] = str(e)
     return out
 
+# %% ../../nbs/studies/outside.ipynb #f9bc81e7
 def search_all(names: list, shown: Shown, p) -> dict:  # name in the table → view, model, space, trials, best
     "The same search for every model in every view."
     views, out = views_asked(shown.lab), {}
@@ -145,6 +148,7 @@ def configs_of(found: dict) -> dict:  # name in the table → settings
     "What each search chose."
     return {n: replace(OUTSIDE[s["model"]](), **s["best"]["settings"]) for n, s in found.items() if s["best"]}
 
+# %% ../../nbs/studies/outside.ipynb #78130044
 def arms_of(found: dict, shown: Shown) -> dict:  # name → `Arm`
     "`best` and every choice, in each view."
     lab, configs = shown.lab, configs_of(found)
