@@ -98,5 +98,6 @@ def headline(reports: dict) -> pd.DataFrame:  # dataset → cold_users.json
     for n, r in reports.items():
         first, own = r["card"]["clicks"][0], {k: number(mean_of(r, k)) for k in r["folds"]["own"]}
         new, known = (r["pays"][s] or "–" for s in ("new", "known"))
-        out.append({"dataset": n, "new items, from": new, "known items, from": known, "average user": own[AVERAGE], first: own[first], ALL: own[ALL]})
+        out.append({"dataset": n, "new items, from": new, "known items, from": known,
+                    "average user": own[AVERAGE], first: own[first], ALL: own[ALL]})
     return pd.DataFrame(out).set_index("dataset")
