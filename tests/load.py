@@ -19,9 +19,16 @@ def served(model, *options, cwd=None):
             if not (line := p.stdout.readline()): raise RuntimeError(p.stderr.read())
             lines.append(line)
         yield p, int(lines[-1].split(",")[0].rsplit(":", 1)[1])
+    except ConnectionError as e: raise RuntimeError(f"{e}; the server's status: {p.poll()}; it said {ends(p)!r}") from None
     finally:
         if p.poll() is None: p.kill()
         p.wait(); p.stdout.close(); p.stderr.close()
+
+
+def ends(p) -> str:
+    "What a server says on stderr, which is ended for it."
+    p.kill()
+    return p.stderr.read()[-2000:]
 
 
 def memory(p) -> int:
@@ -32,15 +39,21 @@ def memory(p) -> int:
 
 class Client:
     "One connection that is kept; as little work as can be, so that it is the server that is measured."
-    def __init__(self, port): self.port, self.reader = port, None
+    def __init__(self, port): self.port, self.reader, self.last = port, None, time.perf_counter()
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes, dict]:
         if self.reader is None: self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        start = time.perf_counter()
         self.writer.write(b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (path.encode(), len(body), body))
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        try: head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        except asyncio.IncompleteReadError as e:
+            now = time.perf_counter()
+            raise ConnectionError(f"closed {now - start:.2f} s after the question, which came {start - self.last:.2f} s after "
+                                  f"the last answer; {len(e.partial)} bytes came") from None
         headers = dict(l.lower().split(": ", 1) for l in head[1:] if l)
         answer = await self.reader.readexactly(int(headers["content-length"]))
         if headers.get("connection") == "close": self.close()
+        self.last = time.perf_counter()
         return int(head[0].split()[1]), answer, headers
 
     def close(self):

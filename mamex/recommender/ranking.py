@@ -213,12 +213,13 @@ def ranking(self: Recommender, users=None, k=10, among="new", exclude_seen=True,
 # %% ../../nbs/shop/3_ranking.ipynb #429f2032
 class QuickFold(FoldIn):
     "A fold-in that keeps its factor: d³ steps once, and d² for each user then."
+    kept = None, None  # λ and its factor, in one place, since threads ask side by side
     def solve(self, sums, lam):
-        d = len(self.mean)
-        if getattr(self, "lam", None) != lam:
-            self.factors = linalg.lu_factor(self.gram + (lam*np.trace(self.gram)/d + 1e-12)*np.eye(d))
-            self.lam = lam
-        return linalg.lu_solve(self.factors, sums.T).T
+        d, (known, factor) = len(self.mean), self.kept
+        if known != lam:
+            factor = linalg.cho_factor(self.gram + (lam*np.trace(self.gram)/d + 1e-12)*np.eye(d))
+            self.kept = lam, factor
+        return linalg.cho_solve(factor, sums.T).T  # lu_solve writes into its factor while it works, and threads collide
 
 def quick(fold: FoldIn) -> QuickFold:
     out = QuickFold.__new__(QuickFold)
