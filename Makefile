@@ -22,7 +22,10 @@ OUT    ?= out
 # what `make dist` builds with: an environment of its own, since neither torch nor the tests are needed for it
 TOOLS  := build/tools
 
-.PHONY: run reports test notebooks setup export readme index book dist clean
+# the libraries that the report `outside` compares with: a folder of their own, put on PYTHONPATH by whoever wants them
+LIBRARIES = $(shell sed -n "s/^outside_requirements = //p" settings.ini)
+
+.PHONY: run reports test notebooks setup outside export readme index book dist clean
 
 setup: $(VENV)/.installed
 
@@ -43,13 +46,16 @@ run: setup  ## the main job on the embedded toy set, into out/toy/
 reports: setup  ## every report of one dataset: make reports dataset=movielens [only=ablations,audit] [budget=4h]
 	$(BIN)/mamex reports $(or $(dataset),toy) $(if $(only),--only $(only)) $(if $(jobs),--jobs $(jobs)) $(if $(budget),--budget $(budget))
 
+outside: setup  ## .outside/, the libraries of the report `outside`: export PYTHONPATH=$$PWD/.outside; a minute or two
+	$(PIP) install -q --disable-pip-version-check --no-deps --no-build-isolation --upgrade -c constraints.txt --target .outside $(foreach l,$(LIBRARIES),'$(l)')
+
 test: setup  ## notebooks, clean export, README and its commands, properties, faults; prints the coverage of mamex/
 	@echo "testing: each notebook once, then the rest; 17 minutes on two busy cores"
 	$(QUIET) $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15 --cov --cov-report=term
 
 # `make test` runs each notebook by the function behind nbdev_test (tests/test_notebooks.py), and holds the same run against the
 # exported module. Here is nbdev_test itself for the chapters, and papermill for the reports, which are quick: few epochs.
-QUICKLY := run ablations sensitivity audit peers best missing_modality temporal_coldstart cold_users speed
+QUICKLY := run ablations sensitivity audit peers best missing_modality temporal_coldstart cold_users speed cost
 
 notebooks: setup  ## the notebooks alone
 	TQDM_DISABLE=1 MAMEX_REPORTS=$(OUT)/quick $(QUIET) $(BIN)/nbdev_test --n_workers 2 --do_print
@@ -80,4 +86,4 @@ dist:  ## wheel and source distribution in dist/, checked: make dist [TAG=v0.1.0
 	@rm -rf dist && mv build/dist dist && echo "Look into dist/:" && ls dist
 
 clean:
-	rm -rf $(VENV) build dist _book ._book.work out *.egg-info .pytest_cache .coverage
+	rm -rf $(VENV) .outside build dist _book ._book.work out *.egg-info .pytest_cache .coverage

@@ -299,7 +299,7 @@ EXTRAS = dict(notebooks={"IPython", "matplotlib", "optuna", "papermill", "psutil
               ann={"faiss", "hnswlib", "onnx", "onnxruntime", "usearch"},
               # extra → what it brings, as it is imported
               serve={"fastapi", "fastapi_offline", "prometheus_client", "pydantic", "uvicorn"},
-              ray={"fsspec", "ray"})
+              ray={"fsspec", "ray"}, outside={"bm25s", "cornac", "implicit", "lightfm"})
 
 def extra_missing(e: ModuleNotFoundError) -> str:
     "The sentence for a package that an extra brings; any other absence is a fault of ours and raised again."

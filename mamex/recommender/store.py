@@ -214,14 +214,15 @@ def read(cls: Recommender, folder: Path) -> Recommender:
     except Exception as e:
         raise UsageError(f"{folder} cannot be read as a recommender ({type(e).__name__}: {str(e)[:100]}): "
                          "fit and save it again.") from None
-    rec.stamps[folder], rec.source = stamp, folder if hasattr(model.config, "solve") else None
+    place = folder.resolve()  # messages name the folder as it was given
+    rec.stamps[place], rec.source = stamp, place if hasattr(model.config, "solve") else None
     return rec
 
 # %% ../../nbs/shop/8_store.ipynb #f7462e98
 @patch(cls_method=True)
 def load(cls: Recommender, folder) -> Recommender:
     "Read what `save` wrote, to the same bits; `UsageError` where the folder is damaged, mixed or of another version."
-    if not (folder := Path(folder).expanduser().resolve()).exists(): sweep(folder)
+    if not (folder := Path(folder).expanduser()).exists(): sweep(folder.resolve())
     while True:
         stamp, fault = stamp_of_saved(folder), None
         try: rec = cls.read(folder)

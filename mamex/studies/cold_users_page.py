@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['AVERAGE', 'POPULAR', 'TRAINED', 'ALL', 'LINES', 'CAPTION', 'told_clicks', 'pays_from', 'answer', 'draw_clicks',
-           'plot_clicks', 'page', 'figures', 'tables']
+           'plot_clicks', 'page', 'figures', 'tables', 'headline']
 
-# %% ../../nbs/studies/cold_users_page.ipynb #9e745427
-import matplotlib.pyplot as plt, numpy as np
+# %% ../../nbs/studies/cold_users_page.ipynb #826f12a7
+import matplotlib.pyplot as plt, numpy as np, pandas as pd
 from ..protocol.intervals import fold_interval
 from ..reports.cards import card_table
 from ..reports.figures import quiet
-from ..reports.words import markdown_table
+from ..reports.words import markdown_table, number
 from .evidence_page import evidence_note, family_part, mean_of, verdict_table
 
 # %% ../../nbs/studies/cold_users_page.ipynb #07e88618
@@ -90,3 +90,14 @@ def tables(report: dict) -> dict:  # name → table
     "What the notebook shows between its paragraphs."
     found = {n: verdict_table(report, n) for n in ("new", "trained")}
     return found | dict(known=verdict_table(report["known"], "known"))
+
+# %% ../../nbs/studies/cold_users_page.ipynb #9ebf2eb1
+def headline(reports: dict) -> pd.DataFrame:  # dataset → cold_users.json
+    "A row a dataset: the answers, and what a cold user's new items are worth by what is known of him."
+    out = []
+    for n, r in reports.items():
+        first, own = r["card"]["clicks"][0], {k: number(mean_of(r, k)) for k in r["folds"]["own"]}
+        new, known = (r["pays"][s] or "–" for s in ("new", "known"))
+        out.append({"dataset": n, "new items, from": new, "known items, from": known,
+                    "average user": own[AVERAGE], first: own[first], ALL: own[ALL]})
+    return pd.DataFrame(out).set_index("dataset")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'over_folds', 'front_sentences', 'plot_front', 'anchor', 'short_verdicts', 'finding_line', 'claim_part',
-           'shares_table', 'claims_page', 'datasets_table', 'best_part', 'speed_part', 'peers_part', 'earlier_part',
-           'index_page', 'write_index']
+           'shares_table', 'claims_page', 'datasets_table', 'best_part', 'speed_part', 'peers_part', 'outside_part',
+           'cold_part', 'cost_part', 'earlier_part', 'index_page', 'write_index']
 
 # %% ../../nbs/studies/front.ipynb #9c852622
 import json
@@ -20,7 +20,9 @@ from ..reports.words import markdown_table
 from .best_page import headline, strongest, views_told
 from .claims import (CLAIMS, FAILS, HOLDS, NEEDLESS, NONE, OPEN, SAME, claim_rows, minutes,
                                   read_reports, shares)
+from .cold_users_page import headline as cold_headline
 from .evidence_page import interval
+from .outside_page import outside_headline
 from .overview import overview_table, plot_over_datasets
 from .questions import questions_table, write_questions
 from .speed_page import fast_part
@@ -173,6 +175,28 @@ def peers_part(reports: dict) -> list[str]:  # dataset → peers.json
             f"{', '.join(f'[{n}]({n}/peers.md)' for n in reports)}."]
 
 # %% ../../nbs/studies/front.ipynb #657d420a
+def outside_part(reports: dict) -> list[str]:  # dataset → outside.json
+    "`best` beside what other libraries offer; nothing where there is no report."
+    if not reports: return []
+    return ["## What a user would pick instead",
+            "Models of other libraries, all tuned alike, on the inputs and folds of `best`. A star: `best` is told to "
+            "rank better; a minus: worse; no sign: within 10 %, or open.", markdown_table(outside_headline(reports)),
+            f"Every model, and how it was tuned: {', '.join(f'[{n}]({n}/outside.md)' for n in reports)}."]
+
+def cold_part(reports: dict) -> list[str]:  # dataset → cold_users.json
+    "From how many clicks on it pays to personalise; nothing where there is no report."
+    if not reports: return []
+    return ["## Users of whom little is known",
+            "From how many clicks on ranking for the user is told to be better than the average user's ranking of new "
+            "items, and than popularity on known ones.", markdown_table(cold_headline(reports)),
+            f"By number of clicks: {', '.join(f'[{n}]({n}/cold_users.md)' for n in reports)}."]
+
+def cost_part(root: Path) -> list[str]:
+    "The way to the page of costs, where it is."
+    return ["## What it takes", "Seconds, memory and disk by the size of the catalogue, the price of a night, exact "
+            "ranking beside an index: [cost](drawn/cost.md)."] if (root/"drawn"/"cost.md").exists() else []
+
+# %% ../../nbs/studies/front.ipynb #9e042edf
 def earlier_part(root: Path) -> list[str]:
     "The reports that stand until they are made again; nothing where there is none."
     old = superseded(root)
@@ -187,7 +211,9 @@ def index_page(root: Path) -> str:
         "Verdicts first; the evidence lies behind the links. Every number comes from a json beside its page.",
         "## What people ask", markdown_table(questions_table(reports)),
         "## What holds", markdown_table(short_verdicts(claim_rows(root))), 
-        *best_part(over_folds(reports, "best")), *peers_part(over_folds(reports, "peers")), *speed_part(reports),
+        *best_part(over_folds(reports, "best")), *peers_part(over_folds(reports, "peers")),
+        *outside_part(over_folds(reports, "outside")), *cold_part(over_folds(reports, "cold_users")),
+        *speed_part(reports), *cost_part(root),
         *earlier_part(root), *(["## Datasets", markdown_table(datasets_table(reports))] if reports else [])]) + "\n"
 
 # %% ../../nbs/studies/front.ipynb #5f41f7c5

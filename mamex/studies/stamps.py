@@ -29,11 +29,11 @@ SHOP = tuple(sorted(f"recommender.{p.stem}" for p in (Path(mamex.__file__).paren
 # no number of a report depends on them: pages and the index of all reports are made from their json
 BYSTANDERS = ("studies.claims", "studies.front", "studies.overview", "studies.regenerate", "studies.stamps",
               "studies.budget", "studies.questions", "studies.evidence_page", "studies.best_page",
-              "studies.cold_users_page", "reports.words", "reports.figures", *SHOP)
+              "studies.cold_users_page", "studies.outside_page", "reports.words", "reports.figures", *SHOP)
 
 # the preset `best`: the trainer knows it, but no number of a notebook that does not ask for it depends on it
 BEST = ("solved", "experts", "tastes", "vectors.likeness", "vectors.lexical")
-ASKS_FOR_BEST = ("run", "best", "peers", "ablations", "speed", "cold_users")  # notebooks
+ASKS_FOR_BEST = ("run", "best", "peers", "ablations", "speed", "cold_users", "outside")  # notebooks
 
 # %% ../../nbs/studies/stamps.ipynb #3cfa65f0
 def not_followed(notebook: Path) -> tuple:  # modules, as `stamp_of` takes them
@@ -101,7 +101,7 @@ def stale(root: Path, nbs: Path) -> dict[str, str]:  # "dataset/notebook" → wh
     "The reports under a folder that were not made by the code of now, and do not say so."
     out, marked = {}, superseded(root)
     for p in sorted(Path(root).glob("*/*.json")):
-        if p.stem in ("stamps", "speed"): continue
+        if p.stem in ("stamps", "speed", "cost"): continue  # seconds depend on the machine
         stamp = read_stamps(p.parent).get(p.stem)
         if not stamp: why = "no stamp"
         elif stamp.get("report") != digest(p.read_bytes()): why = "changed since its stamp"
