@@ -181,8 +181,8 @@ def small_datasets(to: Path):
         save_dataset(ds, to / name)
 
 
-VECTORS = re.compile(r"\bopen_study\(")
-STUB = "from mamex.reports.files import report_folder\n(report_folder(p.lab.dataset.name, p.out) / '{}.json').write_text('{{}}')"
+VECTORS = re.compile(r"\bopen_study\(|\bcheck_sizes\(")
+STUB = "from mamex.reports.files import report_folder\n(report_folder(p.lab.dataset.name if 'lab' in p else 'drawn', p['out']) / '{}.json').write_text('{{}}')"
 
 def first_cells(path: Path):
     "Cuts a papermill notebook behind the cell that makes the vectors; a stub stands for its report."
