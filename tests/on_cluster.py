@@ -1,5 +1,6 @@
 """A head and a second node, both on this machine and in a namespace of their own: vectors, sums, lists and runs, with a worker and a node
-killed in the middle. Prints what came out as json. `tests/test_ray.py` starts it; everything that it starts ends with it.
+killed in the middle. Writes what came out into said.json (Ray prints what its workers say, whenever it comes). `tests/test_ray.py` starts it;
+everything that it starts ends with it.
 """
 import faulthandler, json, os, psutil, secrets, socket, subprocess, sys, tempfile, threading, time
 from pathlib import Path
@@ -127,4 +128,4 @@ said["runs"] = dict(equal=all(a.users.to_numpy().tobytes() == b.users.to_numpy()
                     names=all(names(HOME / "study", k) == names(HOME / "here", k) == names(HOME / "common", k) for k in ("folds", "runs")),
                     killed=NODES[beside].wait(30), alive=sum(n["Alive"] for n in ray.nodes()))
 said["seconds"] = time.time() - began
-print(json.dumps(said))
+(HOME / "said.json").write_text(json.dumps(said), encoding="utf-8")
