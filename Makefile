@@ -55,7 +55,7 @@ test: setup  ## notebooks, clean export, README and its commands, properties, fa
 
 # `make test` runs each notebook by the function behind nbdev_test (tests/test_notebooks.py), and holds the same run against the
 # exported module. Here is nbdev_test itself for the chapters, and papermill for the reports, which are quick: few epochs.
-QUICKLY := run ablations sensitivity audit peers best missing_modality temporal_coldstart cold_users speed cost
+QUICKLY := run ablations sensitivity audit peers best missing_modality temporal_coldstart cold_users nights speed cost
 
 notebooks: setup  ## the notebooks alone
 	TQDM_DISABLE=1 MAMEX_REPORTS=$(OUT)/quick $(QUIET) $(BIN)/nbdev_test --n_workers 2 --do_print

@@ -19,7 +19,7 @@ WINGS = {"data": "Data", "vectors": "Vectors", "protocol": "Protocol", "extensio
          "rivals": "Rivals", "reports": "How a report is written", "studies": "Studies", "cluster": "Many machines"}
 # the notebooks that papermill runs, in the order in which they are read
 STUDIES = ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart",
-           "cold_users", "outside", "speed", "cost")
+           "cold_users", "nights", "outside", "speed", "cost")
 
 
 def notebooks(folder: Path) -> list:

@@ -109,7 +109,7 @@ def test_every_chapter_is_on_the_map():
 def slug(heading): return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-STUDIES = sorted(p for n in ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart", "cold_users", "outside", "speed", "cost") for p in (ROOT / "reports").glob(f"*/{n}.json"))
+STUDIES = sorted(p for n in ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart", "cold_users", "nights", "outside", "speed", "cost") for p in (ROOT / "reports").glob(f"*/{n}.json"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: f"{p.parent.name}-{p.stem}")

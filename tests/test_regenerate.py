@@ -140,7 +140,7 @@ def test_a_notebook_that_writes_no_report_has_failed(house, call, quick, monkeyp
 
 
 @pytest.mark.parametrize("line, sentence", [
-    ("toy --only run,ablation", "there is no report notebook 'ablation' (did you mean 'ablations'?): choose among run, best, peers, ablations, sensitivity, audit, missing_modality, temporal_coldstart, cold_users, speed, outside."),
+    ("toy --only run,ablation", "there is no report notebook 'ablation' (did you mean 'ablations'?): choose among run, best, peers, ablations, sensitivity, audit, missing_modality, temporal_coldstart, cold_users, speed, outside, nights."),
     ("toi", "there is no dataset 'toi' (did you mean 'toy'?)"),
     ("toy --jobs 0", "jobs is 0; at least one"),
     ("toy -p out here", "out cannot be given with -p here: set MAMEX_REPORTS."),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARKS', 'over_folds', 'front_sentences', 'plot_front', 'anchor', 'short_verdicts', 'finding_line', 'claim_part',
            'shares_table', 'claims_page', 'datasets_table', 'best_part', 'speed_part', 'peers_part', 'outside_part',
-           'cold_part', 'cost_part', 'earlier_part', 'index_page', 'write_index']
+           'cold_part', 'nights_part', 'cost_part', 'earlier_part', 'index_page', 'write_index']
 
 # %% ../../nbs/studies/front.ipynb #9c852622
 import json
@@ -22,6 +22,7 @@ from .claims import (CLAIMS, FAILS, HOLDS, NEEDLESS, NONE, OPEN, SAME, claim_row
                                   read_reports, shares)
 from .cold_users_page import headline as cold_headline
 from .evidence_page import interval
+from .nights_page import headline as nights_headline
 from .outside_page import outside_headline
 from .overview import overview_table, plot_over_datasets
 from .questions import questions_table, write_questions
@@ -191,6 +192,14 @@ def cold_part(reports: dict) -> list[str]:  # dataset → cold_users.json
             "items, and than popularity on known ones.", markdown_table(cold_headline(reports)),
             f"By number of clicks: {', '.join(f'[{n}]({n}/cold_users.md)' for n in reports)}."]
 
+def nights_part(reports: dict) -> list[str]:  # dataset → nights.json
+    "An update a night beside a full fit; nothing where there is no report."
+    if not reports: return []
+    return ["## A week of nights",
+            "What an update costs and ranks beside a full fit, NDCG@10 of the next day's clicks over the evenings of a "
+            "week.", markdown_table(nights_headline(reports)),
+            f"Way by way, evening by evening: {', '.join(f'[{n}]({n}/nights.md)' for n in reports)}."]
+
 def cost_part(root: Path) -> list[str]:
     "The way to the page of costs, where it is."
     return ["## What it takes", "Seconds, memory and disk by the size of the catalogue, the price of a night, exact "
@@ -200,7 +209,8 @@ def cost_part(root: Path) -> list[str]:
 def earlier_part(root: Path) -> list[str]:
     "The reports that stand until they are made again; nothing where there is none."
     old = superseded(root)
-    return ["## Made by earlier code", "These stand until they are made again; in the table of `best` they bear a †.",
+    mark = "; in the table of `best` they bear a †" if any(n.endswith("/best") for n in old) else ""
+    return ["## Made by earlier code", f"These stand until they are made again{mark}.",
             "\n".join(f"- [{n}]({n}.md): {why}" for n, why in old.items())] if old else []
 
 def index_page(root: Path) -> str:
@@ -210,9 +220,10 @@ def index_page(root: Path) -> str:
         "# Reports",
         "Verdicts first; the evidence lies behind the links. Every number comes from a json beside its page.",
         "## What people ask", markdown_table(questions_table(reports)),
-        "## What holds", markdown_table(short_verdicts(claim_rows(root))), 
+        "## What holds", markdown_table(short_verdicts(claim_rows(root))),
         *best_part(over_folds(reports, "best")), *peers_part(over_folds(reports, "peers")),
         *outside_part(over_folds(reports, "outside")), *cold_part(over_folds(reports, "cold_users")),
+        *nights_part(over_folds(reports, "nights")),
         *speed_part(reports), *cost_part(root),
         *earlier_part(root), *(["## Datasets", markdown_table(datasets_table(reports))] if reports else [])]) + "\n"
 

@@ -28,7 +28,7 @@ from .stamps import code_stamp, data_stamp, is_up_to_date, read_stamps, write_st
 # the order in which they start
 NOTEBOOKS = ("run", "best", "peers", "ablations", "sensitivity", "audit", "missing_modality", "temporal_coldstart",
              "cold_users")
-ASIDE = ("speed", "outside")  # only when asked for by name
+ASIDE = ("speed", "outside", "nights")  # only when asked for by name
 TIMED = ("speed",)  # what runs beside it would be in its times; `outside` wants libraries that the core lacks
 
 # %% ../../nbs/studies/regenerate.ipynb #e5152718
