@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UsageError', 'project_root', 'cache_dir', 'dataset_roots', 'atomic', 'write_atomic', 'progress_bar', 'digest',
-           'file_digest', 'is_ours', 'says_nothing', 'tree_of', 'bare_code', 'module_file', 'named_modules', 'reached',
-           'stamp_of']
+           'file_digest', 'is_ours', 'says_nothing', 'tree_of', 'written', 'bare_code', 'module_file', 'named_modules',
+           'reached', 'stamp_of']
 
 # %% ../nbs/data/1_base.ipynb #b35bbb72
 import ast, configparser, functools, hashlib, os, platformdirs, sys, threading, tqdm.auto, tqdm.std
@@ -133,10 +133,20 @@ def tree_of(source: str):  # None: it is no Python
         except (SyntaxError, ValueError): return None
 
 # %% ../nbs/data/1_base.ipynb #6c5151b1
+def written(node) -> str:  # node of a syntax tree, or what stands in one
+    "A syntax tree as text. `ast.unparse` and `ast.dump` write it otherwise from one Python to the next; this does not."
+    if isinstance(node, list): return f"[{', '.join(map(written, node))}]"
+    if not isinstance(node, ast.AST): return repr(node)
+    if isinstance(node, ast.JoinedStr):  # some write an empty text at the end of an f-string
+        node = ast.JoinedStr([v for v in node.values if getattr(v, "value", None) != ""])
+    there = {k: v for k, v in ast.iter_fields(node) if k not in ("ctx", "kind") and v is not None and v != []}
+    return f"{type(node).__name__}({', '.join(f'{k}={written(v)}' for k, v in there.items())})"
+
+# %% ../nbs/data/1_base.ipynb #fc44553b
 def bare_code(source: str, package: str = "mamex") -> str:
-    "A source without comments, docstrings and spacing; the same text for the same syntax tree."
+    "A source without comments, docstrings and spacing: the same text for the same syntax tree, on every Python."
     if (tree := tree_of(source)) is None: return source
-    return ast.unparse(ast.fix_missing_locations(_Bare(package).visit(tree)))
+    return written(_Bare(package).visit(tree))
 
 # %% ../nbs/data/1_base.ipynb #fa656196
 def module_file(name: str,   # full, "mamex.reports.words"
