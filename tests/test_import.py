@@ -340,7 +340,7 @@ def test_a_told_column_does_not_make_data_a_header(shop): assert "first line hol
 
 # ---- 7: numbers and texts
 @pytest.mark.parametrize("values,numbers", [("12,50 3", [12.5, 3]), ("€_12,50 3_€", [12.5, 3]), ("1.299,00 5,5", [1299, 5.5]), ("$1,299.50 7", [1299.5, 7]), ("5 n/a", [5, None]), ("1e3 2", [1000, 2]), ("007 12", None), ("1,299 5", None),
-                                            ("red 5", None), ("- -", None), ("1.299.000 2", [1299000, 2]), ("nan inf", None), ("0.5 -1", [.5, -1]), ("1_2 3", None)])
+                                            ("red 5", None), ("- -", None), ("1.299.000 2", [1299000, 2]), ("nan inf", None), ("0.5 -1", [.5, -1]), ("899 1.299", None), ("2 1.125", [2, 1.125]), ("1.299 49,90", None), ("1_2 3", None)])
 def test_numbers_apart_from_texts(values, numbers):
     n = _as_numbers(pd.Series([v.replace("_", " ") for v in values.split()]))
     assert n is None if numbers is None else [None if pd.isna(x) else x for x in n] == numbers

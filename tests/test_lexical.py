@@ -5,7 +5,8 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from mamex.base import UsageError
 from mamex.vectors.features import Features
-from mamex.vectors.lexical import COUNTED, ROLES, alike_groups, as_views, column_roles, counted, lexical_views, number_of, on_a_line, role_of, with_lexical, with_views
+from mamex.datasets.numbers import decimal_mark, number_of
+from mamex.vectors.lexical import COUNTED, ROLES, alike_groups, as_views, column_roles, counted, lexical_views, on_a_line, role_of, with_lexical, with_views
 from mamex.vectors.likeness import condensed, liked_alike, mantel, term_weights, weighed
 
 CELL = st.one_of(st.none(), st.text(max_size=20), st.integers(), st.floats(), st.booleans(), st.lists(st.text(max_size=6), max_size=3), st.just(pd.NA), st.just(pd.NaT))
@@ -28,6 +29,37 @@ def test_a_price_is_read_in_any_writing(x, how):
     x = round(x, 2)
     for text in (f"{x:,.2f}", f"{x:.2f}", f"{x:,.2f}".replace(",", " ").replace(".", ","), f"{x:,.2f}".translate(str.maketrans(",.", ".,"))):
         assert number_of(how.format(text)) == pytest.approx(x)
+
+
+GERMAN = str.maketrans(",.", ".,")
+prices = st.lists(st.floats(.5, 5e5), min_size=4, max_size=20)
+
+
+@given(prices, st.integers(0, 4), st.booleans())
+def test_a_column_is_read_alike_in_both_writings(values, places, marked):
+    "Points and commas change places, and nothing else: where some cell tells the mark, the numbers are the same."
+    plain = [f"{x:{',' * marked}.{places}f}" for x in values]
+    other = [t.translate(GERMAN) for t in plain]
+    (m, told), (n, also) = decimal_mark(plain), decimal_mark(other)
+    assert told == also
+    if told: assert [number_of(t, m) for t in plain] == [number_of(t, n) for t in other] == [round(float(t.replace(",", "")), 9) for t in plain]
+
+
+@given(st.lists(st.integers(100, 999), min_size=2), st.lists(st.integers(1000, 5000), min_size=2))
+def test_prices_around_a_thousand_stay_together(low, high):
+    "899 and 1.299: no cell tells the mark, and one column must not hold 899 and 1.3."
+    whole = np.array(low + high)
+    for how in (lambda x: f"{x:,}", lambda x: f"{x:,}".translate(GERMAN)):
+        column = pd.Series([how(x) for x in whole], dtype=object)
+        role = role_of("preis", column)
+        assert on_a_line(column, role) == pytest.approx(np.arcsinh(whole.astype(float)), rel=1e-6)
+
+
+def test_a_new_item_is_read_as_its_column_was():
+    "One cell alone leaves the mark open; the role that training saw tells it."
+    roles = column_roles(pd.DataFrame(dict(item=["a", "b", "c"], preis=["899", "1.299", "12.499"])))
+    new = lexical_views(pd.DataFrame(dict(item=["d"], preis=["2.100"])), roles)[1]["preis number"]
+    assert roles["preis"] == "decimal-comma" and new[0] == pytest.approx(np.arcsinh(2100), rel=1e-6)
 
 
 @pytest.mark.parametrize("v", ["", "free", "1 2 x", "12 pieces", "1-2-3", "£", None, "2024-01-31", "+49 30 1234 ab"])

@@ -19,7 +19,7 @@ from ..datasets.core import Dataset
 from ..datasets.fetch.sources import load_or_fetch
 from ..datasets.ids import as_python
 from ..vectors.features import Features
-from ..vectors.lexical import as_views, column_roles, with_lexical
+from ..vectors.lexical import NUMBERS, as_views, column_roles, with_lexical
 from ..vectors.likeness import condensed
 from ..vectors.texts import text_modalities
 from ..protocol.intervals import paired_interval
@@ -213,7 +213,7 @@ def text_columns_of(ds: Dataset, config, columns, roles=None) -> tuple | dict:  
     "The text columns to read; words that users wrote, and numbers, are left out, unless they are named."
     if columns is None and not hasattr(config, "solve"): return ("title", "description")
     if columns is None:
-        unread = [c for c, r in (roles or {}).items() if r in ("number", "year", "ignore", "feedback")]
+        unread = [c for c, r in (roles or {}).items() if r in (*NUMBERS, "year", "ignore", "feedback")]
         named = tuple(c for c in text_modalities(ds)["text"] if c not in unread)
         return dict(text=named) | ({c: (c,) for c in named} if len(named) > 1 else {})
     if isinstance(columns, Mapping):

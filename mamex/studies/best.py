@@ -16,7 +16,7 @@ from ..base import cache_dir, digest, progress_bar, stamp_of
 from ..datasets.core import Dataset
 from ..vectors.choose import choose_encoder
 from ..vectors.features import Features
-from ..vectors.lexical import as_views, column_roles, with_lexical
+from ..vectors.lexical import NUMBERS, as_views, column_roles, with_lexical
 from ..vectors.likeness import condensed
 from ..vectors.texts import text_modalities
 from ..protocol.verdicts import compare_folds
@@ -31,7 +31,7 @@ from .lab import Lab, make_lab, read_dataset
 from .variants import recipe
 
 # %% ../../nbs/studies/best.ipynb #3f86e236
-UNREAD = ("number", "year", "ignore", "feedback")  # roles of columns that no encoder reads
+UNREAD = (*NUMBERS, "year", "ignore", "feedback")  # roles of columns that no encoder reads
 
 def columns_of(ds: Dataset) -> dict[str, object]:  # view → text columns, as in `extract`
     "Which columns the encoder reads in a view; numbers are no text."

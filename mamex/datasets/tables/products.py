@@ -14,6 +14,7 @@ from ...base import UsageError
 from ..checks.problems import Problem, _problems
 from ..core import feedback_columns
 from ..dates import doubtful_times, parse_times
+from ..numbers import decimal_mark
 from ..ids import near_hint, plain_id, plain_name
 from ..pictures import SUFFIXES, folder_paths, one_form, zip_paths
 from .rows import Table
@@ -103,7 +104,7 @@ def _as_numbers(s):
     some = s[~s.str.casefold().isin(ABSENT)]
     if not len(some) or len(some) < .5*(s != "").sum(): return None
     bare = some.str.replace(rf"(?i)^{MONEY}\s*|\s*{MONEY}$", "", regex=True).str.strip()
-    if bare.str.match(r"[+-]?0\d").any(): return None
+    if bare.str.match(r"[+-]?0\d").any() or decimal_mark(bare) == (",", False): return None  # 899 and 1.299
     if (bare.str.fullmatch(r"[+-]?\d{1,3}((\.\d{3})+,\d+|(\.\d{3}){2,})|[+-]?\d+,(\d{1,2}|\d{4,})|[+-]?\d+").all()
             and bare.str.contains(r",|\..*\.").any()):
         bare = bare.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)  # 1.299,50
