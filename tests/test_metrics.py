@@ -72,6 +72,38 @@ def test_noise_of_floats_is_a_tie_and_the_order_of_items_does_not_matter(seed):
     assert np.array_equal(first, (scores[:, None] > scores[:, :, None]).sum(2).ravel()) and np.array_equal(size, (scores[:, None] == scores[:, :, None]).sum(2).ravel())
 
 
+def counted_places(scores, relevant):
+    "Places and ties by comparing each relevant item with all others, one user after the other."
+    out = []
+    for row in range(len(scores)):
+        s = scores[row]
+        near, mine = 1e-6 * (s.max() - s.min()), np.flatnonzero(relevant[row])
+        first = [int((s > s[c] + near).sum()) for c in mine]
+        size = [int((s >= s[c] - near).sum()) - f for c, f in zip(mine, first)]
+        if max(size, default=1) > 1:  # ties may be chains
+            ends, start, high = [], 0, np.sort(s)[::-1]
+            for k in range(len(s)):
+                if k + 1 == len(s) or high[k] - high[k + 1] > near: ends.append((start, k + 1)); start = k + 1
+            tie = [next((a, b) for a, b in ends if s[c] in high[a:b]) for c in mine]
+            first, size = [a for a, _ in tie], [b - a for a, b in tie]
+        out += [(row, f, n) for f, n in zip(first, size)]
+    return [list(x) for x in zip(*out)] or [[], [], []]
+
+
+@given(st.integers(0, 10**6), st.sampled_from([np.float32, np.float64]), st.integers(0, 3))
+@settings(max_examples=150, deadline=None)
+def test_places_are_those_of_counting_to_the_last_bit(seed, dtype, kind):
+    "Whatever lies at the edge of a tie: with rounding, with chains, with long and short lists."
+    rng = np.random.default_rng(seed)
+    n, p = rng.integers(1, 12), rng.integers(1, 50)
+    s = rng.normal(size=(n, p))
+    if kind == 1: s = s.round(1)
+    if kind == 2: s[:, :p // 2] = s[:, p - p // 2:] + rng.random((n, p // 2)) * 4e-6
+    if kind == 3: s[:, 1:] = s[:, :1] + np.arange(1, p) * .9e-6 * (rng.random((n, p - 1)) < .9); s[:, -1] += 1
+    s, relevant = s.astype(dtype), rng.random((n, p)) < rng.random()
+    assert [x.tolist() for x in relevant_places(s, relevant)] == counted_places(s, relevant)
+
+
 def test_one_score_for_all_is_chance():
     m = user_metrics(np.zeros((1, 50)), np.arange(50)[None] == 7, (10,))
     assert np.isclose(m["recall@10"][0], .2) and np.isclose(m["hit_rate@10"][0], .2)
