@@ -71,7 +71,7 @@ def test_every_way_ends_with_the_same_users_items_and_clicks(week):
 
 
 def test_what_is_asked_was_not_known_and_its_items_are_there(week):
-    for k in range(week.nights):
+    for k in range(week.days):
         for new in (False, True):
             s = asked(week, k, new)
             assert not set(map(tuple, s.train)) & set(map(tuple, s.test))
@@ -94,8 +94,23 @@ def test_a_night_brings_only_what_is_new(week):
     more = brought(week, 1)
     assert list(more["items"]["item"]) == [i for i, b in zip(week.ds.item_ids, week.born) if b == 1]
     assert len(more["clicks"]) == (week.day == 1).sum() and {len(v) for v in more["vectors"].values()} == {len(more["items"])}
-    late = next(k for k in range(week.nights) if not (week.born == k).any())
+    late = next(k for k in range(week.days) if not (week.born == k).any())
     assert set(brought(week, late)) == {"clicks"}
+
+
+@pytest.mark.parametrize("wrong", [dict(nights=1), dict(nights=2.5), dict(share=0.), dict(share=1), dict(share=1e-4)])
+def test_a_week_that_is_none_is_named(wrong):
+    p = Study(dataset="toy", encoder="tiny", order="auto", k_core=0, long_text="cut", seed=0, quick=False) | dict(nights=7, share=.1) | wrong
+    with pytest.raises(UsageError, match=next(iter(wrong)) if wrong != dict(share=1e-4) else "holds no click"): nights.lab_of(Study(p))
+
+
+def test_a_set_whose_users_come_once_says_so(shop):
+    "As where everybody rates within an hour: after no night does somebody come who is known."
+    ds, t, _ = shop
+    p = Study(dataset="toy", encoder="tiny", nights=3, share=.3, order="auto", k_core=0, long_text="cut", seed=0, quick=False, started=0.)
+    p.lab = nights.lab_of(p)
+    p.week = Week(*by_arrival(ds, when := ds.interactions["user"].to_numpy(float), days_of(when, 4, .3)))
+    with pytest.raises(UsageError, match="after 0 of 3 nights .* take fewer nights or a larger share"): nights.rows(p.lab, p)
 
 
 @pytest.mark.parametrize("order", ["newest", "", "Time"])
@@ -113,8 +128,8 @@ def test_the_report_says_what_its_evenings_say(week):
               preset="best")
     p.lab = nights.lab_of(p)
     r = nights.rows(p.lab, p)
-    assert len(r["evenings"]) == 3 and all(len(v) == 3 for v in r["pools"]["all"].values())
+    assert len(r["evenings"]) == 4 and all(len(v) == 3 for v in r["pools"]["all"].values())
     assert set(r["verdicts"]["all"]) == set(WAYS) - {FIT} and seconds(r, LEFT) is None
     assert all(e[FIT]["same"] == 1 for e in r["evenings"]) and r["evenings"][0]["updated"]["same"] == 1
     text = page(r)
-    assert answer(r) in text and all(verdict_of(v) in text for v in r["verdicts"]["all"].values()) and len(tables(r)["evenings"]) == 3
+    assert answer(r) in text and all(verdict_of(v) in text for v in r["verdicts"]["all"].values()) and len(tables(r)["nights"]) == 3

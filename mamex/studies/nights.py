@@ -18,7 +18,9 @@ from ..protocol.splits import Split
 from ..protocol.verdicts import compare_folds, decide
 from ..protocol.windows import interaction_times
 from ..recommender.core import Recommender
-from ..recommender import fitting, updating  # `fit` and `update` of a `Recommender`
+from ..recommender import updating  # `update` of a `Recommender`
+from ..recommender.fitting import as_share
+from ..recommender.ranking import whole_number
 from ..reports.files import Report
 from .cold_users import seen_last
 from .lab import Lab, read_dataset, read_vectors
@@ -39,14 +41,14 @@ def moments(ds: Dataset, order: str = "auto", seed: int = 0) -> tuple:  # float 
 
 # %% ../../nbs/studies/nights.ipynb #f17f8171
 def days_of(t: np.ndarray,      # float [n_interactions]
-            nights: int = 7,
+            days: int = 8,
             share: float = .1,  # of the clicks, which come during the days
            ) -> np.ndarray:     # int64 [n_interactions]: 0 before the first evening, then the day
     "The day of each click; `UsageError` where a day would be empty."
     p = pd.Series(t).rank(method="max", pct=True).to_numpy()  # a moment is never split
-    day = np.maximum(np.ceil((p - (1 - share)) / share * nights - 1e-9), 0).astype(np.int64)
-    if gone := sorted(set(range(nights + 1)) - set(day)):
-        raise UsageError(f"day {gone[0]} of {nights} holds no click: take fewer nights, or a larger share.")
+    day = np.maximum(np.ceil((p - (1 - share)) / share * days - 1e-9), 0).astype(np.int64)
+    if gone := sorted(set(range(days + 1)) - set(day)):
+        raise UsageError(f"day {gone[0]} of {days} holds no click: take fewer nights, or a larger share.")
     return day
 
 # %% ../../nbs/studies/nights.ipynb #57534736
@@ -76,7 +78,7 @@ class Week:
         self.came = day[np.unique(ds.interactions["user"], return_index=True)[1]]  # clicks stand in their order
 
     @property
-    def nights(self): return int(self.day.max())
+    def days(self): return int(self.day.max())
     def n_users(self, k): return int((self.came <= k).sum())
     def n_items(self, k): return int((self.born <= k).sum())
 
@@ -182,14 +184,14 @@ def whole(w: Week, rule: str) -> Split:
 # %% ../../nbs/studies/nights.ipynb #24ed0633
 def lab_of(p) -> Lab:  # p: parameters of the notebook
     "Dataset and vectors; the week itself becomes `p.week`."
-    if p.quick: p.nights = min(p.nights, 3)
+    p.nights, p.share = whole_number(3 if p.quick else p.nights, "nights", 2), as_share(p.share, "share")
     ds = read_dataset(p)
     f = read_vectors(ds, p)
     t, by = moments(ds, p.order, p.seed)
     vectors = {m: np.where(f.mask[:, [k]], v, 0) for k, (m, v) in enumerate(f.vectors.items())}
-    p.week = Week(*by_arrival(replace(ds, features=vectors), t, days_of(t, p.nights, p.share)))
+    p.week = Week(*by_arrival(replace(ds, features=vectors), t, days_of(t, p.nights + 1, p.share)))
     how = dict(time="in the order of their times", chance="in an order of chance")[by]
-    return Lab(ds, f, whole(p.week, f"{p.nights} days with {p.share:.0%} of the clicks, {how}"), {}, [p.seed], "cpu")
+    return Lab(ds, f, whole(p.week, f"{p.nights} nights between days with {p.share:.0%} of the clicks, {how}"), {}, [p.seed], "cpu")
 
 # %% ../../nbs/studies/nights.ipynb #cd42ef5a
 def first_run(rec: Recommender, seed: int) -> SimpleNamespace:  # as `run_card` reads it
@@ -201,8 +203,11 @@ def first_run(rec: Recommender, seed: int) -> SimpleNamespace:  # as `run_card` 
 def rows(lab: Lab, p) -> Report:
     "The whole week, evening by evening."
     began, recs, evenings, w = time.time(), {}, [], p.week
-    with progress_bar(w.nights, "evenings", lab.progress) as bar:
-        for k in range(w.nights): evenings.append(evening(recs, w, k, p.seed)); bar.update(1)
-    pools = {what: columns_of(evenings, what) for what in ("all", "new")}
-    card = p.card([first_run(recs[LEFT], p.seed)], time.time() - began, lab, "best", days=w.nights, share=p.share)
+    with progress_bar(w.days, "evenings", lab.progress) as bar:
+        for k in range(w.days): evenings.append(evening(recs, w, k, p.seed)); bar.update(1)
+    pools = {what: columns_of(evenings[1:], what) for what in ("all", "new")}
+    if (n := len(pools["all"][FIT])) < 2:
+        raise UsageError(f"{lab.dataset.name}: after {n} of {p.nights} nights a user who is known by then clicks the next "
+                         "day: take fewer nights or a larger share (-p nights 3 -p share 0.3).")
+    card = p.card([first_run(recs[LEFT], p.seed)], time.time() - began, lab, "best", nights=p.nights, share=p.share)
     return Report(card, evenings=evenings, pools=pools, verdicts=verdicts_of(pools))

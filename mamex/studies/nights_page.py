@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIT', 'UPDATED', 'SOLVED', 'FOLDED', 'LEFT', 'WAYS', 'SAYS', 'CAPTION', 'seconds', 'same_share', 'verdict_of',
-           'answer', 'ways_table', 'new_table', 'evenings_table', 'plot_nights', 'page', 'figures', 'tables',
-           'headline']
+           'answer', 'ways_table', 'new_table', 'nights_table', 'plot_nights', 'page', 'figures', 'tables', 'headline']
 
 # %% ../../nbs/studies/nights_page.ipynb #70a9e92d
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -20,7 +19,7 @@ WAYS = {FIT: None, UPDATED: "auto", SOLVED: "always", FOLDED: "never", LEFT: Non
 
 # %% ../../nbs/studies/nights_page.ipynb #12b3c7cd
 def seconds(report: dict, way: str) -> float | None:  # None: there is nothing to do
-    "Median seconds of an evening after the first."
+    "Median seconds of a night."
     s = [e[way]["seconds"] for e in report["evenings"][1:] if "seconds" in e[way]]
     return float(np.median(s)) if s else None
 
@@ -40,7 +39,7 @@ def verdict_of(row: dict) -> str:
 def answer(report: dict) -> str:
     "What the week came to, as sentences."
     fit, mine, v = seconds(report, FIT), seconds(report, UPDATED), report["verdicts"].get("all", {}).get(UPDATED)
-    said = [f"An evening's update takes {mine:.2g} s, a full fit {fit:.2g} s: the update is {fit / mine:.0f} times as "
+    said = [f"A night's update takes {mine:.2g} s, a full fit {fit:.2g} s: the update is {fit / mine:.0f} times as "
             f"fast. {10 * same_share(report, UPDATED):.1f} of its first ten places are those of the fit."]
     mean = {n: number(np.mean(report["pools"]["all"][n])) for n in (FIT, UPDATED)} if v else {}
     if v: said.append(f"It ranks the next day's clicks {SAYS[v['verdict']]} the fit "
@@ -53,7 +52,7 @@ def ways_table(report: dict) -> pd.DataFrame:
     rows, v = {}, report["verdicts"].get("all", {})
     for n in WAYS:
         s, at = seconds(report, n), v.get(n)
-        rows[n] = {"s an evening": f"{s:.2g}" if s else "–", "all items": number(np.mean(report["pools"]["all"][n])),
+        rows[n] = {"s a night": f"{s:.2g}" if s else "–", "all items": number(np.mean(report["pools"]["all"][n])),
                    "difference": f"{at['diff']:+.4f} {interval(at['ci95'])}" if at else "",
                    "verdict": verdict_of(at) if at else "", "places as the fit's": f"{same_share(report, n):.0%}"}
     return pd.DataFrame(rows).T.rename_axis("way")
@@ -66,33 +65,33 @@ def new_table(report: dict) -> pd.DataFrame:
             for n, x in report["pools"]["new"].items() if v}
     return pd.DataFrame(rows).T.rename_axis("way")
 
-def evenings_table(report: dict) -> pd.DataFrame:
-    "What came and what was asked, evening by evening."
-    e = report["evenings"]
+def nights_table(report: dict) -> pd.DataFrame:
+    "What was asked after each night."
+    e = report["evenings"][1:]
     return pd.DataFrame({"users asked": [x["users"] for x in e], "of their clicks": [x["clicks"] for x in e],
                          "on new items": [x["of_new"] for x in e],
-                         "solved again": ["–", *("yes" if x[UPDATED]["refit"] else "no" for x in e[1:])]},
-                        pd.RangeIndex(1, len(e) + 1, name="evening"))
+                         "solved again": ["yes" if x[UPDATED]["refit"] else "no" for x in e]},
+                        pd.RangeIndex(1, len(e) + 1, name="night"))
 
 # %% ../../nbs/studies/nights_page.ipynb #0e01d2d7
 def plot_nights(report: dict):
-    "NDCG@10 of the next day evening by evening, and the seconds of each way."
+    "NDCG@10 of the next day night by night, and the seconds of each way."
     fig, (ax, bx) = plt.subplots(1, 2, figsize=(7, 2.6), width_ratios=[3, 2])
     for j, (n, v) in enumerate(report["pools"]["all"].items()):
         ax.plot(range(1, len(v) + 1), v, "o-", ms=3.5, lw=1.2 + (n == UPDATED), color=f"C{j}", label=n)
-    ax.set(xlabel="evening", ylabel="NDCG@10 of the next day", ylim=(0, None),
-           xticks=range(1, len(report["evenings"]) + 1))
+    ax.set(xlabel="night", ylabel="NDCG@10 of the next day", ylim=(0, None),
+           xticks=range(1, len(report["evenings"])))
     ax.legend(frameon=False, fontsize=7)
     took = {n: s for n in WAYS if (s := seconds(report, n))}
     bx.barh(range(len(took)), took.values(), color=[f"C{list(WAYS).index(n)}" for n in took], height=.6)
-    bx.set(yticks=range(len(took)), yticklabels=took, xlabel="s an evening")
+    bx.set(yticks=range(len(took)), yticklabels=took, xlabel="s a night")
     bx.invert_yaxis()
     fig.tight_layout()
     return fig
 
 # %% ../../nbs/studies/nights_page.ipynb #273ae068
 CAPTION = ("Left: NDCG@10 of the next day's clicks, among all items that a user has not met. "
-           "Right: median seconds of an evening after the first, on one thread.")
+           "Right: median seconds of a night.")
 
 def page(report: dict) -> str:
     "`nights.md` from `nights.json`."
@@ -102,14 +101,15 @@ def page(report: dict) -> str:
         f"# A week of nights: {of['name']}",
         f"{of['title'] or of['name']}, encoder `{encoder}`, preset `best`: {of['split']}.".replace("%", " %"),
         answer(report), "![nights](nights_nights.png)", CAPTION, "## Ways through a night",
-        f"*{FIT}*: a full fit each evening. *{UPDATED}*: `update`, which solves again where that would change more "
+        f"*{FIT}*: a full fit each night. *{UPDATED}*: `update`, which solves again where that would change more "
         f"than a tenth of the first ten places. *{SOLVED}*, *{FOLDED}*: always, and never. *{LEFT}*: the first "
-        "evening's model. Intervals are over the evenings, which follow each other and are of one catalogue; a way is "
+        "evening's model. Intervals are over the nights, which follow each other and are of one catalogue; a way is "
         "*same* where it is shown to lie within a tenth of the fit, with Holm's correction over the ways.",
         markdown_table(ways_table(report)), "## Items that nobody has met",
         *([markdown_table(few)] if len(few) else ["Too few clicks on them are asked."]),
-        "## Evening by evening", markdown_table(evenings_table(report)),
-        "Vectors of pictures and texts are there in every way, so that no second of an encoder is counted.",
+        "## Night by night", markdown_table(nights_table(report)),
+        "All ways begin with the first evening's fit. Vectors of pictures and texts are there, so that no second of an "
+        "encoder is counted.",
         "## Run card", markdown_table(card_table(card))])
 
 # %% ../../nbs/studies/nights_page.ipynb #7c83cb3e
@@ -119,7 +119,7 @@ def figures(report: dict) -> dict:  # name → figure
 
 def tables(report: dict) -> dict:  # name → table
     "What the notebook shows between its paragraphs."
-    return dict(ways=ways_table(report), new=new_table(report), evenings=evenings_table(report))
+    return dict(ways=ways_table(report), new=new_table(report), nights=nights_table(report))
 
 # %% ../../nbs/studies/nights_page.ipynb #96b22ce6
 def headline(reports: dict) -> pd.DataFrame:  # dataset → nights.json
