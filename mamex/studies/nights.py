@@ -191,7 +191,8 @@ def lab_of(p) -> Lab:  # p: parameters of the notebook
     vectors = {m: np.where(f.mask[:, [k]], v, 0) for k, (m, v) in enumerate(f.vectors.items())}
     p.week = Week(*by_arrival(replace(ds, features=vectors), t, days_of(t, p.nights + 1, p.share)))
     how = dict(time="in the order of their times", chance="in an order of chance")[by]
-    return Lab(ds, f, whole(p.week, f"{p.nights} nights between days with {p.share:.0%} of the clicks, {how}"), {}, [p.seed], "cpu")
+    rule = f"{p.nights} nights between days with {p.share:.0%} of the clicks, {how}"
+    return Lab(ds, f, whole(p.week, rule), {}, [p.seed], "cpu")
 
 # %% ../../nbs/studies/nights.ipynb #cd42ef5a
 def first_run(rec: Recommender, seed: int) -> SimpleNamespace:  # as `run_card` reads it
@@ -207,7 +208,7 @@ def rows(lab: Lab, p) -> Report:
         for k in range(w.days): evenings.append(evening(recs, w, k, p.seed)); bar.update(1)
     pools = {what: columns_of(evenings[1:], what) for what in ("all", "new")}
     if (n := len(pools["all"][FIT])) < 2:
-        raise UsageError(f"{lab.dataset.name}: after {n} of {p.nights} nights a user who is known by then clicks the next "
-                         "day: take fewer nights or a larger share (-p nights 3 -p share 0.3).")
+        raise UsageError(f"{lab.dataset.name}: after {n} of {p.nights} nights a user who is known by then clicks the "
+                         "next day: take fewer nights or a larger share (-p nights 3 -p share 0.3).")
     card = p.card([first_run(recs[LEFT], p.seed)], time.time() - began, lab, "best", nights=p.nights, share=p.share)
     return Report(card, evenings=evenings, pools=pools, verdicts=verdicts_of(pools))
