@@ -68,7 +68,7 @@ def test_popularity_and_the_average_user_know_nothing_of_a_user(fold, served):
     old = on_known_items(served.far)
     ways = scores_of(served, replace(old, known=old.known[:0]), [POPULAR, AVERAGE], None)
     items = old.warm_items
-    for name in (POPULAR, AVERAGE): assert np.ptp(ways[name](served.away, items), axis=0).max() == 0, name
+    for name in (POPULAR, AVERAGE): assert np.ptp(ways[name](served.away, items), axis=0).max() < 1e-6, name  # rounding differs by row
 
 
 def test_clicks_help_where_tastes_were_planted(served):
