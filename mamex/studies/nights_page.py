@@ -19,7 +19,7 @@ WAYS = {FIT: None, UPDATED: "auto", SOLVED: "always", FOLDED: "never", LEFT: Non
 
 # %% ../../nbs/studies/nights_page.ipynb #12b3c7cd
 def seconds(report: dict, way: str) -> float | None:  # None: there is nothing to do
-    "Median seconds of a night."
+    "Median seconds of computing of a night."
     s = [e[way]["seconds"] for e in report["evenings"][1:] if "seconds" in e[way]]
     return float(np.median(s)) if s else None
 
@@ -39,7 +39,7 @@ def verdict_of(row: dict) -> str:
 def answer(report: dict) -> str:
     "What the week came to, as sentences."
     fit, mine, v = seconds(report, FIT), seconds(report, UPDATED), report["verdicts"].get("all", {}).get(UPDATED)
-    said = [f"A night's update takes {mine:.2g} s, a full fit {fit:.2g} s: the update is {fit / mine:.0f} times as "
+    said = [f"A night's update computes for {mine:.2g} s, a full fit for {fit:.2g} s: the update is {fit / mine:.0f} times as "
             f"fast. {10 * same_share(report, UPDATED):.1f} of its first ten places are those of the fit."]
     mean = {n: number(np.mean(report["pools"]["all"][n])) for n in (FIT, UPDATED)} if v else {}
     if v: said.append(f"It ranks the next day's clicks {SAYS[v['verdict']]} the fit "
@@ -91,7 +91,7 @@ def plot_nights(report: dict):
 
 # %% ../../nbs/studies/nights_page.ipynb #273ae068
 CAPTION = ("Left: NDCG@10 of the next day's clicks, among all items that a user has not met. "
-           "Right: median seconds of a night.")
+           "Right: median seconds of computing of a night.")
 
 def page(report: dict) -> str:
     "`nights.md` from `nights.json`."
