@@ -39,7 +39,7 @@ def verdict_of(row: dict) -> str:
 def answer(report: dict) -> str:
     "What the week came to, as sentences."
     fit, mine, v = seconds(report, FIT), seconds(report, UPDATED), report["verdicts"].get("all", {}).get(UPDATED)
-    said = [f"A night's update computes for {mine:.2g} s, a full fit for {fit:.2g} s: the update is {fit / mine:.0f} times as "
+    said = [f"A night's update computes for {mine:.2g} s, a full fit for {fit:.2g} s: it is {fit / mine:.0f} times as "
             f"fast. {10 * same_share(report, UPDATED):.1f} of its first ten places are those of the fit."]
     mean = {n: number(np.mean(report["pools"]["all"][n])) for n in (FIT, UPDATED)} if v else {}
     if v: said.append(f"It ranks the next day's clicks {SAYS[v['verdict']]} the fit "
