@@ -11,6 +11,7 @@ import pandas as pd
 from ..reports.cards import card_table
 from ..reports.figures import quiet
 from ..reports.words import markdown_table, number
+from ..rivals.outside import OUTSIDE
 from .best_page import TWO, seen_of, views_told
 from .evidence_page import SAYS, evidence_note, family_part, mean_of, plot_verdicts, verdict_table
 from .peers_page import settings_text, space_table, table_of
@@ -74,9 +75,12 @@ def search_words(report: dict) -> str:
 
 # %% ../../nbs/studies/outside_page.ipynb #f1473a78
 def not_asked(report: dict) -> list[str]:
-    "Models that are missing, and why."
+    "Models that are missing, and why; and those that nobody asked for."
     gone = report["absent"] | report["failed"]
-    return ["\n".join(f"- `{n}` is missing: {why}" for n, why in gone.items())] if gone else []
+    named = {n.removesuffix(TWO) for n in (*gone, *report["models"])}
+    others = ", ".join(f"`{n}`" for n in OUTSIDE if n not in named)
+    return (["\n".join(f"- `{n}` is missing: {why}" for n, why in gone.items())] if gone else []) + (
+        [f"Not asked for here: {others}."] if others else [])
 
 def inputs_words(report: dict) -> str:
     "What the models see, in sentences."
