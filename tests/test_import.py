@@ -346,6 +346,15 @@ def test_numbers_apart_from_texts(values, numbers):
     assert n is None if numbers is None else [None if pd.isna(x) else x for x in n] == numbers
 
 
+@pytest.mark.parametrize("amounts,where,users", [
+    ("899 1.299 12.499", "amount>1000", "bc"), ("899 1,299 12,499", "amount>1000", "bc"), ("9,50 1.299,00 12", "amount>=12", "bc"), ("9.50 1,299.00 12", "amount>=12", "bc"),
+    ("2 1.125 3.375", "amount<3", "ab"), ("2 1.125 3.375", "amount=1.125", "b"), ("899 1.299 12.499", "amount=1.299", "b"), ("899 1.299 12.499", "amount=1299", "b"),
+    ("9,5 10,5 12", "amount>9,7", "bc"), ("10-20 20-30 10-20", "amount=10-20", "ac")])
+def test_conditions_read_numbers_as_their_column_writes_them(shop, amounts, where, users):
+    s = shop(c='user,item,amount\n' + "".join(f'{u},{k},"{x}"\n' for k, (u, x) in enumerate(zip("abc", amounts.split()), 1)), where=where)
+    assert "".join(sorted(set(s.ds.user_ids))) == users, s.said
+
+
 # ---- 8: the command
 def test_the_command_says_it_and_its_status_tells(tmp_path):
     put(tmp_path, "p.csv", P); put(tmp_path, "c.csv", "user,item,event,rating\nann,1,view,5\nbob,2,buy,1\nann,3,buy,4\n")

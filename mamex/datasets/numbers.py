@@ -7,7 +7,7 @@ __all__ = ['PRICE', 'OPEN', 'digits_of', 'told_mark', 'number_of', 'spread_of', 
 
 # %% ../../nbs/data/numbers.ipynb #3e0ff8cf
 import re
-import numpy as np, pandas as pd
+import numpy as np
 
 # %% ../../nbs/data/numbers.ipynb #496db4c5
 PRICE = re.compile(r"(?:[A-Z]{3}|[$€£¥₹])?\s*([-+]?\d[\d.,' ]*)"             # currency, number,

@@ -17,11 +17,11 @@ SAYS = dict(worse="ranks better than", better="ranks worse than", same="ranks as
 def interval(ci) -> str:
     return f"[{', '.join(f'{x:+.4f}' for x in ci)}]"
 
-def verdict_words(row: dict) -> str:
+def verdict_words(row: dict, of: str = "fold") -> str:  # of: what was compared over
     "The verdict, and for an open one what it takes."
     if row["verdict"] != "open": return row["verdict"]
     n = row["needs"]
-    return f"open; {n:,} more fold{'s' * (n != 1)}" if n else "open; more folds than can be run"
+    return f"open; {n:,} more {of}{'s' * (n != 1)}" if n else f"open; more {of}s than can be run"
 
 # %% ../../nbs/studies/evidence_page.ipynb #d2a24590
 def mean_of(report: dict, model: str) -> float:

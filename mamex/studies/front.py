@@ -196,9 +196,9 @@ def nights_part(reports: dict) -> list[str]:  # dataset → nights.json
     "An update a night beside a full fit; nothing where there is no report."
     if not reports: return []
     return ["## A week of nights",
-            "What an update costs and ranks beside a full fit, NDCG@10 of the next day's clicks over the evenings of a "
+            "What an update costs and ranks beside a full fit, NDCG@10 of the next day's clicks over the nights of a "
             "week.", markdown_table(nights_headline(reports)),
-            f"Way by way, evening by evening: {', '.join(f'[{n}]({n}/nights.md)' for n in reports)}."]
+            f"Way by way, night by night: {', '.join(f'[{n}]({n}/nights.md)' for n in reports)}."]
 
 def cost_part(root: Path) -> list[str]:
     "The way to the page of costs, where it is."

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ORDERS', 'METRIC', 'moments', 'days_of', 'evening_of', 'by_arrival', 'Week', 'brought', 'fit_on', 'score_of', 'asked',
-           'asked_of', 'same_places', 'evening', 'columns_of', 'verdicts_of', 'whole', 'lab_of', 'first_run', 'rows']
+           'asked_of', 'first_places', 'same_places', 'evening', 'columns_of', 'verdicts_of', 'whole', 'lab_of',
+           'first_run', 'rows']
 
 # %% ../../nbs/studies/nights.ipynb #1054db8f
 import time
@@ -18,13 +19,13 @@ from ..protocol.splits import Split
 from ..protocol.verdicts import compare_folds, decide
 from ..protocol.windows import interaction_times
 from ..recommender.core import Recommender
-from ..recommender import updating  # `update` of a `Recommender`
+from ..recommender.updating import PLACES  # and with it `update`
 from ..recommender.fitting import as_share
 from ..recommender.ranking import whole_number
 from ..reports.files import Report
 from .cold_users import seen_last
 from .lab import Lab, read_dataset, read_vectors
-from .nights_page import FIT, LEFT, UPDATED, WAYS, answer, figures, page, tables
+from .nights_page import FIT, LEFT, WAYS, answer, figures, page, tables
 
 # %% ../../nbs/studies/nights.ipynb #159882e4
 ORDERS = ("auto", "time", "chance")
@@ -135,12 +136,14 @@ def asked_of(rec: Recommender, s: Split) -> float | None:  # None: nobody is ask
     return float(evaluate(score, s, "test", "own")[METRIC].mean())
 
 # %% ../../nbs/studies/nights.ipynb #2dd11792
-def same_places(a: Recommender, b: Recommender, s: Split) -> float:
-    "The share of the first ten places of those who are asked that hold the same items, in any order."
-    users, n = np.unique(s.test[:, 0]), s.n_items
-    first = [np.argsort(-seen_last(score_of(r, s.n_users, n), s.train, s.n_users, n)(users, np.arange(n)), 1,
-                        kind="stable")[:, :10] for r in (a, b)]
-    return float(np.mean([len(np.intersect1d(x, y)) / len(x) for x, y in zip(*first)]))
+def first_places(rec: Recommender, s: Split) -> np.ndarray:  # int64 [n_users, 10], of those who are asked
+    "Their first ten items among all."
+    score = seen_last(score_of(rec, s.n_users, s.n_items), s.train, s.n_users, s.n_items)
+    return np.argsort(-score(np.unique(s.test[:, 0]), np.arange(s.n_items)), 1, kind="stable")[:, :PLACES]
+
+def same_places(a: np.ndarray, b: np.ndarray) -> float | None:  # of `first_places`; None: nobody is asked
+    "The share of the places that hold the same items, in any order."
+    return float(np.mean([len(np.intersect1d(x, y)) / len(x) for x, y in zip(a, b)])) if len(a) else None
 
 # %% ../../nbs/studies/nights.ipynb #7fc136ad
 def evening(recs: dict, w: Week, k: int, seed: int = 0) -> dict:  # recs: way â†’ `Recommender`, is changed
@@ -156,9 +159,10 @@ def evening(recs: dict, w: Week, k: int, seed: int = 0) -> dict:  # recs: way â†
             u = recs[n].update(**more, refit=refit)
             out[n] = dict(seconds=time.process_time() - start, refit=bool(u.refit))
     both = dict(all=asked(w, k), new=asked(w, k, True))
+    of_fit = first_places(fresh, both["all"])
     for n, r in recs.items():
         out[n] |= {what: asked_of(r, s) for what, s in both.items()}
-        out[n]["same"] = same_places(fresh, r, both["all"]) if len(both["all"].test) else None
+        out[n]["same"] = same_places(first_places(r, both["all"]), of_fit)
     test = both["all"].test
     return out | dict(clicks=len(test), users=len(np.unique(test[:, 0])), of_new=len(both["new"].test))
 

@@ -8,7 +8,7 @@ __all__ = ['ROLES', 'NUMBERS', 'NO_CONTENT', 'SPACE', 'PAIRED', 'WORDS', 'PIECES
            'on_a_line', 'Views', 'with_views', 'as_views', 'alike_groups', 'lexical_views', 'with_lexical']
 
 # %% ../../nbs/vectors/10_lexical.ipynb #d0a9dcd3
-import itertools, re, warnings
+import itertools, warnings
 import numpy as np, pandas as pd
 from dataclasses import dataclass, field, fields
 from scipy import sparse

@@ -12,6 +12,7 @@ from ...base import UsageError
 from ..checks.problems import Problem, _problems
 from ..dates import parse_times
 from ..ids import name_key, near_hint
+from ..numbers import decimal_mark
 from .columns import _number, pct
 from .products import _ask_order, _column, _doubts, _lost_letters, _twins
 from .rows import AMOUNTS, EVENTS, SHOWN, Table, _n
@@ -42,7 +43,8 @@ def _condition(t, word):
         raise UsageError(f"where has the condition {word!r}, which names no column of {t.name}: "
                          f"write COLUMN=VALUE, !=, <, <=, > or >=, of {', '.join(t.rows)}.")
     s, op, values = t.rows[column].astype(str).str.strip(), m[2], [v.strip() for v in m[3].split("|")]
-    n, v = (_number(pd.Series(x, dtype=object).astype(str)).to_numpy(float) for x in (s, values))
+    mark = decimal_mark(s.unique())[0]  # the condition is written as its column is
+    n, v = (_number(pd.Series(x, dtype=object).astype(str), mark).to_numpy(float) for x in (s, values))
     if op in ("=", "==", "!="):
         number = ~np.isnan(v).any() and ~np.isnan(n[(s != "").to_numpy()]).any()
         hit = np.isin(n, v) if number else s.str.casefold().isin([x.casefold() for x in values]).to_numpy()

@@ -10,6 +10,7 @@ import numpy as np, pandas as pd
 from ...base import UsageError
 from ..dates import parse_times
 from ..ids import name_key, near_ids
+from ..numbers import decimal_mark, number_of
 from .rows import AMOUNTS, NEEDED, ROLES, SESSIONS, SHOWN, Table
 
 # %% ../../../nbs/data/tables/3_columns.ipynb #bac6dd27
@@ -46,7 +47,12 @@ def _readable_times(s):
     except UsageError: return True  # dates, of which we shall ask
 
 # %% ../../../nbs/data/tables/3_columns.ipynb #c63c641a
-def _number(s): return pd.to_numeric(s.str.replace(",", ".", regex=False), errors="coerce")
+def _number(s, mark=None):  # mark: before decimals where a cell leaves it open; None: as the column says
+    "Bare numbers of texts, NaN where they are none."
+    n, marked = pd.to_numeric(s, errors="coerce"), s.str.fullmatch(r"[-+]?\d[\d.]*[.,]\d[\d.,]*")
+    if not marked.any(): return n
+    mark = mark or decimal_mark(s[marked | n.notna()].unique())[0]
+    return n.where(~marked, s[marked].map(lambda v: number_of(v, mark)).reindex(s.index))
 
 # %% ../../../nbs/data/tables/3_columns.ipynb #88aed21a
 FITS = dict(  # role → do these texts (none of them empty) fit?
