@@ -32,8 +32,8 @@ def runs_told(card: dict) -> str:
     "How the trained rungs were trained; or that there is none."
     if card["trained_runs"]: return folds_note(card)
     of = card["dataset"]
-    return (f"{of['title'] or of['name']}, encoder `{card['features']['encoder']}`; no rung was trained: every model here "
-            "is solved in closed form.")
+    return (f"{of['title'] or of['name']}, encoder `{card['features']['encoder']}`; no rung was trained: every "
+            "model here is solved in closed form.")
 
 def inputs_told(report: dict) -> str:
     "What the models see, in sentences."

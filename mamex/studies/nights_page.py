@@ -49,7 +49,8 @@ def ways_table(report: dict) -> pd.DataFrame:
         s, at = seconds(report, n), v.get(n)
         rows[n] = {"s a night": f"{s:.2g}" if s else "–", "all items": number(np.mean(report["pools"]["all"][n])),
                    "difference": f"{at['diff']:+.4f} {interval(at['ci95'])}" if at else "",
-                   "verdict": verdict_words(at, "night") if at else "", "places as the fit's": f"{same_share(report, n):.0%}"}
+                   "verdict": verdict_words(at, "night") if at else "",
+                   "places as the fit's": f"{same_share(report, n):.0%}"}
     return pd.DataFrame(rows).T.rename_axis("way")
 
 def new_table(report: dict) -> pd.DataFrame:
