@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 # the same examples in every run, so that a red run points at a changed line; HYPOTHESIS=explore draws fresh ones
 settings.register_profile("same", derandomize=True)
@@ -56,6 +57,11 @@ def pytest_configure(config):
     "In the process that prints; the helpers of xdist stay silent."
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if reporter and not hasattr(config, "workerinput"): config.pluginmanager.register(Files(reporter), "files")
+
+
+def one_cluster_at_a_time() -> FileLock:
+    "Ray gives a node half a minute to start; on two busy cores two of them would not keep it."
+    return FileLock(Path(tempfile.gettempdir()) / "mamex-test-cluster.lock")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ os.environ |= dict(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), 
                    MAMEX_CACHE=str(HOME / "here"), MAMEX_RAY_CACHE=f"file://{HOME / 'common'}")
 # a node that falls away is missed after seconds; with ten nodes or a slow network the usual half minute is better
 os.environ |= dict(RAY_health_check_initial_delay_ms="1000", RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="4")
-faulthandler.dump_traceback_later(420, exit=True)
+faulthandler.dump_traceback_later(840, exit=True)
 PORT, began, said = 6399, time.time(), {}
 NODE = ["--block", "--num-cpus=1", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1", "--include-log-monitor=false"]
 
@@ -24,7 +24,7 @@ def node(*how):
     NODES[how] = subprocess.Popen(command, start_new_session=True, stdout=open(HOME / f"{len(list(HOME.glob('*.log')))}.log", "wb"), stderr=subprocess.STDOUT)
 
 
-def wait_for(what, seconds=150):
+def wait_for(what, seconds=300):
     "Until it is so; a node that did not come up is started again."
     ends = time.time() + seconds
     while not what():
@@ -106,6 +106,7 @@ tell("(b) runs")
 def run_and_wait(*args, plain=runs.run_piece, head=mine(), note=HOME / "on the second"):
     import ray, time
     if ray.get_runtime_context().get_node_id() != head and not note.exists(): note.touch(); time.sleep(600)
+    while not note.exists(): time.sleep(.1)  # the head is quick: it would do all pieces before the second has a worker
     return plain(*args)
 
 def kill_second():

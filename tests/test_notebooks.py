@@ -5,10 +5,11 @@ Here each export cell runs as well; then the names that it defined are replaced 
 asserts after that, it shows and asserts of the exported module, and a name that is used before its cell still fails.
 """
 import ast, importlib, re
+from contextlib import nullcontext
 from pathlib import Path
 import matplotlib.pyplot as plt, nbdev.test, nbformat, pytest
 from execnb.shell import CaptureShell
-from conftest import ROOT
+from conftest import ROOT, one_cluster_at_a_time
 
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 name_of = lambda path: path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
@@ -70,7 +71,8 @@ class Story(CaptureShell):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_notebook(path, monkeypatch):
     monkeypatch.setattr(nbdev.test, "CaptureShell", Story)
-    done, _ = nbdev.test.test_nb(path, skip_flags=["notest"], showerr=False)
+    with one_cluster_at_a_time() if name_of(path) == "cluster/2_tasks" else nullcontext():
+        done, _ = nbdev.test.test_nb(path, skip_flags=["notest"], showerr=False)
     plt.close("all")
     assert done, f"{path.name}, {Story.failure}"
     assert Story.module is None or Story.taken >= set(getattr(Story.module, "__all__", ())) - {"main"}, "exported, but not taken"

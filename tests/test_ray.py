@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from conftest import ROOT
+from conftest import ROOT, one_cluster_at_a_time
 from mamex import cli
 from mamex.base import UsageError
 from mamex.cluster import blocks, runs, shards, tasks
@@ -39,8 +39,8 @@ def said(tmp_path_factory):
     if why := why_not(): pytest.skip(why)
     home = tmp_path_factory.mktemp("cluster")
     env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run([*ALONE, f"ip link set lo up && exec {sys.executable} {ROOT}/tests/on_cluster.py {home}"], capture_output=True, text=True,
-                          env=env, timeout=450)
+    command = [*ALONE, f"ip link set lo up && exec {sys.executable} {ROOT}/tests/on_cluster.py {home}"]
+    with one_cluster_at_a_time(): done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return json.loads((home / "said.json").read_text(encoding="utf-8"))
 

@@ -16,6 +16,7 @@ from mamex.trainer import PRESETS, load_model, preset
 from mamex.extractor import extract
 from mamex.protocol.splits import cold_split
 from mamex.studies.lab import Lab, Study
+from mamex.studies.nights_page import FIT
 from mamex.protocol.pairs import hold_out
 from mamex.trainer import Trainer, fit
 
@@ -125,13 +126,17 @@ def test_claims_judge_what_reports_hold():
     for c in claims.CLAIMS:  # every real dataset has a row for every claim that is not about the print
         assert {r["dataset"] for r in rows if r["claim"] == c.text} - {"toy"} == ({"all"} if c.once else real), c.text
     for r in rows: assert r["verdict"] != claims.OPEN or r["needs"] or "cannot" in r["words"] or "no fold" in r["words"] or r["ci95"], r
+    def values_of(report, family):  # arm → [fold], and the arm that the others stand against
+        if "evenings" in report: return report["pools"][family], FIT  # of a week: a value a night
+        own = report["curve"] if family == "followed" else report["folds"]["own"]  # of time: means over the steps
+        return own, report["reference"][family]
     again = 0
     for path in (ROOT / "reports").glob("*/*.json"):
         report = json.loads(path.read_text())
         for name, family in report.get("verdicts", {}).items():
-            own = report["curve"] if name == "followed" else report["folds"]["own"]  # of time: means over the steps
+            own, reference = values_of(report, name)
             for arm, row in family.items():
-                ref = row.get("against", report["reference"][name])
+                ref = row.get("against", reference)
                 d = np.array(own[arm][:row["folds"]]) - np.array(own[ref][:row["folds"]])
                 half = stats.t.ppf(.975, len(d) - 1) * d.std(ddof=1) / len(d)**.5
                 assert np.allclose([row["diff"], *row["ci95"]], [d.mean(), d.mean() - half, d.mean() + half], atol=1e-9, rtol=0)

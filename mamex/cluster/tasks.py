@@ -45,7 +45,7 @@ def end_of(e: BaseException):
         tb = tb.tb_next
 
 # %% ../../nbs/cluster/2_tasks.ipynb #712f3c5c
-def start(ray, address: str, tries: int = 6, **how):
+def start(ray, address: str, tries: int = 12, **how):
     "`ray.init`; a busy machine may need more than the half minute that Ray gives a node to start."
     for left in reversed(range(tries)):
         try: return ray.init(address=address, log_to_driver=False, logging_level="ERROR", **how)
