@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from mamex.base import UsageError
 from mamex.reports.cards import peak_memory_mib
 from mamex.studies import cost
-from mamex.studies.cost_page import LARGER, NIGHTLY, ONCE, SAID, continued, exponent, index_table, night, page
+from mamex.studies.cost_page import LARGER, NIGHTLY, ONCE, SAID, continued, exponent, figures, index_table, night, page
 
 
 def report(power: float, sizes=(1000, 10_000), curve=()) -> dict:
@@ -59,6 +59,9 @@ def test_an_index_that_finds_too_little_is_not_chosen():
     t = index_table(report(1., curve=[exact, quick, good]))
     assert t["index, users a second"].tolist() == ["400", "400"]
     assert index_table(report(1., curve=[exact, quick]))["index, users a second"].tolist() == ["none finds enough"] * 2
+    real = report(1.) | dict(real=[dict(dataset="shop", items=1234, d=96, curve=[exact, good])])
+    assert index_table(real).index.tolist() == ["shop, 1,234"] and "index" in figures(real) and "shop, 1,234" in page(real)
+    assert "index" not in figures(report(1.))
 
 
 @pytest.mark.parametrize("sizes", [[1000], [1000, 1000], [100, 1000], ["1000", 2000], 1000, [1000., 2000]])

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'WIDTH', 'CLICKS', 'UNTRAINED', 'INDEXED', 'drawn_vectors', 'drawn_pairs', 'drawn_shop', 'Ledger',
-           'first_evening', 'night', 'answers', 'measure', 'in_child', 'tools_of', 'encoding', 'check_sizes', 'rows']
+           'first_evening', 'night', 'answers', 'measure', 'real_catalogue', 'in_child', 'tools_of', 'encoding',
+           'check_sizes', 'rows']
 
 # %% ../../nbs/studies/cost.ipynb #f2ecbead
 import json, mamex, os, platform, subprocess, sys, tempfile, time
@@ -107,6 +108,15 @@ def measure(n_items: int, index: bool = True) -> dict:  # items, users, clicks, 
     return dict(items=n_items, users=ds.n_users, clicks=len(ds.interactions), d=int(rec.e.shape[1]), steps=dict(ledger),
                 disk_mib=disk, curve=curve)
 
+# %% ../../nbs/studies/cost.ipynb #256531f6
+def real_catalogue(name: str) -> dict:  # dataset, items, users, clicks, d, curve
+    "Recall against speed on a dataset: its own items, for users of its own."
+    if absent("hnswlib"): raise UsageError("an index on a dataset needs the extra ann: pip install 'mamex[ann]'.")
+    ds = load_dataset(name)
+    rec = Recommender.fit(ds, progress=False, say=lambda _: None)
+    return dict(dataset=name, items=ds.n_items, users=ds.n_users, clicks=len(ds.interactions), d=int(rec.e.shape[1]),
+                curve=answers(rec, Ledger()))
+
 # %% ../../nbs/studies/cost.ipynb #5a5fdc67
 def in_child(n_items: int, index: bool = True) -> dict:  # of `measure`
     "`measure` in a process of its own, so that its peak is its own."
@@ -148,8 +158,10 @@ def check_sizes(sizes) -> list:
 def rows(sizes: list,           # items
          encoders: list,        # see `tools_of`
          price_h: float = .05,  # of a core, in dollars an hour
+         datasets: list = (),   # on which an index is tried as well
         ) -> dict:              # json-able
     "Every step at every size."
+    real = [real_catalogue(n) for n in datasets]
     points = [in_child(n, n <= INDEXED) for n in check_sizes(sizes)]
     machine = dict(processor=platform.machine(), cores=os.cpu_count(), threads=os.environ.get("OMP_NUM_THREADS", "all"))
-    return dict(points=points, encoding=[encoding(e) for e in encoders], price_h=price_h, machine=machine)
+    return dict(points=points, real=real, encoding=[encoding(e) for e in encoders], price_h=price_h, machine=machine)

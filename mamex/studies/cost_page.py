@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONCE', 'NIGHTLY', 'SAID', 'LARGER', 'LEAST', 'steps_table', 'exponent', 'continued', 'memory_at', 'hours',
-           'larger_table', 'night', 'night_table', 'index_table', 'plot_steps', 'plot_index', 'page', 'figures',
-           'tables']
+           'larger_table', 'night', 'night_table', 'curves', 'index_table', 'plot_steps', 'plot_index', 'page',
+           'figures', 'tables']
 
 # %% ../../nbs/studies/cost_page.ipynb #c9f6d100
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -81,19 +81,26 @@ def night_table(report: dict) -> pd.DataFrame:
 # %% ../../nbs/studies/cost_page.ipynb #1ff0b8d6
 LEAST = .95  # of the exact first ten
 
+def curves(report: dict) -> dict:  # catalogue → point
+    "Where an index was tried: drawn catalogues, and datasets."
+    drawn = {f"drawn, {p['items']:,}": p for p in report["points"]}
+    real = {f"{p['dataset']}, {p['items']:,}": p for p in report.get("real", [])}
+    return {n: p for n, p in (drawn | real).items() if p["curve"]}
+
+# %% ../../nbs/studies/cost_page.ipynb #a4fb7f80
 def index_table(report: dict) -> pd.DataFrame:
     "Exact ranking beside the fastest setting of the index that finds enough."
     out = []
-    for p in report["points"]:
-        if not p["curve"]: continue
+    for name, p in curves(report).items():
         exact = next(r for r in p["curve"] if r["library"] == "numpy")
         good = [r for r in p["curve"] if r["library"] != "numpy" and r["recall"] >= LEAST]
         best = max(good, key=lambda r: r["queries_a_second"], default=None)
         index = {"index, users a second": "none finds enough"} if best is None else {
             "index, users a second": f"{best['queries_a_second']:,.0f}", "recall": f"{best['recall']:.3f}",
             "seconds to build": f"{best['build_seconds']:.3g}"}
-        out.append({"items": f"{p['items']:,}", "exact, users a second": f"{exact['queries_a_second']:,.0f}"} | index)
-    columns = ["items", "exact, users a second", "index, users a second", "recall", "seconds to build"]
+        out.append({"items": name, "length": f"{p['d']:,}", "exact, users a second":
+                    f"{exact['queries_a_second']:,.0f}"} | index)
+    columns = ["items", "length", "exact, users a second", "index, users a second", "recall", "seconds to build"]
     return pd.DataFrame(out, columns=columns).fillna("").set_index("items")
 
 # %% ../../nbs/studies/cost_page.ipynb #ad688074
@@ -116,11 +123,11 @@ def plot_steps(report: dict):
 def plot_index(report: dict):
     "Recall of the exact first ten against speed; the cross is exact ranking."
     fig, ax = plt.subplots(figsize=(5, 2.8))
-    for k, p in enumerate(p for p in report["points"] if p["curve"]):
+    for k, (name, p) in enumerate(curves(report).items()):
         of = [r for r in p["curve"] if r["library"] != "numpy"]
         exact = next(r for r in p["curve"] if r["library"] == "numpy")
         ax.plot([r["recall"] for r in of], [r["queries_a_second"] for r in of], "o-", ms=4, color=f"C{k}",
-                label=f"{p['items']:,} items")
+                label=f"{name} items")
         ax.plot(1, exact["queries_a_second"], "x", ms=8, color=f"C{k}")
     ax.set(yscale="log", xlabel="share of the exact first ten", ylabel="users a second")
     ax.legend(frameon=False, fontsize=8)
@@ -143,15 +150,15 @@ def page(report: dict) -> str:
         "## A night", f"A thousandth of new items, a hundredth of new clicks, ten items for every user; a core costs "
         f"${report['price_h']:g} an hour (parameter `price_h`: put in your own).", markdown_table(night_table(report)),
         "## Exact ranking or an index", "One user a query, one thread; the fastest setting that finds "
-        f"{100 * LEAST:.0f} % of the exact first ten.", markdown_table(index_table(report)), "![index](cost_index.png)",
+        f"{100 * LEAST:.0f} % of the exact first ten. A dataset stands there with the vectors of `mamex fit`.",
+        markdown_table(index_table(report)), "![index](cost_index.png)",
         "## Larger than measured", "Estimates: each step continued with its own exponent, at least linear; memory "
         "in proportion. Nothing in this table was measured.", markdown_table(larger_table(report))])
 
 # %% ../../nbs/studies/cost_page.ipynb #461af17d
 def figures(report: dict) -> dict:  # name → figure
     "The figures of the report."
-    curves = any(p["curve"] for p in report["points"])
-    return quiet(dict(steps=plot_steps(report)) | (dict(index=plot_index(report)) if curves else {}))
+    return quiet(dict(steps=plot_steps(report)) | (dict(index=plot_index(report)) if curves(report) else {}))
 
 def tables(report: dict) -> dict:  # name → table
     "What the notebook shows between its paragraphs."
