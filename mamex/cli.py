@@ -94,6 +94,8 @@ READING = (opt("--columns", nargs="+", metavar="ROLE=NAME",
          opt("--min-rating", type=float, metavar="N", help="leave out clicks rated lower"),
          opt("--where", nargs="+", default=[], metavar="CONDITION",
              help="leave out other clicks: event=transaction 'quantity>0'"),
+         opt("--weights", default="", metavar="RULE",
+             help="what clicks count: event=view:1,buy:5, or a column of numbers; without: all alike"),
          opt("--unknown", default="drop", choices=["drop", "refuse"], help="clicks on products that are not there"),
          opt("--day-first", dest="dayfirst", action="store_const", const=True, help="03/04/2024 is 3 April"),
          opt("--month-first", dest="dayfirst", action="store_const", const=False, help="03/04/2024 is 4 March"),
@@ -104,7 +106,7 @@ def import_command(a) -> int:
     "make a dataset folder of two CSV files and a folder of pictures"
     try: made = from_tables(a.products, a.clicks, a.pictures, a.to, pairs(a.columns, "column"), a.dayfirst, a.unknown,
                             a.duplicates, a.delimiter, a.encoding, a.replace, pairs(a.about, "fact"), a.min_rating,
-                            a.where, a.quoting)
+                            a.where, a.quoting, a.weights)
     except CatalogueError as e:
         print(*e.notes, say_problems(e.problems, a.most), "Nothing was written.", sep="\n")
         return 1
@@ -152,6 +154,7 @@ RAY = opt("--ray", nargs="?", const="auto", metavar="ADDRESS",
          opt("--set", nargs="+", metavar="KEY=VALUE",
              help="settings to change: ridge=.3 (of best), epochs=100 dim=64 (of released)"),
          opt("--roles", nargs="+", metavar="COLUMN=ROLE", help="how a column is read, if check guesses wrong"),
+         opt("--half-life", type=float, metavar="DAYS", help="after so many days a click counts half (of best)"),
          opt("--seed", type=int, default=0),
          opt("--holdout", type=float, default=.2, help="share of the items that chooses the damping, or the epoch"),
          opt("--long-text", default="cut", choices=["cut", "split"], help="split reads on where an encoder stops"),
@@ -167,7 +170,8 @@ def fit_command(a) -> int:
     settings = typed_settings(pairs(a.set, "setting"), a.preset)
     with shop_on(a.ray):
         rec = Recommender.fit(a.folder, a.encoder, a.preset, a.seed, a.holdout, a.refit, long_text=a.long_text,
-                              device=a.device, progress=sys.stderr.isatty(), roles=pairs(a.roles, "role") or None,
+                              device=a.device, progress=sys.stderr.isatty(),
+                              roles=pairs(a.roles, "role") or None, half_life=a.half_life,
                               say=lambda line: print(line, flush=True), **settings)
     if a.lean: rec.features = None
     rec.save(a.to)

@@ -56,6 +56,7 @@ def damped(split: Split, a: float) -> sparse.csr_array:  # float64 [n_warm, n_us
     "Who met which warm item, blockbusters counting less."
     row = np.searchsorted(split.warm_items, split.train[:, 1])
     y = sparse.csr_array((np.ones(len(row)), (row, split.train[:, 0])), shape=(len(split.warm_items), split.n_users))
+    if split.worth is not None: y = sparse.csr_array(y.multiply(split.worth[:, split.warm_items].T))
     return sparse.csr_array(sparse.diags_array(np.maximum(y.sum(1), 1.)**-a) @ y)
 
 # %% ../nbs/paper/6_tastes.ipynb #edf56440

@@ -22,7 +22,8 @@ class Dataset:
     name: str                  # the folder's name; reports are filed under it
     user_ids: np.ndarray       # object [n_users] of str, in order of first appearance
     item_ids: np.ndarray       # object [n_items] of str, in the order of the items table
-    interactions: pd.DataFrame # int64 user, item (indices), unique pairs; optional rating, timestamp (s), position
+    # int64 user, item (indices), unique pairs; optional rating, weight, timestamp (s), position
+    interactions: pd.DataFrame
     items: pd.DataFrame        # [n_items]: item, and whatever else is known: title, description, released, ...
     images: Images | None = None                  # pictures by item id
     features: dict = field(default_factory=dict)  # modality -> float32 [n_items, d], ready vectors

@@ -74,11 +74,14 @@ def _dates(s, path):
 
 # %% ../../nbs/data/6_reading.ipynb #adecff68
 def _number(s, path):
-    "A rating, timestamp or position: float64, or int64 where no value is missing and it is no rating."
+    "A rating, weight, timestamp or position: float64, or int64 where no value is missing and it is a time or a place."
     if s.name == "timestamp" and not _numeric(s): return _dates(s, path)
-    try: s = pd.to_numeric(s).astype("float64" if s.name == "rating" or s.isna().any() else "int64")
+    try: s = pd.to_numeric(s).astype("float64" if s.name in ("rating", "weight") or s.isna().any() else "int64")
     except (TypeError, ValueError):
         raise UsageError(f"{path} has a {s.name!r} that is no number: convert it.") from None
+    if s.name == "weight" and (odd := np.flatnonzero(~((s > 0) & (s < np.inf)))).size:
+        raise UsageError(f"{path} has a 'weight' of {s.iloc[odd[0]]:g} in row {odd[0] + 1:,}: what a click counts is "
+                         "a number above 0; leave out the clicks that do not count.")
     if s.name != "timestamp": return s
     if s.max() > 1e10:
         digits = s[s > 1e10].between(19000101e6, 21001231e6).all()
@@ -136,6 +139,7 @@ def _assemble(folder, inter, items, features, images=None, where="items.parquet"
             raise UsageError(f"{folder}/{m}_feat.npy has {len(x)} rows for {len(index)} items: write one row per item.")
     user, user_ids = pd.factorize(inter["user"])
     pairs = inter.assign(user=user.astype("int64"), item=item.astype("int64"))
+    if "weight" in pairs: pairs["weight"] = pairs.groupby(["user", "item"])["weight"].transform("max")
     repeat = pairs.duplicated(["user", "item"])
     info = dict(name=folder.name) | _json(folder/"dataset.json") | dict(repeats=int(repeat.sum()))
     return Dataset(folder.name, np.array(user_ids, dtype=object), np.array(index, dtype=object),
@@ -145,6 +149,6 @@ def _assemble(folder, inter, items, features, images=None, where="items.parquet"
 def _met(t, f, user, item):
     "Who met what: ids as text, and what is known of it as numbers."
     out = pd.DataFrame(dict(user=_ids(t, user, f), item=_ids(t, item, f)) |
-                       {c: _number(t[c], f) for c in ("rating", "timestamp", "position") if c in t})
+                       {c: _number(t[c], f) for c in ("rating", "weight", "timestamp", "position") if c in t})
     if "timestamp" in out: _warn_of_times(out["timestamp"], f)
     return out

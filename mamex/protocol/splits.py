@@ -26,6 +26,9 @@ class Split:
     val_items: np.ndarray   # int64, sorted
     test_items: np.ndarray  # int64, sorted
     rule: str = ""          # how the cold items were chosen, in words
+    # float [n_users, n_items], what each click counts; None: one. The protocol counts every click once, and a
+    # recommender of one's own clicks may do otherwise: see `mamex.recommender.weights`
+    worth: sparse.csr_array | None = None
 
     @property
     def cold_items(self): return np.union1d(self.val_items, self.test_items)
@@ -59,8 +62,10 @@ def matrix(self: Split,
            part: str = "train",  # "train", "val" or "test"
            dtype=float,
     ) -> sparse.csr_array:       # [n_users, n_items]
-    "The pairs of one part as `met_matrix` has them."
-    return met_matrix(getattr(self, part), self.n_users, self.n_items, dtype)
+    "The pairs of one part as `met_matrix` has them; those of training weighed, where clicks have weights."
+    met = met_matrix(getattr(self, part), self.n_users, self.n_items, dtype)
+    weighed = self.worth is not None and part == "train" and dtype is not bool
+    return sparse.csr_array(met.multiply(self.worth), dtype=dtype) if weighed else met
 
 # %% ../../nbs/protocol/1_splits.ipynb #6960e232
 def check_split(split: Split) -> Split:  # the same split

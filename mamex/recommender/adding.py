@@ -250,6 +250,8 @@ def place(self: Recommender, t: pd.DataFrame, f: Features) -> Recommender:
     self.items, self.met = table, np.concatenate([self.met, np.zeros(fresh.sum(), np.int64)])
     self.seen = sparse.csr_array((self.seen.data, self.seen.indices, self.seen.indptr),
                                  shape=(len(self.user_ids), len(table)))
+    if self.worth is not None:
+        self.worth = sparse.csr_array((self.worth.data, self.worth.indices, self.worth.indptr), shape=self.seen.shape)
     stale = ["held", "item forms", "item rows", "norms"] + ["fold"] * bool((self.met[at[~fresh]] > 0).any())
     self.item_at, self.kept = pd.Index(table["item"]), {k: v for k, v in self.kept.items() if k not in stale}
     return self

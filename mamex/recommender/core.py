@@ -41,6 +41,8 @@ class Recommender:
     features: Features | None = None   # what a solved model learned from; None: not kept, or not read yet
     since: np.ndarray | None = None    # int64 [n, 2], rows of user and item: clicks since the model has learned
     average: np.ndarray | None = None  # float32 [d], mean of the users that were learned; None: of all
+    # float32 [n_users, n_items], what each click of `seen` counts; None: one
+    worth: sparse.csr_array | None = None
 
     def __post_init__(self):
         self.user_at, self.item_at = pd.Index(self.user_ids), pd.Index(self.items["item"])

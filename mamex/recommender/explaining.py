@@ -147,9 +147,11 @@ def parts_of_users(self: Recommender,
         warm, met, a = np.flatnonzero(self.first_met()), self.first_seen().tocoo(), self.about
         n = a.get("learned", {}).get("users", len(self.user_ids))
         pairs, shape = np.stack([met.row, np.searchsorted(warm, met.col)], 1).astype(np.int64), (n, len(warm))
-        split = everything(pairs, *shape) if a["refit"] else held_out(pairs, *shape, a["holdout"], a["seed"])
+        worth = None if self.worth is None else self.worth[:n, warm]
+        split = (everything(pairs, *shape, worth) if a["refit"]
+                 else held_out(pairs, *shape, a["holdout"], a["seed"], worth))
         _, t = collaborative(split, changed(self.model.config, memory=1.), a["seed"])  # without shrinking, t is U
-        y = sparse.csr_array((np.ones(len(split.train)), (split.train[:, 0], split.train[:, 1])), shape=shape)
+        y = split.matrix()
         parts = np.zeros((len(warm), t.shape[1]))
         parts[split.warm_items] = np.maximum(y.sum(0)[split.warm_items], 1.)[:, None]**-self.model.config.damp * t
         holds = np.zeros(len(self.user_ids), bool)
@@ -159,6 +161,12 @@ def parts_of_users(self: Recommender,
     return self.kept["parts"]
 
 # %% ../../nbs/shop/7_explaining.ipynb #20d0a9dc
+@patch
+def weights_of(self: Recommender, at: int) -> np.ndarray:  # at: row of a user; float64 [h], by the items' rows
+    "What each of a user's clicks counts."
+    rows = np.sort(self.seen[[at]].indices)
+    return np.ones(len(rows)) if self.worth is None else self.worth[[at]][:, rows].toarray()[0].astype(float)
+
 EXACT_SHARES = "exact: the user's vector is the sum of a part from each of these items"
 LAID_OVER = "approximate: the user's vector was trained freely, and is laid over those of these items by a ridge"
 
@@ -168,10 +176,10 @@ def made_of(self: Recommender,
     "The parts of a known user's vector."
     rows = np.sort(self.seen[[at]].indices)
     if self.since is not None and at in self.since[:, 0] and self.has[rows].any():  # folded in by an update
-        rows, parts, _, how = self.made_of_history(self.item_at[rows])
+        rows, parts, _, how = self.made_of_history(self.item_at[rows], self.weights_of(at))
         return rows, parts, how
     if hasattr(self.model.config, "solve") and self.parts_of_users()[1][at]:
-        return rows, self.parts_of_users()[0][rows], EXACT_SHARES
+        return rows, self.weights_of(at)[:, None] * self.parts_of_users()[0][rows], EXACT_SHARES
     x = self.e[rows].astype(np.float64)
     gram = x @ x.T
     c = np.linalg.solve(gram + (.01*np.trace(gram)/max(len(rows), 1) + 1e-12)*np.eye(len(rows)), x @ self.users[at])
@@ -180,10 +188,11 @@ def made_of(self: Recommender,
 # %% ../../nbs/shop/7_explaining.ipynb #0939b7d2
 @patch
 def made_of_history(self: Recommender,
-                    history) -> tuple:  # rows, float64 [h, d] their parts, float32 [d] the vector, how
+                    history, counts=1.,  # float [h], what each counts, in the order of the items' rows
+                   ) -> tuple:  # rows, float64 [h, d] their parts, float32 [d] the vector, how
     "The parts of a folded-in vector."
     u, rows, fold = self.fold_in(history), np.sort(self.rows_of(history, [])), self.folding()
-    x = np.where(self.has[rows].any(1)[:, None], self.e[rows] - fold.mean, 0)
+    x = np.where(self.has[rows].any(1)[:, None], self.e[rows] - fold.mean, 0) * np.reshape(counts, (-1, 1))
     prior = self.about.get("fold_in_prior", 0.)
     raw = fold.solve(np.concatenate([x, prior * fold.crowd[None]]), self.about["fold_in_lambda"])
     how = f"{EXACT_SHARES}, and a part from {prior:g} clicks of all users" if prior else EXACT_SHARES

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['settings_for', 'typed', 'typed_settings', 'held_out', 'everything', 'train_for', 'beside_floors', 'beside_told',
-           'weights_told', 'roles_for', 'as_share', 'text_columns_of', 'anchors_of']
+           'weights_told', 'roles_for', 'weights_for', 'as_share', 'text_columns_of', 'anchors_of']
 
 # %% ../../nbs/shop/5_fitting.ipynb #e6bcf6b2
-import time, torch
+import time, torch, warnings
 import numpy as np
 from collections.abc import Mapping
 from dataclasses import asdict, replace as changed
@@ -34,6 +34,7 @@ from ..rivals.floors import floors
 from .core import ANCHORS, Anchors, Recommender, embed
 from .folding import FoldIn, choose_fold_in, sums_of
 from .ranking import whole_number
+from .weights import worth_of, worth_told
 
 # %% ../../nbs/shop/5_fitting.ipynb #aae78e41
 def settings_for(config,        # name of a preset, or a `Config`
@@ -75,18 +76,19 @@ def held_out(pairs: np.ndarray,  # int64 [n, 2], user and item; every item has b
              n_users: int, n_items: int,
              share: float,       # of the items
              seed: int,
+             worth=None,         # float [n_users, n_items], what each click counts; None: one
             ) -> Split:
     "The split in which a share of the items plays newcomer, for validation; there is no test part."
     held = np.sort(np.random.default_rng([seed, 2]).choice(n_items, max(2, round(share*n_items)), replace=False))
     out, none = np.isin(pairs[:, 1], held), np.zeros(0, np.int64)
     return Split(n_users, n_items, pairs[~out], pairs[out], pairs[:0], held, none,
-                 f"{len(held)} of {n_items} items held out, seed {seed}")
+                 f"{len(held)} of {n_items} items held out, seed {seed}", worth)
 
 # %% ../../nbs/shop/5_fitting.ipynb #5ec7f510
-def everything(pairs, n_users, n_items) -> Split:
+def everything(pairs, n_users, n_items, worth=None) -> Split:
     "The split that holds nothing out."
     none = np.zeros(0, np.int64)
-    return Split(n_users, n_items, pairs, pairs[:0], pairs[:0], none, none, "all interactions")
+    return Split(n_users, n_items, pairs, pairs[:0], pairs[:0], none, none, "all interactions", worth)
 
 # %% ../../nbs/shop/5_fitting.ipynb #9a02bd4b
 def train_for(features, split, config, seed, device, epochs: int, progress=True) -> MAMEX:
@@ -116,11 +118,11 @@ def beside_floors(run, f: Features, split: Split,
 # %% ../../nbs/shop/5_fitting.ipynb #930783a2
 def beside_told(about: dict) -> list:  # about: of a recommender; returns sentences
     "What was chosen, how well it ranks, and whether it beats the floors."
-    b, on = about.get("beside"), about["select_on"].upper()
+    b, on, counts = about.get("beside"), about["select_on"].upper(), worth_told(about.get("weights", {}))
     what = (f"damping {about['damp']:g} chosen by {on}" if "damp" in about
             else f"damping chosen by {on}" if "denoise" in about.get("config", {})
             else f"{about['epochs']:,} epoch{'s'*(about['epochs'] != 1)} chosen by {on}")
-    if not b: return [f"{about['held_out']}: {what}"]
+    if not b: return [*counts, f"{about['held_out']}: {what}"]
     kinds = [max((n for n in b["floors"] if n.startswith(k)), key=b["floors"].get)
              for k in ("ridge", "profile", "random")]
     weights = weights_told(about.get("views", {}))
@@ -130,7 +132,7 @@ def beside_told(about: dict) -> list:  # about: of a recommender; returns senten
     if ci and ci[0] > 0: said = f"It ranks them better than the strongest floor, {b['strongest']} ({by})."
     elif ci and ci[1] < 0: said = f"A loss: the floor {b['strongest']} ranks them better ({by})."
     else: said = f"A tie: the difference to the strongest floor, {b['strongest']}, is within chance ({by})."
-    return [f"{about['held_out']}: {what}",
+    return [*counts, f"{about['held_out']}: {what}",
             f"{on} among the held-out items: this model {b['own']:.4f}; floors on the same views: {others}", said,
             *weights]
 
@@ -159,6 +161,7 @@ def fit(cls: Recommender,
         roles: dict | None = None,
         long_text: str = "cut",             # what an encoder does not read to the end; "split" reads on
         device: str = "cpu", cache=None, progress: bool = True,
+        half_life: float | None = None,     # days after which a click counts half; None: clicks do not fade
         say=print,                          # what is told: which encoder `auto` means
         **settings,                         # to change from the preset: ridge=.3, or epochs=100 of a trained one, ...
        ) -> Recommender:
@@ -173,6 +176,7 @@ def fit(cls: Recommender,
     if (met > 0).sum() < 5:
         raise UsageError(f"{ds.name} has {(met > 0).sum()} items that somebody has met: "
                          "a recommender needs at least 5, to hold two of them out.")
+    worth, counts = weights_for(ds, c, half_life)
     if roles and features is not None:
         raise UsageError("roles are read from columns, and these features are there already: give one of the two.")
     read = roles_for(ds, c, roles) if features is None else {}
@@ -181,18 +185,20 @@ def fit(cls: Recommender,
     if read: f = with_lexical(f, ds.items, read)
     warm = np.flatnonzero(met)
     inner, mine = f.rows(warm), np.stack([pairs[:, 0], np.searchsorted(warm, pairs[:, 1])], 1)
-    model, how, split = cls.learn(inner, mine, ds.n_users, c, seed, holdout, refit, device, progress)
+    model, how, split = cls.learn(inner, mine, ds.n_users, c, seed, holdout, refit, device, progress,
+                                  None if worth is None else worth[:, warm])
     about = dict(dataset=ds.name, encoder=f.encoder, encoder_key="" if features is not None else f.key,
                  long_text=long_text, text_columns=columns if isinstance(columns, dict) else list(columns),
                  modalities=as_views(f).views, widths=model.widths, config=asdict(c), roles=read,
                  seed=seed, holdout=holdout, refit=refit,
                  users=ds.n_users, items_met=len(warm), interactions=len(pairs),
-                 mamex=__version__, **how, seconds=round(time.perf_counter() - start, 2))
+                 mamex=__version__, **(dict(weights=counts) if counts else {}), **how,
+                 seconds=round(time.perf_counter() - start, 2))
     seen = sparse.csr_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(ds.n_users, ds.n_items))
     anchors = anchors_of(model, f, split, warm, seed)
     return cls(model, ds.user_ids, ds.items.reset_index(drop=True),
                **embed(model, f, anchors=anchors, me=np.arange(ds.n_items)), met=met, seen=seen, about=about,
-               anchors=anchors, features=as_views(f) if hasattr(c, "solve") else None)
+               anchors=anchors, features=as_views(f) if hasattr(c, "solve") else None, worth=worth)
 
 # %% ../../nbs/shop/5_fitting.ipynb #709c938a
 def roles_for(ds: Dataset, config, asked: dict | None) -> dict:  # column → role
@@ -200,6 +206,17 @@ def roles_for(ds: Dataset, config, asked: dict | None) -> dict:  # column → ro
     if hasattr(config, "solve"): return column_roles(ds.items, ds.info, asked)
     if asked: raise UsageError("roles are for a solved model; leave them out, or fit config='best' (--preset best).")
     return {}
+
+# %% ../../nbs/shop/5_fitting.ipynb #a4483497
+def weights_for(ds: Dataset, config, half_life) -> tuple:  # of `worth_of`
+    "What clicks count, for a model that can weigh them; a trained one counts every click once, with a warning."
+    if hasattr(config, "solve"): return worth_of(ds, half_life)
+    if half_life is not None:
+        raise UsageError("half_life is for a solved model; leave it out, or fit config='best' (--preset best).")
+    if "weight" in ds.interactions:
+        warnings.warn(f"the clicks of {ds.name} have weights, and a trained model counts each once: fit config='best' "
+                      "(--preset best) to weigh them.", stacklevel=3)
+    return None, {}
 
 # %% ../../nbs/shop/5_fitting.ipynb #85ac7604
 def as_share(v, name: str) -> float:
@@ -237,11 +254,12 @@ def anchors_of(model, f: Features, split: Split, warm, seed) -> Anchors:
 
 # %% ../../nbs/shop/5_fitting.ipynb #3d5e3d40
 @patch(cls_method=True)
-def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdout, refit, device,
-          progress) -> tuple:  # model; facts for `about`; the split that it learned from
+def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdout, refit, device, progress,
+          worth=None) -> tuple:  # model; facts for `about`; the split that it learned from
     "The two passes; `f` and `pairs` know only items that somebody has met."
     n = len(f.mask)
-    split, whole_split = held_out(pairs, n_users, n, holdout, seed), everything(pairs, n_users, n)
+    split = held_out(pairs, n_users, n, holdout, seed, worth)
+    whole_split = everything(pairs, n_users, n, worth)
     run = train(f, split, c, seed, device, progress=progress)
     solved = hasattr(c, "solve")
     if solved: c = changed(run.model.config, dim=c.dim)  # with the damping and the memory that were chosen
@@ -267,6 +285,6 @@ def adopt(cls: Recommender, model: MAMEX, e, split: Split, how: dict) -> MAMEX:
     late = np.setdiff1d(np.arange(split.n_users), split.train[:, 0])
     if len(late):
         model.users.data[late] = torch.as_tensor(
-            fold(sums_of(fold, e, split.val, split.n_users)[late], how["fold_in_lambda"],
+            fold(sums_of(fold, e, split.val, split.n_users, split.worth)[late], how["fold_in_lambda"],
                  how["fold_in_prior"])).to(model.users.device)
     return model

@@ -109,9 +109,12 @@ def fold_in(self: Recommender,
     return self.average_user()
 
 # %% ../../nbs/shop/4_folding.ipynb #d3dbc735
-def sums_of(fold: FoldIn, e, pairs, n_users) -> np.ndarray:  # float64 [n_users, d]
+def sums_of(fold: FoldIn, e, pairs, n_users,
+            worth=None,  # float [n_users, n_items], what each click counts; None: one
+           ) -> np.ndarray:  # float64 [n_users, d]
     "Σ (e_i − ē) over what each user met."
     y = sparse.csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_users, len(e)))
+    if worth is not None: y = sparse.csr_array(y.multiply(worth))
     return y @ e - np.asarray(y.sum(1)).reshape(-1, 1)*fold.mean
 
 # %% ../../nbs/shop/4_folding.ipynb #7edf60ac

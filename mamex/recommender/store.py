@@ -35,6 +35,7 @@ def item_arrays(self: Recommender) -> dict:
                   seen_indptr=seen.indptr.astype(np.int64), seen_indices=seen.indices.astype(np.int64))
     more = dict(carried=self.carried, near=self.near, cosine=self.cosine)
     more |= dict(since=self.since, average=self.average)  # of an update; see `mamex.recommender.updating`
+    if self.worth is not None: more |= dict(worth=np.asarray(self.worth[seen.nonzero()], np.float32).ravel())
     if self.anchors: more |= dict(anchor_rows=self.anchors.rows, anchor_z=self.anchors.z)
     arrays |= {k: v for k, v in more.items() if v is not None}
     return {k: np.ascontiguousarray(v) for k, v in arrays.items()}
@@ -206,10 +207,12 @@ def read(cls: Recommender, folder: Path) -> Recommender:
             raise ValueError("the sizes differ")
         seen = sparse.csr_array((np.ones(len(x["seen_indices"]), bool), x["seen_indices"], x["seen_indptr"]),
                                 shape=(len(users), n))
+        worth = sparse.csr_array((x["worth"], seen.indices, seen.indptr), shape=seen.shape) if "worth" in x else None
         rec = cls(model, users["user"].to_numpy(str), items, x["e"], x["alpha"], x["gates"], x["has"], x["met"], seen,
                   about,
                   *(x.get(k) for k in ("carried", "near", "cosine")), Anchors(x["anchor_rows"], x.get("anchor_z"))
-                  if "anchor_rows" in x else None, since=x.get("since"), average=x.get("average"))
+                  if "anchor_rows" in x else None, since=x.get("since"), average=x.get("average"),
+                  worth=worth)
     except UsageError: raise
     except Exception as e:
         raise UsageError(f"{folder} cannot be read as a recommender ({type(e).__name__}: {str(e)[:100]}): "

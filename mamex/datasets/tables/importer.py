@@ -178,6 +178,7 @@ def from_tables(products,                  # products, one a row: a file that `r
                 min_rating: float | None = None, # clicks rated lower are left out
                 where=(),                  # conditions on clicks, as "event=transaction": others are left out
                 quoting: str | None = None, # quotes in the files: "csv", "none" (ordinary signs); None: guess
+                weights: str = "",         # what clicks count: "event=view:1,buy:5", or a column of numbers
                ) -> Imported:
     "Make a dataset folder; `CatalogueError` lists all errors of the tables, and then nothing is written."
     to = Path(to).expanduser().absolute()
@@ -191,12 +192,12 @@ def from_tables(products,                  # products, one a row: a file that `r
     if not len(items):
         p.problems.append(Problem("error", p.name, None, "there is no product", "Add rows below the column names",
                                   kind="no products"))
-    inter = clicks_table(c, cr, items["item"], unknown, dayfirst, min_rating, where)
+    inter = clicks_table(c, cr, items["item"], unknown, dayfirst, min_rating, where, weights)
     notes, problems = [f"{t.name}: {n}" for t in (p, c) for n in t.notes], p.problems + c.problems
     pics = _take_pictures(pictures, items, problems, notes, p.name) if pictures is not None else {}
     if "picture" in pr and pictures is None:
         notes.append(f"{p.name}: the pictures in {pr['picture']!r} are not read: give their folder (--pictures)")
     if any(x.level == "error" for x in problems): raise CatalogueError(problems, notes)
-    ds = _dataset(to.name, items, inter, pics, about or {})
+    ds = _dataset(to.name, items, inter, pics, (dict(weights=weights) if weights else {}) | (about or {}))
     _write_folder(ds, to, replace)
     return Imported(to, notes, problems, ds.info["counts"])
