@@ -44,7 +44,7 @@ class Client:
     async def post(self, path: str, body: bytes) -> tuple[int, bytes, dict]:
         if self.reader is None: self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         start = time.perf_counter()
-        self.writer.write(b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (path.encode(), len(body), body))
+        self.writer.write(b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (path.encode(), len(body), body))
         try: head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         except asyncio.IncompleteReadError as e:
             now = time.perf_counter()

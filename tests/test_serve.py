@@ -422,6 +422,19 @@ def test_a_kill_loses_no_item_that_was_said_to_be_added(model, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options, host, status", [
+    ((), "127.0.0.1:{}", 200), ((), "localhost", 200), ((), "[::1]:{}", 200), ((), None, 200),
+    ((), "elsewhere.example:{}", 421), ((), "127.0.0.1.elsewhere.example", 421), ((), "elsewhere.example:127.0.0.1", 421),
+    (("--name", "shop.example"), "Shop.Example", 200), (("--host", "0.0.0.0"), "elsewhere.example", 200)])
+def test_a_server_of_this_machine_is_asked_by_its_own_names(model, options, host, status):
+    "A page elsewhere may let a name of its own point here; a browser then asks under that name."
+    with served(model, *options) as (p, port), socket.create_connection(("127.0.0.1", port), 20) as s:
+        name = f"host: {host.format(port)}\r\n" if host else ""
+        s.sendall(f"GET /healthz HTTP/1.{1 if host else 0}\r\n{name}connection: close\r\n\r\n".encode())
+        said = b"".join(iter(lambda: s.recv(65536), b""))
+        assert int(said.split()[1]) == status and (status == 200 or b"or start it with --name" in said)
+
+
 def test_slow_clients_do_not_stay(model):
     with served(model, "--seconds", 1, "--connections", 4) as (p, port):
         def until_closed(first: bytes) -> tuple[float, bytes]:
@@ -432,9 +445,9 @@ def test_slow_clients_do_not_stay(model):
                     while part := s.recv(9999): got += part
                 except ConnectionResetError: pass
                 return time.monotonic() - start_at, got
-        head = b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head = b"POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         for first, says in ((b"", b""), (b"GET /heal", b""), (head, b""), (head + b"content-length: 100\r\n\r\n{", b"408"),
-                            (b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", b"200 OK"), (b"\x16\x03\x01nonsense\r\n\r\n", b"400")):
+                            (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n", b"200 OK"), (b"\x16\x03\x01nonsense\r\n\r\n", b"400")):
             took, got = until_closed(first)
             assert took < 8 and says in got, (first, took, got)
         idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
@@ -442,7 +455,7 @@ def test_slow_clients_do_not_stay(model):
         assert b"503" in until_closed(b"")[1]  # beyond the number nobody is let in
         for s in idle: s.close()
         time.sleep(.3)
-        assert b"200 OK" in until_closed(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")[1]
+        assert b"200 OK" in until_closed(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")[1]
 
 
 @pytest.mark.slow

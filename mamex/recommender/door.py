@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FULL', 'Refused', 'json_bytes', 'send_refusal', 'Door', 'Late', 'late', 'enter', 'leave', 'work', 'Bodies',
-           'bound_of', 'header', 'check_head', 'read_body', 'drain', 'replayed', 'Front', 'Patient', 'Guarded',
-           'guarded']
+           'bound_of', 'header', 'check_head', 'host_of', 'check_host', 'read_body', 'drain', 'replayed', 'Front',
+           'Patient', 'Guarded', 'guarded']
 
 # %% ../../nbs/shop/door.ipynb #7e9639d0
-import asyncio, json, math, socket, time
+import asyncio, json, math, re, socket, time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -118,6 +118,18 @@ def check_head(scope):
         raise Refused(415, f"the body comes as {ascii(kind[:40] or 'nothing')}: send JSON, "
                            "with the header content-type: application/json")
 
+# %% ../../nbs/shop/door.ipynb #88aa2377
+def host_of(scope) -> str:
+    "The name under which a server is asked, without its port; as it stands where it has no such shape."
+    m = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:]*)(?::\d+)?", host := header(scope, b"host").lower())
+    return (m[1] if m else host).strip("[]").rstrip(".")
+
+def check_host(scope, names):  # names: under which the server is known; None: under all
+    "Refuse who asks for somebody else."
+    if names is None or (host := host_of(scope)) in {*names, ""}: return  # "": no browser asks without a name
+    raise Refused(421, f"this server is not {ascii(host[:80])}: ask for {sorted(names)[0]}, "
+                       "or start it with --name NAME for another name of its own")
+
 # %% ../../nbs/shop/door.ipynb #99e46216
 async def read_body(bodies: Bodies, scope, receive) -> bytes:
     "The whole body; `Refused` where it is too large or too slow."
@@ -152,8 +164,9 @@ def replayed(body: bytes, receive) -> Callable:
 # %% ../../nbs/shop/door.ipynb #e6f27b80
 class Front:
     "The outermost layer of the application: bodies within bounds, and each request told to `tell`."
-    def __init__(self, app, bodies: Bodies, tell=lambda path, status, seconds: None):
-        self.app, self.bodies, self.tell = app, bodies, tell
+    def __init__(self, app, bodies: Bodies, tell=lambda path, status, seconds: None,
+                 names=None):  # as of `check_host`
+        self.app, self.bodies, self.tell, self.names = app, bodies, tell, names
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http": return await self.app(scope, receive, send)
@@ -166,6 +179,7 @@ class Front:
 
     async def served(self, scope, receive, send):
         try:
+            check_host(scope, self.names)
             if scope["method"] == "POST": check_head(scope)
             body = await read_body(self.bodies, scope, receive)
         except Refused as e:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['to_json', 'PATHS', 'SECONDS', 'FAULTS', 'LOOPBACK', 'Line', 'Recommended', 'Added', 'Fault', 'lines', 'recommended',
            'records', 'explained', 'Metrics', 'refusal', 'StrictRequest', 'Route', 'add_handlers', 'watch',
-           'lifespan_of', 'add_answers', 'add_signs', 'application', 'parser', 'listen', 'check_numbers', 'server',
-           'main']
+           'lifespan_of', 'add_answers', 'names_for', 'add_signs', 'application', 'parser', 'listen', 'check_numbers',
+           'server', 'main']
 
 # %% ../../nbs/shop/serving.ipynb #10da19fb
 import argparse, asyncio, contextlib, logging, signal, socket, time, uvicorn, warnings
@@ -204,6 +204,10 @@ def add_answers(app: FastAPI, live: Live, door: Door, writing: Door):
 # %% ../../nbs/shop/serving.ipynb #9d58caad
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
+def names_for(host: str, more=()) -> set | None:  # of `check_host`
+    "Under which names a server is asked that listens there; one that is open to the network, under any."
+    return {*LOOPBACK, "localhost", *map(str.lower, more)} if host in (*LOOPBACK, "localhost") else None
+
 def add_signs(app: FastAPI, live: Live, metrics: Metrics):
     "The endpoints that tell how the server is."
     @app.get("/healthz")
@@ -227,6 +231,7 @@ def add_signs(app: FastAPI, live: Live, metrics: Metrics):
 def application(live: Live,           # started
                 at_once: int = 2, waiting: int = 64, seconds: float = 10.,  # as in `Door`
                 every: float = 2.,    # seconds between two looks at the folder
+                names=None,           # of `check_host`
                ) -> FastAPI:
     "The application: endpoints, limits, metrics, and the page `/docs` that loads nothing from elsewhere."
     door, writing = Door(at_once, waiting, seconds), Door(1, 8, 120.)
@@ -235,7 +240,7 @@ def application(live: Live,           # started
                          redoc_url=None, lifespan=lifespan_of(live, every), telemetry=dict(tracing=False))
     app.router.route_class = Route
     add_handlers(app); add_answers(app, live, door, writing); add_signs(app, live, metrics)
-    app.add_middleware(Front, bodies=Bodies(seconds), tell=metrics.tell)
+    app.add_middleware(Front, bodies=Bodies(seconds), tell=metrics.tell, names=names)
     app.state.live, app.state.door = live, door
     return app
 
@@ -246,6 +251,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("model", help="folder of a recommender; a newer model that takes its place is loaded")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens the server to the network")
     p.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    p.add_argument("--name", nargs="+", default=[], help="further names of a server that listens to its machine alone, "
+                   "as a proxy before it passes them on")
     p.add_argument("--writable", action="store_true", help="let /items add items to the folder")
     p.add_argument("--at-once", type=int, default=2, metavar="N", help="questions at work; the processor's cores")
     p.add_argument("--waiting", type=int, default=64, metavar="N", help="questions that wait; who comes then gets 429")
@@ -286,7 +293,8 @@ def main(argv: list[str]) -> int:
     warnings.simplefilter("ignore")  # an answer says what was left out; a log of texts from outside would grow
     with listen(a.host, a.port) as at:
         live = start(Live(a.model, a.writable))
-        run = server(application(live, a.at_once, a.waiting, a.seconds, a.every), a.seconds, a.connections)
+        app = application(live, a.at_once, a.waiting, a.seconds, a.every, names_for(a.host, a.name))
+        run = server(app, a.seconds, a.connections)
         # uvicorn raises the signal again at its end
         signal.signal(signal.SIGTERM, lambda *_: setattr(run, "should_exit", True))
         where = f"[{a.host}]" if ":" in a.host else a.host
