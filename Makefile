@@ -50,7 +50,7 @@ outside: setup  ## .outside/, the libraries of the report `outside`: export PYTH
 	$(PIP) install -q --disable-pip-version-check --no-deps --no-build-isolation --upgrade -c constraints.txt --target .outside $(foreach l,$(LIBRARIES),'$(l)')
 
 test: setup  ## notebooks, clean export, README and its commands, properties, faults; prints the coverage of mamex/
-	@echo "testing: each notebook once, then the rest; 17 minutes on two busy cores"
+	@echo "testing: each notebook once, then the rest; 45 minutes on two busy cores"
 	$(QUIET) $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15 --cov --cov-report=term
 
 # `make test` runs each notebook by the function behind nbdev_test (tests/test_notebooks.py), and holds the same run against the
