@@ -9,6 +9,7 @@ from scipy import sparse
 
 from mamex import cli
 from mamex.base import UsageError
+from mamex.datasets.checks.folder import check_folder
 from mamex.datasets.folders import load_dataset, save_dataset
 from mamex.datasets.toy import toy
 from mamex.protocol.splits import Split
@@ -227,6 +228,13 @@ def test_a_folder_with_a_weight_that_is_none(shop, tmp_path, weight):
     x = shop.interactions.assign(weight=[weight] + ["2"] * (len(shop.interactions) - 1))
     save_dataset(changed(shop, interactions=x.astype(dict(weight=str))), tmp_path/"shop")
     with pytest.raises(UsageError, match="'weight' (of .* in row 1: what a click counts|that is no number)"): load_dataset(tmp_path/"shop")
+    found = [p for p in check_folder(tmp_path/"shop", pictures=False) if p.level == "error"]
+    assert [(p.row, p.what) for p in found] == [(1, "the weight is no number above 0")]
+
+
+def test_check_reads_weights(shop, tmp_path):
+    save_dataset(shop, tmp_path/"shop")
+    assert not [p for p in check_folder(tmp_path/"shop", pictures=False) if p.kind == "unread column" or p.level == "error"]
 
 
 def test_of_a_repeated_pair_the_greatest_weight_stays(tmp_path):

@@ -67,11 +67,12 @@ def _unread(s, column):
         try: return _date_texts(s)[1], none
         except UsageError: return none, none
     n = pd.to_numeric(s, errors="coerce").astype("float64").to_numpy()
-    return np.isnan(n) & s.notna().to_numpy() | np.isinf(n), n > 1e10 if column == "timestamp" else none
+    bad = ~(n > 0) | np.isinf(n) if column == "weight" else np.isnan(n) & s.notna().to_numpy() | np.isinf(n)
+    return bad, n > 1e10 if column == "timestamp" else none
 
 # %% ../../../nbs/data/checks/2_tables.ipynb #f9754f28
 def _check_number(t, column, f, problems):
-    "Values of a rating, timestamp or position, or None where `load_dataset` refuses them."
+    "Values of a rating, weight, timestamp or position, or None where `load_dataset` refuses them."
     try: return _number(t[column], f)
     except UsageError as e: why = e
     with warnings.catch_warnings():
@@ -80,10 +81,11 @@ def _check_number(t, column, f, problems):
     if not (bad | late).any():
         return problems.append(replace(_from_sentence(why, f.parent, f.name), kind=f"{column} is no number"))
     sentence = _from_sentence(why, f.parent, f.name)
-    time = column == "timestamp"
-    convert = "Write seconds since 1970, or dates as 2024-01-31 12:00:00" if time else "Convert it, or leave it empty"
+    more, convert = dict(timestamp=(" and no date", "Write seconds since 1970, or dates as 2024-01-31 12:00:00"),
+                         weight=(" above 0", "Say what the click counts, or leave it out")
+                         ).get(column, ("", "Convert it, or leave it empty"))
     for rows, kind, what, remedy in (
-        (bad, f"{column} is no number", f"the {column} is no number" + " and no date"*time, convert),
+        (bad, f"{column} is no number", f"the {column} is no number{more}", convert),
         (late & ~bad, "milliseconds", "the timestamp lies beyond the year 2286", sentence.remedy)):
         problems += _problems("error", kind, f.name, at := np.flatnonzero(rows),
                               [f"{t[column].iloc[r]}" for r in at], what, remedy)
@@ -118,12 +120,13 @@ def _check_interactions(t, f, problems):
         problems.append(Problem("error", f.name, None, "there is no interaction",
                                 "Add what users met: there is nothing to learn from", kind="no interactions"))
     user, item = (_check_ids(t, c, f, problems) for c in ("user", "item"))
-    for c in ("rating", "timestamp", "position"):
+    for c in ("rating", "weight", "timestamp", "position"):
         n = _check_number(t, c, f, problems) if c in t else None
         if c == "timestamp" and n is not None: _check_times(n, f, problems)
-    for c in t.columns.difference(["user", "item", "rating", "timestamp", "position"]):
+    for c in t.columns.difference(["user", "item", "rating", "weight", "timestamp", "position"]):
         problems.append(Problem("warning", f.name, None, f"the column {c!r} is not read",
-                                "Rename it to rating, timestamp or position if it is one", kind="unread column"))
+                                "Rename it to rating, weight, timestamp or position if it is one",
+                                kind="unread column"))
     _check_pairs(user, item, f, problems)
     return user, item
 
