@@ -6,14 +6,14 @@
 __all__ = ['DAY', 'FAINTEST', 'recency', 'check_half_life', 'faded', 'worth_of', 'worth_told', 'known_ids', 'night_weights',
            'heavier']
 
-# %% ../../nbs/shop/weights.ipynb #e204aeb9
+# %% ../../nbs/shop/weights.ipynb #32c35184
 import numpy as np, pandas as pd
 from scipy import sparse
 from ..base import UsageError
 from ..datasets.core import Dataset
 from ..datasets.ids import as_python, id_text
 
-# %% ../../nbs/shop/weights.ipynb #1171cef0
+# %% ../../nbs/shop/weights.ipynb #48f731b3
 DAY, FAINTEST = 86400, 2.**-30
 
 def recency(times,             # float [n], seconds since 1970
@@ -23,14 +23,14 @@ def recency(times,             # float [n], seconds since 1970
     "How much is left of each click."
     return np.maximum(2.**((np.asarray(times, float) - until) / (half_life * DAY)), FAINTEST)
 
-# %% ../../nbs/shop/weights.ipynb #316f13af
+# %% ../../nbs/shop/weights.ipynb #fd7306fe
 def check_half_life(v) -> float:
     "Days as a number; `UsageError` for what is none."
     if isinstance(v := as_python(v), bool) or not isinstance(v, (int, float)) or not 0 < v < float("inf"):
         raise UsageError(f"half_life is {v!r}: give the days after which a click counts half, a number above 0.")
     return float(v)
 
-# %% ../../nbs/shop/weights.ipynb #3dae637c
+# %% ../../nbs/shop/weights.ipynb #9a6c54f6
 def faded(clicks: pd.DataFrame, half_life: float, until: float) -> np.ndarray:  # float64 [n]
     "The recency of clicks by their times; `UsageError` where one has none, or lies far ahead."
     t = clicks.get("timestamp", pd.Series(np.nan, clicks.index))
@@ -43,7 +43,7 @@ def faded(clicks: pd.DataFrame, half_life: float, until: float) -> np.ndarray:  
                          "that was learned: correct its time, or fit anew.")
     return w
 
-# %% ../../nbs/shop/weights.ipynb #dce50349
+# %% ../../nbs/shop/weights.ipynb #16467988
 def worth_of(ds: Dataset,
              half_life: float | None = None,  # days; None: clicks do not fade
             ) -> tuple:  # float32 [n_users, n_items], or None where every click counts one; facts for `about`
@@ -58,7 +58,7 @@ def worth_of(ds: Dataset,
     facts |= dict(least=float(w.min()), most=float(w.max()))
     return sparse.csr_array((w.astype(np.float32), at), shape=(ds.n_users, ds.n_items)), facts
 
-# %% ../../nbs/shop/weights.ipynb #157985b8
+# %% ../../nbs/shop/weights.ipynb #dbf1ec4c
 def worth_told(facts: dict) -> list:  # of `worth_of`; returns sentences
     "What clicks count."
     if not facts: return []
@@ -66,7 +66,7 @@ def worth_told(facts: dict) -> list:  # of `worth_of`; returns sentences
     by = f" by {facts['rule']!r}" if "rule" in facts else ""
     return [f"clicks count {facts['least']:.3g} … {facts['most']:.3g}{by}{fades}"]
 
-# %% ../../nbs/shop/weights.ipynb #cfbc2cfb
+# %% ../../nbs/shop/weights.ipynb #275b91c6
 def known_ids(s: pd.Series) -> pd.Series:
     "Ids as text, as `as_histories` reads them; None for what is none."
     def text(v):
@@ -88,7 +88,7 @@ def night_weights(clicks, facts: dict) -> pd.DataFrame | None:  # user, item, wo
     t = pd.DataFrame(dict(user=known_ids(clicks["user"]), item=known_ids(clicks["item"]), worth=w)).dropna()
     return t.groupby(["user", "item"], sort=False, as_index=False)["worth"].max()
 
-# %% ../../nbs/shop/weights.ipynb #3907bbc0
+# %% ../../nbs/shop/weights.ipynb #b90ab1aa
 def heavier(worth: sparse.csr_array | None,  # [n_users, n_items] so far; None: every click counted one
             seen: sparse.csr_array,          # bool, who had met what
             now: sparse.csr_array,           # bool [more users, more items], who has met what by now
