@@ -61,8 +61,7 @@ def larger_table(report: dict) -> pd.DataFrame:
 def night(report: dict, point: dict, encoder: dict, solved: bool = False) -> dict:  # s of computing by part
     "Seconds of computing of one night."
     step, new = {k: v["cpu_s"] for k, v in point["steps"].items()}, max(1, point["items"] // 1000)
-    threads = 1 if report["machine"]["threads"] == "1" else report["machine"]["cores"]
-    return dict(encode=threads * new * (1/encoder["pictures"] + 1/encoder["texts"]), add=step["add"],
+    return dict(encode=new * (1/encoder["pictures"] + 1/encoder["texts"]), add=step["add"],
                 update=step["update, solved again" if solved else "update"],
                 rank=step["recommend"] * point["users"] / min(1000, point["users"]))
 
@@ -144,7 +143,7 @@ def page(report: dict) -> str:
         "# How cost grows", f"Drawn catalogues with {first['clicks'] / first['items']:.0f} clicks and "
         f"{first['users'] / first['items']:.1f} users an item, two ready vectors an item; preset `best`; "
         f"{m['cores']} cores, threads: {m['threads']}. Seconds are of computing, so that a neighbour on the machine "
-        "counts little. Exponents are between the two largest sizes: 1 is linear.",
+        "counts little; so is every second below. Exponents are between the two largest sizes: 1 is linear.",
         markdown_table(steps_table(report)), "![steps](cost_steps.png)",
         "## Pictures and texts", markdown_table(rates),
         "## A night", f"A thousandth of new items, a hundredth of new clicks, ten items for every user; a core costs "
