@@ -53,7 +53,7 @@ def keep_away(split: Split, share: float = .2) -> KeptAway:
     only = lambda p, which: p[np.isin(p[:, 0], away) == which]
     return KeptAway(split.n_users, split.n_items, only(split.train, False), only(split.val, False),
                     only(split.test, True), split.val_items, split.test_items,
-                    f"{split.rule}, {len(away)} users kept away", only(split.train, True), split)
+                    f"{split.rule}, {len(away)} users kept away", known=only(split.train, True), whole=split)
 
 # %% ../../nbs/studies/cold_users.ipynb #d3e500ee
 def on_known_items(far: KeptAway) -> KeptAway:
