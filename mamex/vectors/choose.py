@@ -8,7 +8,7 @@ __all__ = ['RECIPES', 'DEFAULT', 'DEFAULT_AT', 'WEIGHTS', 'LONG', 'recipe_folder
            'choose_encoder', 'named_columns', 'tokenizer_of', 'count_long_texts', 'check_long']
 
 # %% ../../nbs/vectors/8_choose.ipynb #6c0646d0
-import difflib, functools, hashlib, huggingface_hub, logging, os, requests, threading, torch
+import difflib, functools, hashlib, huggingface_hub.constants, logging, os, requests, threading, torch
 import numpy as np
 from pathlib import Path
 from ..base import UsageError
