@@ -59,6 +59,19 @@ def pytest_configure(config):
     if reporter and not hasattr(config, "workerinput"): config.pluginmanager.register(Files(reporter), "files")
 
 
+@pytest.fixture
+def run(capsys):
+    "A command of `mamex`: its status, what it prints, what it complains of."
+    from mamex import cli
+    def run(*argv):
+        try: status = cli.main([str(a) for a in argv])
+        except SystemExit as e: status = e.code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err and "np." not in out + err and "pd." not in err
+        return status, out, err
+    return run
+
+
 def one_cluster_at_a_time() -> FileLock:
     "Ray gives a node half a minute to start; on two busy cores two of them would not keep it."
     return FileLock(Path(tempfile.gettempdir()) / "mamex-test-cluster.lock")

@@ -1,5 +1,5 @@
 "The one door from a dataset to vectors: what `auto` means, and that no hub, slow, dead or lying, holds anybody up."
-import ast, http.server, json, os, socket, subprocess, threading, time
+import ast, http.server, json, os, socket, subprocess, sys, threading, time
 from dataclasses import replace
 import numpy as np, pandas as pd, pytest
 from conftest import ROOT
@@ -176,6 +176,12 @@ def test_said_to_be_offline_it_is_not_asked(monkeypatch, serve):
     for v in ("1", "true", "YES", "on"):
         monkeypatch.setenv("HF_HUB_OFFLINE", v); assert not choose.hub_answers()
     monkeypatch.setenv("HF_HUB_OFFLINE", "0"); assert choose.hub_answers()
+
+
+def test_the_hub_may_be_asked_first_thing_in_a_process():
+    code = "from mamex.vectors import choose; print(choose.hub_endpoint(), choose.hub_answers())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert done.stdout.split() == ["http://127.0.0.1:9", "False"], done.stderr[-500:]
 
 
 def test_weights_in_the_hubs_cache_are_found(monkeypatch, tmp_path):

@@ -25,16 +25,6 @@ def model(tmp_path_factory):
     ds = replace(ds, interactions=ds.interactions[ds.interactions["item"] < 44].reset_index(drop=True))
     return Recommender.fit(ds, "tiny", progress=False).save(tmp_path_factory.mktemp("shop")/"model")
 
-@pytest.fixture
-def run(capsys):
-    def run(*argv):
-        try: status = cli.main([str(a) for a in argv])
-        except SystemExit as e: status = e.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err and "np." not in out + err and "pd." not in err
-        return status, out, err
-    return run
-
 def put(folder, name, content):
     (folder/name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder/name

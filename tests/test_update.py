@@ -36,16 +36,6 @@ def saved(fitted, tmp_path_factory): return fitted.save(tmp_path_factory.mktemp(
 @pytest.fixture
 def model(saved, tmp_path): return Path(shutil.copytree(saved, tmp_path/"model"))
 
-@pytest.fixture
-def run(capsys):
-    def run(*argv):
-        try: status = cli.main([str(a) for a in argv])
-        except SystemExit as e: status = e.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err and "np." not in out + err
-        return status, out, err
-    return run
-
 def put(folder, name, text): (folder/name).write_text(text); return folder/name
 
 def same(a, b, atol):

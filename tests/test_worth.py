@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from scipy import sparse
 
-from mamex import cli
 from mamex.base import UsageError
 from mamex.datasets.checks.folder import check_folder
 from mamex.datasets.folders import load_dataset, save_dataset
@@ -130,6 +129,31 @@ def test_who_looked_and_bought_has_bought_and_the_same_night_again_changes_nothi
     assert rec.update(night.assign(weight=.1), refit="never").heavier == 0 and rec.worth[3, rec.item_at.get_loc(item)] == 50
 
 
+def test_a_refit_asked_for_later_knows_of_what_counts_more(weighed):
+    item = weighed.item_at[weighed.seen[[3]].indices[0]]
+    night = pd.DataFrame(dict(user=[weighed.user_ids[3]], item=[item], weight=[50.]))
+    a, b = changed(weighed), changed(weighed)
+    a.update(night, refit="never")
+    assert a.update(refit="always").refit and b.update(night, refit="always").refit
+    np.testing.assert_allclose(scores(a), scores(b), atol=1e-6)
+
+
+@pytest.mark.parametrize("when", [["2024-01-31", "2024-02-01"], pd.to_datetime(["2024-01-31", None]), [1706659200, np.nan]])
+def test_dates_of_a_night_are_read_in_any_writing(shop, when):
+    rec = fit(changed(shop, interactions=shop.interactions.assign(timestamp=1704067200)), half_life=30)
+    rec.update(pd.DataFrame(dict(user=["ann", "bob"], item=["i0001", "i0002"], timestamp=when)), refit="never")
+    w = rec.worth[rec.user_at.get_loc("ann"), rec.item_at.get_loc("i0001")]
+    assert w == pytest.approx(2, rel=1e-6)
+
+
+@pytest.mark.parametrize("odd, why", [(dict(weight=[1, -1]), "'weight' of -1 in row 2"), (dict(weight=[1, "much"]), "no number"),
+                                      (dict(timestamp=[1, "soon"]), "'soon' in row 2"), (dict(timestamp=[1.7e12, 1.7e12]), "milliseconds")])
+def test_a_night_with_odd_values_changes_nothing(weighed, odd, why):
+    rec = changed(weighed)
+    with pytest.raises(UsageError, match=why): rec.update(pd.DataFrame(dict(user=["ann", "bob"], item=["i0001", "i0002"]) | odd))
+    assert (rec.users == weighed.users).all() and rec.seen.shape == weighed.seen.shape
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_weights_after_a_night_are_the_greater_ones(data):
@@ -169,17 +193,6 @@ def test_shares_of_a_score_are_exact(weighed, night):
 
 # ---- the commands
 def put(path, text): path.write_text(text); return path
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*argv):
-        try: status = cli.main([str(a) for a in argv])
-        except SystemExit as e: status = e.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err and "np." not in out + err
-        return status, out, err
-    return run
 
 
 def test_from_events_to_a_night(run, tmp_path):

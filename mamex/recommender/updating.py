@@ -106,21 +106,18 @@ def weighed(rec: Recommender,    # of `counted`
             u: Updated,          # takes a note where a trained model counts each click once
            ) -> tuple:           # with what clicks count; rows of users of whom a known click counts more by now
     "What the clicks of a night count; one of which the table says nothing counts one."
-    facts, none = rec.about.get("weights", {}), np.zeros(0, np.int64)
-    t = night_weights(clicks, facts)
-    if clicks is None or t is None and rec.worth is None: return rec, none
+    (t, facts), none = night_weights(clicks, rec.about.get("weights", {})), np.zeros(0, np.int64)
+    if t is None and rec.worth is None: return rec, none
     if not hasattr(rec.model.config, "solve"):
         u.notes.append("the clicks have weights, and a trained model counts each once; fit the preset best to weigh "
                        "them.")
         return rec, none
-    dates = clicks["timestamp"] if t is not None and "half_life" in facts and "timestamp" in clicks else []
     if t is None: t = pd.DataFrame(dict(user=[], item=[], worth=[]))
     row, col = rec.user_at.get_indexer(t["user"]), rec.item_at.get_indexer(t["item"])
     there = (row >= 0) & (col >= 0)
     said = sparse.csr_array((t["worth"].to_numpy(np.float32)[there], (row[there], col[there])), shape=rec.seen.shape)
     worth, more = heavier(before.worth, before.seen, rec.seen, said)
     facts = facts | dict(least=float(worth.data.min()), most=float(worth.data.max()))
-    if len(dates): facts["latest"] = max(facts.get("latest", facts["until"]), float(max(dates)))
     return changed(rec, worth=worth, about=rec.about | dict(weights=facts)), more
 
 # %% ../../nbs/shop/updating.ipynb #fc89e1de
@@ -229,7 +226,8 @@ def update(self: Recommender,
     refused, stayed, added = rec.refused, rec.stayed, len(rec.items) - len(self.items)
     pairs, new, u = sort_clicks(rec, {} if clicks is None else clicks)
     u.items, u.there, u.why = added, there, why
-    after, more = weighed(counted(rec, pairs, new) if len(pairs) else rec, rec, clicks, u)
+    after, more = rec, ()
+    if clicks is not None: after, more = weighed(counted(rec, pairs, new), rec, clicks, u)
     u.heavier = len(more)
     if len(pairs): rec = decided(folded(after, more), refit, share, u)
     elif len(more):

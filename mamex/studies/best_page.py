@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TWO', 'FLOORS', 'HEADS', 'BEST_CAPTIONS', 'views_told', 'seen_of', 'runs_told', 'inputs_told', 'ladder_table',
-           'plot_ladder', 'around_table', 'strongest', 'said_of', 'heard', 'page', 'figures', 'tables', 'headline_row',
-           'headline']
+           'plot_ladder', 'around_table', 'strongest', 'said_of', 'heard', 'seconds_table', 'page', 'figures', 'tables',
+           'headline_row', 'headline']
 
 # %% ../../nbs/studies/best_page.ipynb #79c037fe
 import matplotlib.pyplot as plt, pandas as pd
@@ -109,20 +109,29 @@ def heard(card: dict) -> list:
             + (f"; not heard: {', '.join(none)}" if none else "") + "."]
 
 # %% ../../nbs/studies/best_page.ipynb #dd97c9d5
+def seconds_table(report: dict) -> pd.DataFrame:
+    "Mean seconds a fold; the floors of an input are made together."
+    out = {}
+    for n, s in report["seconds"].items():
+        name = f"all floors{TWO * n.endswith(TWO)}" if n.startswith(FLOORS) else n
+        out[name] = out.get(name, 0.) + s
+    return pd.DataFrame({"mean s a fold": {n: f"{s:.1f}" for n, s in out.items()}}).rename_axis("model")
+
+# %% ../../nbs/studies/best_page.ipynb #2c6922d6
 def page(report: dict) -> str:
     "`best.md` from `best.json`."
     card = report["card"]
-    seconds = pd.DataFrame([{"model": n, "mean s a fold": f"{s:.1f}"} for n, s in report["seconds"].items()])
     settings = ["## Around best", "Each setting of `best` moved by itself, by validation items of another division of "
                 "the items, which no report uses.", markdown_table(around_table(report))] if report["around"] else []
     return "\n\n".join([
         f"# From released to best: {card['dataset']['name']}", runs_told(card), inputs_told(report),
-        *(said_of(report, v) for v in views_told(report)), *heard(card), evidence_note(report),
+        *(said_of(report, v) for v in views_told(report)), *heard(card),
+        evidence_note(report, card.get("trained_runs", 1) > 0),
         "## The ladder", markdown_table(ladder_table(report)), "![ladder](best_ladder.png)", BEST_CAPTIONS["ladder"],
         *(x for v in (*views_told(report), "columns") for x in family_part(report, HEADS[v], v)),
         "![against](best_against.png)", BEST_CAPTIONS["against"], *settings,
         "## Seconds", "Of training or solving, choice on validation included.",
-        markdown_table(seconds.set_index("model")),
+        markdown_table(seconds_table(report)),
         "## Run card", markdown_table(card_table(card))])
 
 # %% ../../nbs/studies/best_page.ipynb #a62777bc

@@ -142,8 +142,8 @@ def page(report: dict) -> str:
     return "\n\n".join([
         "# How cost grows", f"Drawn catalogues with {first['clicks'] / first['items']:.0f} clicks and "
         f"{first['users'] / first['items']:.1f} users an item, two ready vectors an item; preset `best`; "
-        f"{m['cores']} cores, threads: {m['threads']}. Seconds are of computing, so that a neighbour on the machine "
-        "counts little; so is every second below. Exponents are between the two largest sizes: 1 is linear.",
+        f"{m['cores']} cores, threads: {m['threads']}. Seconds, here and below, are of computing, so that a neighbour "
+        "on the machine counts little. Exponents are between the two largest sizes: 1 is linear.",
         markdown_table(steps_table(report)), "![steps](cost_steps.png)",
         "## Pictures and texts", markdown_table(rates),
         "## A night", f"A thousandth of new items, a hundredth of new clicks, ten items for every user; a core costs "

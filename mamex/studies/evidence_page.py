@@ -45,7 +45,7 @@ def tables(report: dict) -> dict:  # family → frame
     return {n: verdict_table(report, n) for n in report["verdicts"]}
 
 # %% ../../nbs/studies/evidence_page.ipynb #c575f2b1
-def evidence_note(report: dict) -> str:
+def evidence_note(report: dict, trained: bool = True) -> str:  # trained: is there a run that could converge?
     "What the tables of a page rest on."
     rows = [r for f in report["verdicts"].values() for r in f.values()]
     if not rows: return "No comparison has two folds yet."
@@ -59,7 +59,7 @@ def evidence_note(report: dict) -> str:
             "*This catalogue*: 95 % interval for another division of these items; "
             "*new items*: corrected for the training items that folds share. "
             + (f"Runs that reached the rule of convergence, where not all did: {', '.join(slow)}." if slow else
-               "Every trained run reached the rule of convergence."))
+               "Every trained run reached the rule of convergence." if trained else "")).rstrip()
 
 # %% ../../nbs/studies/evidence_page.ipynb #472e2497
 BESIDE = {"joint, mean": "joint pool, mean over validations", "own, own": "own pool, epoch chosen by validation"}
