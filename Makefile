@@ -51,7 +51,10 @@ outside: setup  ## .outside/, the libraries of the report `outside`: export PYTH
 
 test: setup  ## notebooks, clean export, README and its commands, properties, faults; prints the coverage of mamex/
 	@echo "testing: each notebook once, then the rest; 45 minutes on two busy cores"
-	$(QUIET) $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15 --cov --cov-report=term
+	@failed=0; t="env $(QUIET) $(BIN)/python -m pytest --durations=15 --cov"; \
+	  $$t -n 2 --dist worksteal -m "not alone" --cov-report= || failed=1; \
+	  echo "and what needs the machine for itself"; \
+	  $$t -m alone --cov-append --cov-report=term || failed=1; exit $$failed
 
 # `make test` runs each notebook by the function behind nbdev_test (tests/test_notebooks.py), and holds the same run against the
 # exported module. Here is nbdev_test itself for the chapters, and papermill for the reports, which are quick: few epochs.

@@ -13,7 +13,6 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
-from filelock import FileLock
 from hypothesis import settings
 # the same examples in every run, so that a red run points at a changed line; HYPOTHESIS=explore draws fresh ones
 settings.register_profile("same", derandomize=True)
@@ -70,11 +69,6 @@ def run(capsys):
         assert "Traceback" not in err and "np." not in out + err and "pd." not in err
         return status, out, err
     return run
-
-
-def one_cluster_at_a_time() -> FileLock:
-    "Ray gives a node half a minute to start; on two busy cores two of them would not keep it."
-    return FileLock(Path(tempfile.gettempdir()) / "mamex-test-cluster.lock")
 
 
 @pytest.fixture(scope="session")

@@ -127,6 +127,7 @@ pairs = [(a, b) for arm in arms for a, b in zip(alone.outcomes[arm], together.ou
 names = lambda root, kind: sorted(p.name for p in (root / kind).glob("*.*") if p.suffix != ".state")
 said["runs"] = dict(equal=all(a.users.to_numpy().tobytes() == b.users.to_numpy().tobytes() and lasting(a) == lasting(b) for a, b in pairs), n=len(pairs),
                     names=all(names(HOME / "study", k) == names(HOME / "here", k) == names(HOME / "common", k) for k in ("folds", "runs")),
-                    killed=NODES[beside].wait(30), alive=sum(n["Alive"] for n in ray.nodes()))
+                    killed=NODES.pop(beside).wait(30))
+wait_for(lambda: sum(n["Alive"] for n in ray.nodes()) == 1)  # the head misses the other after some seconds
 said["seconds"] = time.time() - began
 (HOME / "said.json").write_text(json.dumps(said), encoding="utf-8")

@@ -5,15 +5,15 @@ Here each export cell runs as well; then the names that it defined are replaced 
 asserts after that, it shows and asserts of the exported module, and a name that is used before its cell still fails.
 """
 import ast, importlib, re
-from contextlib import nullcontext
 from pathlib import Path
 import matplotlib.pyplot as plt, nbdev.test, nbformat, pytest
 from execnb.shell import CaptureShell
-from conftest import ROOT, one_cluster_at_a_time
+from conftest import ROOT
 
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 name_of = lambda path: path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
 WIDE = set()  # still have lines above 120 characters; whoever breaks the last one takes the name away
+ALONE = {"cluster/2_tasks"}  # start a cluster
 EXPORTS = {"export", "exporti", "exports"}
 
 
@@ -68,11 +68,10 @@ class Story(CaptureShell):
             self.user_ns.update(ours); Story.taken |= ours.keys()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+@pytest.mark.parametrize("path", [pytest.param(p, marks=[pytest.mark.alone] * (name_of(p) in ALONE), id=name_of(p)) for p in NOTEBOOKS])
 def test_notebook(path, monkeypatch):
     monkeypatch.setattr(nbdev.test, "CaptureShell", Story)
-    with one_cluster_at_a_time() if name_of(path) == "cluster/2_tasks" else nullcontext():
-        done, _ = nbdev.test.test_nb(path, skip_flags=["notest"], showerr=False)
+    done, _ = nbdev.test.test_nb(path, skip_flags=["notest"], showerr=False)
     plt.close("all")
     assert done, f"{path.name}, {Story.failure}"
     assert Story.module is None or Story.taken >= set(getattr(Story.module, "__all__", ())) - {"main"}, "exported, but not taken"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from conftest import ROOT, one_cluster_at_a_time
+from conftest import ROOT
 from mamex import cli
 from mamex.base import UsageError
 from mamex.cluster import blocks, runs, shards, tasks
@@ -40,23 +40,26 @@ def said(tmp_path_factory):
     home = tmp_path_factory.mktemp("cluster")
     env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     command = [*ALONE, f"ip link set lo up && exec {sys.executable} {ROOT}/tests/on_cluster.py {home}"]
-    with one_cluster_at_a_time(): done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return json.loads((home / "said.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.alone
 def test_vectors_are_those_of_one_machine_though_a_worker_died(said):
     v = said["vectors"]
     assert said["workers"] == 2 and v["killed"] and v["equal"] and v["same"] and v["files"] >= 5 and not v["half"]
 
 
+@pytest.mark.alone
 def test_sums_and_lists_are_those_of_one_machine(said):
     assert said["sums"]["system"] < 1e-6 and said["sums"]["vectors"] < 1e-4 and said["sums"]["lists"]
 
 
+@pytest.mark.alone
 def test_runs_are_those_of_one_machine_though_a_node_died(said):
     r = said["runs"]
-    assert r["equal"] and r["n"] == 6 and r["names"] and r["killed"] and r["alive"] == 1
+    assert r["equal"] and r["n"] == 6 and r["names"] and r["killed"] == -9
 
 
 # ---- without Ray: what is done is not done again
