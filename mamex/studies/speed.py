@@ -18,7 +18,7 @@ from ..reports.files import Report
 from .authors import AuthorsWay
 from .clocks import (AUTHORS, OURS, check_scale, clock, epoch_seconds, growth, in_child, in_turn,
                                   items_of_step, large, material, matmul_rate, others, recommendation_rate, sizes,
-                                  spread, step_flops, validation_seconds, ways)
+                                  spread, step_flops, step_profile, validation_seconds, ways)
 from .lab import Lab, make_lab
 from .speed_page import figures, page, race_sentences, tables
 from .variants import effects, outcomes, recipe
@@ -101,13 +101,14 @@ def lab_of(
     return lab if p.quality else lab.on(recipe=lab.recipe | dict(epochs=1), seeds=lab.seeds[:1])
 
 # %% ../../nbs/studies/speed.ipynb #bf5289e6
-def races(lab: Lab, p, rates: dict) -> dict:  # race, race_gpu, memory
-    "The race on the processor, and on the accelerator if there is one; memory of each way."
+def races(lab: Lab, p, rates: dict) -> dict:  # race, race_gpu, parts, memory
+    "The race on the processor, and on the accelerator if there is one; the parts of a step, and memory, of each way."
     facts = race(lab.features, lab.split, p.rounds, p.steps, p.users, rates=rates)
     there = torch.cuda.is_available()
     gpu = race(lab.features, lab.split, p.rounds, p.steps, p.users, device="cuda") if there else None
     job = dict(steps=3, rank=p.users, dataset=p.dataset, encoder=p.encoder, k=p.k_core)
-    return dict(race=facts, race_gpu=gpu, memory={n: in_child(dict(way=n) | job) for n in facts["ways"]})
+    parts = {n: step_profile(way, min(p.steps, 10)) for n, (way, _) in ways(lab.features, lab.split).items()}
+    return dict(race=facts, race_gpu=gpu, parts=parts, memory={n: in_child(dict(way=n) | job) for n in facts["ways"]})
 
 # %% ../../nbs/studies/speed.ipynb #8c3a7599
 def whole_fits(lab: Lab, p) -> dict:  # fits, to_best

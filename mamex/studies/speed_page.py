@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SPEED_CAPTIONS', 'LARGE_COLUMNS', 'RATES', 'ceiling', 'race_sentences', 'growth_range', 'growth_sentences',
            'plot_race', 'draw_growth', 'plot_growth', 'figures', 'span', 'race_table', 'large_row', 'large_table',
-           'growth_table', 'table_of_rows', 'tables', 'fits_table', 'to_best_table', 'quality_part', 'extra_tables',
-           'speed_note', 'growth_part', 'large_part', 'page', 'fast_row', 'fast_sentence', 'fast_part']
+           'growth_table', 'table_of_rows', 'tables', 'parts_table', 'parts_sentence', 'parts_part', 'fits_table',
+           'to_best_table', 'quality_part', 'extra_tables', 'speed_note', 'growth_part', 'large_part', 'page',
+           'fast_row', 'fast_sentence', 'fast_part']
 
 # %% ../../nbs/studies/speed_page.ipynb #84435587
 import matplotlib.pyplot as plt, pandas as pd
@@ -167,6 +168,30 @@ def tables(report: dict) -> dict:  # name → table
     return dict(race=race_table(report), recommendations=pd.DataFrame(report["recommendations"]).round(3),
                 growth=growth_table(report["growth"]), large=large_table(report))
 
+# %% ../../nbs/studies/speed_page.ipynb #adade303
+def parts_table(report: dict) -> pd.DataFrame:
+    "Milliseconds a step by kind of operation, and what the products would take at the machine's full rate."
+    limit = lambda n: 1e12 * (w := report["race"]["ways"][n])["gflop_step"] / w["rate"]
+    def row(n, parts):
+        whole = sum(parts.values())
+        return ({"": n, "ms a step": f"{1000 * whole:.0f}"} |
+                {k: f"{1000 * s:.0f} ({s / whole:.0%})" for k, s in parts.items()} |
+                {"products at full rate": f"{limit(n):.0f}"})
+    return pd.DataFrame([row(n, parts) for n, parts in report["parts"].items()])
+
+def parts_sentence(report: dict, way: str = "released") -> str:
+    "What is left where the products end."
+    own, theirs = report["parts"][way], sum(report["parts"][AUTHORS].values())
+    whole, products = sum(own.values()), own["products"]
+    return (f"Of a step of `{way}` the products take {products / whole:.0%}. Were all else nothing, a step would be "
+            f"{theirs / products:.1f}× the authors' way; it is {theirs / whole:.1f}×.")
+
+def parts_part(report: dict) -> list[str]:
+    "Where a step's time goes, where that was measured."
+    if not report.get("parts"): return []
+    return ["## Where a step's time goes", "By torch's profiler, training alone; the rest is Python, views and the "
+            "call of each operation.", markdown_table(parts_table(report)), parts_sentence(report)]
+
 # %% ../../nbs/studies/speed_page.ipynb #6ef55dcb
 def fits_table(fits: dict) -> str:  # preset → of `whole_fit`
     "Presets that are timed whole."
@@ -245,7 +270,7 @@ def page(report: dict) -> str:
     return "\n\n".join([
         f"# Speed: {card['dataset']['name']}", *speed_note(report), markdown_table(race_table(report)),
         "\n".join(f"- {s}" for s in race_sentences(report["race"])),
-        "![race](speed_race.png)", SPEED_CAPTIONS["race"], *extra_tables(report),
+        "![race](speed_race.png)", SPEED_CAPTIONS["race"], *parts_part(report), *extra_tables(report),
         "## Recommendations", table_of_rows(report["recommendations"], RATES),
         *growth_part(report["growth"]), *large_part(report), "## Run card", markdown_table(card_table(card))])
 
