@@ -52,7 +52,8 @@ def evidence_note(report: dict, trained: bool = True) -> str:  # trained: is the
     n, margin = max(r["folds"] for r in rows), rows[0]["margin"] / rows[0]["base"] if rows[0]["base"] else 0
     slow = [f"`{a}` ({s:.0%})" for a, s in report["converged"].items() if s < 1]
     return (f"Each row is {report['endpoint']}, over {n} cold folds in which every item is cold once"
-            + (" a division" if n > (report.get("division") or n) else "") + ". "
+            + (" a division. NDCG@10 is the mean over the first division, which every model ran; a difference is "
+               "over all folds that both ran" if n > (report.get("division") or n) else "") + ". "
             "**Better** or **worse**: the difference is told; **same**: it is shown to lie within "
             f"±{margin:.0%} of the reference; **open**: neither. "
             "Both kinds are held at 5 % over the rows of a table (Holm) and over all looks. "
