@@ -1,5 +1,5 @@
 # Two commands matter: `make run` and `make test`. Both set up .venv first, from the exact versions in constraints.txt.
-# On two busy cores: installation 2 to 5 minutes, `make run` 1, `make test` 17.
+# On two busy cores: installation 2 to 5 minutes, `make run` 1, `make test` 45.
 SHELL  := bash
 PYTHON ?= python3
 VENV   := .venv
@@ -25,7 +25,11 @@ TOOLS  := build/tools
 # the libraries that the report `outside` compares with: a folder of their own, put on PYTHONPATH by whoever wants them
 LIBRARIES = $(shell sed -n "s/^outside_requirements = //p" settings.ini)
 
-.PHONY: run reports test notebooks setup outside export readme index book dist clean
+# of one day: left to itself pip tries a hundred versions of botocore
+OBJECTS := s3fs==2026.9.0 aiobotocore==3.10.0 botocore==1.43.117 boto3==1.43.117 moto==5.2.5 flask==3.1.3 flask-cors==6.0.5 \
+           py-partiql-parser==0.6.3
+
+.PHONY: run reports test notebooks setup outside s3 export readme index book dist clean
 
 setup: $(VENV)/.installed
 
@@ -48,6 +52,9 @@ reports: setup  ## every report of one dataset: make reports dataset=movielens [
 
 outside: setup  ## .outside/, the libraries of the report `outside`: export PYTHONPATH=$$PWD/.outside; a minute or two
 	$(PIP) install -q --disable-pip-version-check --no-deps --no-build-isolation --upgrade -c constraints.txt --target .outside $(foreach l,$(LIBRARIES),'$(l)')
+
+s3: setup  ## .s3/, an object store to test with and what reads it (they ask for older packages than the rest); a minute
+	$(PIP) install -q --disable-pip-version-check --upgrade --target .s3 $(OBJECTS)
 
 test: setup  ## notebooks, clean export, README and its commands, properties, faults; prints the coverage of mamex/
 	@echo "testing: each notebook once, then the rest; 45 minutes on two busy cores"
@@ -89,4 +96,4 @@ dist:  ## wheel and source distribution in dist/, checked: make dist [TAG=v0.1.0
 	@rm -rf dist && mv build/dist dist && echo "Look into dist/:" && ls dist
 
 clean:
-	rm -rf $(VENV) .outside build dist _book ._book.work out *.egg-info .pytest_cache .coverage
+	rm -rf $(VENV) .outside .s3 build dist _book ._book.work out *.egg-info .pytest_cache .coverage

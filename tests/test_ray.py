@@ -162,6 +162,21 @@ def test_a_place_that_cannot_be_opened_says_so():
     with pytest.raises(UsageError, match="MAMEX_RAY_CACHE is 'nowhere://x'"): Store("nowhere://x")
 
 
+def test_an_object_store_is_a_place_like_any_other(tmp_path):
+    "Whole files, a driver that dies and goes on, a bucket that is not there, a store that does not answer."
+    packages = ROOT / ".s3"
+    if not (packages / "moto").is_dir(): pytest.skip("needs an object store: make s3")
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(packages), str(ROOT)]))
+    done = subprocess.run([sys.executable, str(ROOT / "tests/on_s3.py"), str(tmp_path)], capture_output=True, text=True, env=env, timeout=600)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    said = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
+    assert said["no bucket"] == "MAMEX_RAY_CACHE is 's3://shelf/mamex', and its bucket is not there: make it, or name another." and said["made"] == 0
+    assert said["empty"] == [] and said["written"] == ["second", ["folds/a.parquet"]]
+    assert len(set(said["vectors"])) == 1 and said["half"] == []
+    assert said["sent"] == [2, said["shards"] - 2, 0]
+    assert said["dead"].startswith("MAMEX_RAY_CACHE is 's3://shelf/mamex', which cannot be opened (")
+
+
 # ---- lists and order
 @settings(deadline=None, max_examples=40)
 @given(n=st.integers(1, 60), k=st.integers(1, 12), block=st.integers(1, 9), blocks_=st.integers(1, 4), seed=st.integers(0, 99), ban=st.sampled_from(["", "met", "allowed"]))
