@@ -9,7 +9,7 @@ by bash, in order, with a terminal, in a copy of the checkout and with an activa
   run by tests/test_notebooks.py. `make run` runs the whole of run.ipynb.
 - The publishers' hosts are a host that has nothing (`MAMEX_MIRROR`): a command that needs them has to fail with the sentence that
   names the remedy. No model hub is asked (`HF_HUB_OFFLINE`).
-- `make test`, which is running, `make dist`, which loads its tools, and `make reports` with one name after the other say what they
+- `make test`, which is running, `make dist` and `make s3`, which load packages, and `make reports` with one name after the other say what they
   would run (`MAKEFLAGS=n`).
 - A command with a placeholder (`mamex check FOLDER`, `make reports dataset=…`) is a form: its words have to be known.
 """
@@ -128,7 +128,7 @@ BLOCKS = together(all_blocks(), r"make reports dataset=\w|mamex reports \w")
 COMMANDS = distinct(all_blocks())  # named by the page that shows them first
 ONLY = [c.text for c in COMMANDS if re.match("make reports .*only=", c.text)]
 # make only says what it would run: this very run, what asks a registry, and reports that differ in their name
-SAID = {"make test", "make notebooks", "make dist", *ONLY[1:]}
+SAID = {"make test", "make notebooks", "make dist", "make s3", *ONLY[1:]}
 WHERE = {c: n for n, (_, lines) in reversed(list(enumerate(BLOCKS))) for c in lines}  # the block in which each runs
 
 
