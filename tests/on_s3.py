@@ -18,8 +18,8 @@ def up() -> bool:
     except OSError: return False
 
 
-def refused(place: str) -> str:
-    try: Store(place)
+def refused(call, *args) -> str:
+    try: call(*args)
     except UsageError as e: return str(e)
 
 
@@ -35,7 +35,7 @@ try:
     from mamex.datasets.toy import toy
     from mamex.extractor import extract
     client = boto3.client("s3")
-    said["no bucket"], said["made"] = refused("s3://shelf/mamex"), len(client.list_buckets()["Buckets"])
+    said["no bucket"], said["made"] = refused(Store), len(client.list_buckets()["Buckets"])
     client.create_bucket(Bucket="shelf")
 
     store = Store()
@@ -62,6 +62,7 @@ try:
     names = [o["Key"] for o in client.list_objects_v2(Bucket="shelf")["Contents"]]
     said["shards"], said["half"] = sum(n.endswith(".safetensors") for n in names), [n for n in names if n.endswith(".tmp")]
     server.kill(); server.wait()
-    said["dead"] = refused("s3://shelf/mamex")
+    said["dead"] = refused(Store)
+    said["fell silent"] = [refused(*c) for c in ((store.names, "folds"), (store.read, "folds/a.parquet"), (store.write, "folds/b.parquet", b"third"))]
 finally: server.kill()
 (HOME / "said.json").write_text(json.dumps(said), encoding="utf-8")

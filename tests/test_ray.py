@@ -154,7 +154,7 @@ def test_a_file_is_whole_or_not_there(kind, tmp_path, monkeypatch):
     if kind == "path": return
     def broken(*a, **k): raise OSError("the line is dead")
     monkeypatch.setattr(store.fs, "mv", broken)
-    with pytest.raises(OSError): store.write("folds/b.parquet", b"third")
+    with pytest.raises(UsageError, match="does not answer .the line is dead.: .* what is done is kept"): store.write("folds/b.parquet", b"third")
     assert "folds/b.parquet" not in store.names("folds")
 
 
@@ -175,6 +175,7 @@ def test_an_object_store_is_a_place_like_any_other(tmp_path):
     assert len(set(said["vectors"])) == 1 and said["half"] == []
     assert said["sent"] == [2, said["shards"] - 2, 0]
     assert said["dead"].startswith("MAMEX_RAY_CACHE is 's3://shelf/mamex', which cannot be opened (")
+    assert all(s.startswith("MAMEX_RAY_CACHE is 's3://shelf/mamex', which does not answer (") for s in said["fell silent"]) and len(said["fell silent"]) == 3
 
 
 # ---- lists and order

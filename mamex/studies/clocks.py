@@ -126,13 +126,14 @@ def items_of_step(split: Split, batch_size: int = 2048, rounds: int = 5) -> floa
     return float(np.mean([len(take()) for _ in range(rounds)]))
 
 # %% ../../nbs/studies/clocks.ipynb #ef79f544
-KINDS = {"products": r"b?mm_?|(ba)?dd?b?mm_?|add(mm|mv|bmm|r)_?|mv|dot|vdot|linalg_vecdot|_?linear",
-         "rows moved": r"index.*|_?embedding.*|gather|scatter.*|cat|copy_|clone|sort|topk|bincount|_unique.*|cumsum",
+KINDS = {"products": r"b?mm_?|baddbmm_?|add(mm|mv|bmm|r)_?|mv|dot|vdot|linalg_vecdot|_?linear",
+         "rows moved": r"_?index.*|_?embedding.*|gather|scatter.*|cat|copy_|clone|sort|topk|bincount|_?unique.*|cumsum",
          "random numbers": r"random_|bernoulli_?|native_dropout|normal_|uniform_",
          "optimiser": r"_fused_adam.*|_foreach.*",
          # that touch no number
-         "": r"(_?reshape|view|as_strided|slice|select|split|unbind|t|transpose|permute|expand|(un)?squeeze|empty|"
-             r"resize|detach|alias|item|to|_to_copy|contiguous|result_type|lift|_local|zeros|ones|full|new_|set_).*",
+         "": r"t|to|_to_copy|item|detach_?|alias|contiguous|result_type|set_|_local_scalar_dense|"
+             r"(_?reshape|_?view|as_strided|slice|select|split|unbind|transpose|permute|expand|(un)?squeeze|empty|"
+             r"resize|lift|zeros|ones|full|new_).*",
          "number by number": ".*"}
 
 def kind_of(op: str) -> str:  # op: as the profiler names it; "": none

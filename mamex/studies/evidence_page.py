@@ -49,11 +49,14 @@ def evidence_note(report: dict, trained: bool = True) -> str:  # trained: is the
     "What the tables of a page rest on."
     rows = [r for f in report["verdicts"].values() for r in f.values()]
     if not rows: return "No comparison has two folds yet."
-    n, margin = max(r["folds"] for r in rows), rows[0]["margin"] / rows[0]["base"] if rows[0]["base"] else 0
+    counts = sorted({r["folds"] for r in rows})
+    n = " to ".join(map(str, counts[::len(counts) - 1 or 1]))
+    margin = rows[0]["margin"] / rows[0]["base"] if rows[0]["base"] else 0
     slow = [f"`{a}` ({s:.0%})" for a, s in report["converged"].items() if s < 1]
     return (f"Each row is {report['endpoint']}, over {n} cold folds in which every item is cold once"
-            + (" a division. NDCG@10 is the mean over the first division, which every model ran; a difference is "
-               "over all folds that both ran" if n > (report.get("division") or n) else "") + ". "
+            + (" a division. A row that is decided gets no more; its difference is over all its folds, and NDCG@10 "
+               "the mean over the first division, which every model ran"
+               if counts[-1] > (report.get("division") or counts[-1]) else "") + ". "
             "**Better** or **worse**: the difference is told; **same**: it is shown to lie within "
             f"±{margin:.0%} of the reference; **open**: neither. "
             "Both kinds are held at 5 % over the rows of a table (Holm) and over all looks. "
