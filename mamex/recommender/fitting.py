@@ -263,7 +263,7 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     run = train(f, split, c, seed, device, progress=progress)
     solved = hasattr(c, "solve")
     if solved: c = changed(run.model.config, dim=c.dim)  # with the damping and the memory that were chosen
-    e = run.items().e.cpu().numpy()
+    e = (run.model.fused(run.catalogue, np.arange(n)) if solved else run.items().e).cpu().numpy()
     users = run.model.users.detach().cpu().numpy()
     folded, beside = choose_fold_in(e, users, split, c, seed), beside_floors(run, f, split, c.select_on)
     best = next(r for r in run.history if r["epoch"] == run.best_epoch)

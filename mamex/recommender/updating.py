@@ -88,10 +88,14 @@ def counted(rec: Recommender, pairs: np.ndarray, new) -> Recommender:  # as of `
                                           interactions=seen.nnz))
 
 # %% ../../nbs/shop/updating.ipynb #bca269e3
-def folded(rec: Recommender, also=()) -> Recommender:  # also: rows of users
-    "Users who clicked since the model has learned, and others, folded in from all that they met."
+def folded(rec: Recommender,
+           also=(),    # rows of users, besides those who clicked since the model has learned
+           only=None,  # rows of users: nobody else; None: all of them
+          ) -> Recommender:
+    "Users folded in from all that they met."
     fold, usable = rec.folding(), rec.has.any(1)
     who = np.union1d(rec.since[:, 0] if rec.since is not None else [], also).astype(np.int64)
+    if only is not None: who = np.intersect1d(who, only)
     clicks = rec.seen if rec.worth is None else rec.worth
     met = clicks[who].astype(np.float64) @ sparse.diags_array(usable.astype(np.float64))
     n, users = np.asarray(met.sum(1)).ravel(), rec.users.copy()
@@ -170,20 +174,23 @@ def sample_of(rec: Recommender) -> np.ndarray:  # int64 rows, sorted
     return np.sort(np.random.default_rng([rec.about["seed"], 9]).choice(who, SAMPLE, replace=False))
 
 # %% ../../nbs/shop/updating.ipynb #5bcc51ac
-def decided(rec: Recommender, refit: str, share: float, u: Updated) -> Recommender:  # rec: folded
-    "The recommender as it stands, or solved again; `u` says which, and why."
+def decided(rec: Recommender,  # of `counted`
+            also,              # rows of users, as of `folded`
+            refit: str, share: float, u: Updated) -> Recommender:
+    "The users folded in, or the model solved again; `u` says which, and why."
     n, rate = len(rec.since), rec.about.get("drift")
-    if refit == "never": u.why = "not solved again, as told"; return rec
-    if u.why: return rec  # it cannot be
+    if refit == "never": u.why = "not solved again, as told"
+    if u.why: return folded(rec, also)  # with `no_refit` it cannot be
     if refit == "auto" and rate is not None and rate * n <= share:
         u.why = f"not solved again: that would change about {rate*n:.1%} of the first ten places, by forecast"
-        return rec
-    other = relearned(rec)
-    u.share = changed_share(rec, other, sample_of(rec))
+        return folded(rec, also)
+    other, who = relearned(rec), sample_of(rec)
+    u.share = changed_share(folded(rec, only=who), other, who)
     u.refit, what = refit == "always" or u.share > share, f"{u.share:.1%} of the first ten places"
     u.why = (f"solved again, which changes {what} of those who clicked" if u.refit else
              f"not solved again: that would change {what} of those who clicked")
-    return changed(other if u.refit else rec, about=(other if u.refit else rec).about | dict(drift=u.share / n))
+    rec = other if u.refit else folded(rec, also)
+    return changed(rec, about=rec.about | dict(drift=u.share / n))
 
 # %% ../../nbs/shop/updating.ipynb #a8591d2a
 @patch
@@ -229,7 +236,7 @@ def update(self: Recommender,
     after, more = rec, ()
     if clicks is not None: after, more = weighed(counted(rec, pairs, new), rec, clicks, u)
     u.heavier = len(more)
-    if len(pairs): rec = decided(folded(after, more), refit, share, u)
+    if len(pairs): rec = decided(after, more, refit, share, u)
     elif len(more):
         rec = relearned(after) if refit == "always" else folded(after, more)
         u.refit, u.why = refit == "always", f"{'' if refit == 'always' else 'not '}solved again"
