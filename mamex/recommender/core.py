@@ -73,12 +73,12 @@ class Anchors:
     z: np.ndarray | None = None
 
 # %% ../../nbs/shop/1_recommender.ipynb #8fb16cd3
-def nearest_anchors(cosines: torch.Tensor, # float [n, K]
+def nearest_anchors(alike: torch.Tensor,   # float [n, K], cosines or what grows with them, -1 or more
                     usable: np.ndarray,    # bool [K], anchors that have the modality
                     itself: np.ndarray,    # int64 [n], the anchor that each item is itself; -1: none
-                   ) -> tuple:             # int32 [n, 10] anchors, -1: no more; float32 [n, 10] cosines
+                   ) -> tuple:             # int32 [n, 10] anchors, -1: no more; float32 [n, 10] of `alike`
     "The nearest anchors of each item, itself left out."
-    c = cosines.masked_fill(~torch.as_tensor(usable), -2)
+    c = alike.masked_fill(~torch.as_tensor(usable), -2)
     mine = np.flatnonzero(itself >= 0)
     c[mine, itself[mine]] = -2
     cos, at = c.topk(min(VIEWS, c.shape[1]), 1)
@@ -93,16 +93,16 @@ def carried_by(it) -> torch.Tensor:  # it: `Items`; returns float [n, M]
     return torch.where(it.has.any(1, keepdim=True), part.squeeze(2) / size, 0.)
 
 # %% ../../nbs/shop/1_recommender.ipynb #4c96ff68
-def nearest_by_view(alike: list,   # of each modality: float [n, K] cosines with the anchors, bool [K] who has it
+def nearest_by_view(alike: list,   # of each modality: float [n, K] as of `nearest_anchors`, bool [K] who has it
                     has: np.ndarray,  # bool [n, M]
                     anchors: Anchors,
                     me: np.ndarray,   # int64 [n], rows in the catalogue; -1: not there
-                   ) -> dict:         # near, cosine of some items
+                   ) -> dict:         # near: their rows; cosine: what `alike` says of them
     "The nearest anchors by each modality."
     out = []
     place = np.full(max([*anchors.rows, *me, 0]) + 2, -1); place[anchors.rows] = np.arange(len(anchors.rows))
-    for k, (cosines, there) in enumerate(alike):
-        at, cos = nearest_anchors(cosines, there.numpy(), place[me])
+    for k, (a, there) in enumerate(alike):
+        at, cos = nearest_anchors(a, there.numpy(), place[me])
         at[~has[:, k]], cos[~has[:, k]] = -1, 0
         out.append((np.where(at >= 0, anchors.rows[at], -1), cos))
     return dict(near=np.stack([a for a, _ in out], 1), cosine=np.stack([c for _, c in out], 1))
@@ -123,15 +123,18 @@ def by_experts(model, some, anchors: Anchors | None, me) -> dict:  # model: `Sol
     "The same for a solved model, which reads each view once; its experts are the anchors."
     alpha, has, reach = model.gate(some.has), model.heard(some.has), model.config.reach
     near = [model.near(m, some) for m in model.modalities]
-    e = sum((g * model.share[:, k]).mul_(alpha[:, k, None]) for k, g in enumerate(near)) @ model.answers
+    out = {} if anchors is None else nearest_by_view([(g, model.placed(m)) for m, g in zip(model.modalities, near)],
+                                                     has.numpy(), anchors, me)
+    if out and reach:  # cosines behind what was said, of the nearest alone
+        cos = 1 + np.log(np.maximum(out["cosine"], 1e-30)) / reach
+        out["cosine"] = np.where(out["near"] >= 0, np.maximum(cos, -1), 0)
+    said = torch.zeros_like(near[0])
+    for k, g in enumerate(near): said.addcmul_(g.mul_(model.share[:, k]), alpha[:, k, None])
+    e = said @ model.answers
     told = e @ model.answers.T
-    carried = alpha * torch.stack([(g * told) @ model.share[:, k] for k, g in enumerate(near)], 1)
+    carried = alpha * torch.stack([torch.einsum("nk,nk->n", g, told) for g in near], 1)
     carried = torch.where(has.any(1, keepdim=True), carried / e.square().sum(1, keepdim=True).clamp_min(1e-24), 0.)
-    out = dict(e=e, alpha=alpha, carried=carried, has=has)
-    if anchors is None: return out
-    cosines = [g.log_().div_(reach).add_(1).clamp_(min=-1) if reach else g for g in near]  # `near` undone
-    return out | nearest_by_view([(c, model.placed(m)) for m, c in zip(model.modalities, cosines)], has.numpy(),
-                                 anchors, me)
+    return out | dict(e=e, alpha=alpha, carried=carried, has=has)
 
 # %% ../../nbs/shop/1_recommender.ipynb #351bed4d
 @torch.no_grad()
