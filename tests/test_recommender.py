@@ -582,6 +582,28 @@ def test_views_are_the_nearest_by_each_modality(best, fitted, world):
     pd.testing.assert_frame_equal(best.explain("twin").views, best_again.views)
 
 
+@pytest.mark.parametrize("reach", [0., 1e-4, 2., 100.])  # the ends of float32: nothing left, or nothing but ones
+def test_a_solved_model_is_embedded_as_its_forward_pass_says(world, reach):
+    n = len(world.items)
+    shop = replace(world, items=world.items.assign(price=[None if k % 5 == 0 else f"${2 ** (k % 9)}.00" for k in range(n)]))
+    rec = Recommender.fit(shop, "tiny", progress=False, reach=reach, damp=.3, memory=.1)
+    model, f = rec.model, rec.features
+    shelf = model.catalogue(f)
+    with torch.no_grad(): it, alike = model(shelf), {m: model.likeness(m, shelf).clamp(min=-1) for m in model.modalities}
+    parts = core.embed(model, f, 7, rec.anchors, np.arange(n))
+    for x in (vars(rec), parts):
+        np.testing.assert_allclose(x["e"], it.e, atol=1e-5 * float(it.e.abs().max()))
+        np.testing.assert_allclose(x["carried"], core.carried_by(it), atol=1e-4)
+    place = {r: k for k, r in enumerate(rec.anchors.rows)}
+    for k, m in enumerate(model.modalities):
+        for i in np.flatnonzero(it.has[:, k].numpy()):
+            c = alike[m][i].where(model.placed(m), torch.tensor(-9.))
+            if i in place: c[place[i]] = -9
+            c = c[c > -9].sort(descending=True).values[:core.VIEWS].numpy()
+            np.testing.assert_allclose(parts["cosine"][i, k, :len(c)], c, atol=1e-5)
+            assert (parts["near"][i, k, :len(c)] >= 0).all() and (parts["near"][i, k, len(c):] == -1).all()
+
+
 def test_a_price_is_a_number_and_no_text(world):
     "Neither prices nor addresses are handed to the encoder; a new item's price is read, whatever its currency."
     n = len(world.items)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['HOLDS', 'FAILS', 'SAME', 'NEEDLESS', 'OPEN', 'NONE', 'DECIDED', 'OLD', 'COIN', 'WEIGHS', 'TWO', 'PAIR', 'TIMES',
            'CLAIMS', 'NO_CLAIM_ABOUT_TIME', 'CONTENT', 'Finding', 'Claim', 'of_row', 'by_row', 'every_row',
-           'never_collapses', 'apart_from_half', 'gate_verdict', 'more_for_gate', 'gate_decides', 'by_worth',
-           'consistent', 'same_as_code', 'ranks_as_printed', 'selects_well', 'minutes', 'read_reports', 'lacks',
-           'command_of', 'find', 'claim_row', 'claim_rows', 'shares']
+           'never_collapses', 'told_apart', 'apart_from_half', 'gate_verdict', 'more_for_gate', 'gate_decides',
+           'by_worth', 'consistent', 'same_as_code', 'ranks_as_printed', 'selects_well', 'minutes', 'read_reports',
+           'lacks', 'command_of', 'find', 'claim_row', 'claim_rows', 'shares']
 
 # %% ../../nbs/studies/claims.ipynb #dec8ca9c
 import json, math
@@ -100,8 +100,15 @@ def never_collapses(what: str, variant: str) -> Callable:  # what: a key of insi
         more = next((k for k in range(1, 1000) if apart_from_half(fell / n, n + k)), None) if verdict == OPEN else None
         words = (f"{unit}: {a.min():.2f} in the worst fold of the full model, {b.min():.2f} {variant}, "
                  f"which falls to {low:g} in {fell} of {n} folds")
+        if verdict == OPEN and told_apart(report, variant):
+            words += "; a study adds folds only while the ranking of a variant is open, and this one's is not"
         return Finding(verdict, words, float(b.mean() - a.mean()), folds=n, needs=more)
     return judge
+
+def told_apart(report: dict, variant: str) -> bool:
+    "Is the ranking of a variant decided in every table that has it?"
+    rows = [t[variant] for t in report.get("verdicts", {}).values() if variant in t]
+    return bool(rows) and all(r["verdict"] != OPEN for r in rows)
 
 def apart_from_half(share: float, n: int) -> bool:
     "Does the interval of a share of n folds leave out one half?"
