@@ -243,6 +243,7 @@ def place(self: Recommender, t: pd.DataFrame, f: Features) -> Recommender:
         table[c] = table[c].astype(object)
         table.loc[at[~fresh], c] = pd.Series(t.loc[~fresh, c].to_numpy(object) if c in t
                                              else np.full((~fresh).sum(), None, object), at[~fresh], dtype=object)
+    if self.parts: self.parts = self.parts.beside(v["e"], at, self.first_met())
     for k, v in ((k, v) for k, v in v.items() if getattr(self, k) is not None):
         whole = np.concatenate([getattr(self, k), v[fresh]])
         whole[at[~fresh]] = v[~fresh]

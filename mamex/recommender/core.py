@@ -18,6 +18,7 @@ from ..datasets.ids import SHORTENED, id_text, near_hint, plain_id
 from ..vectors.catalogue import Catalogue
 from ..vectors.features import Features
 from ..model import MAMEX
+from .parts import Parts
 
 # %% ../../nbs/shop/1_recommender.ipynb #7d74fde4
 @dataclass
@@ -43,11 +44,12 @@ class Recommender:
     average: np.ndarray | None = None  # float32 [d], mean of the users that were learned; None: of all
     # float32 [n_users, n_items], what each click of `seen` counts; None: one
     worth: sparse.csr_array | None = None
+    parts: Parts | None = None  # of whose sums a solved model's users are made; None: saved by a former version
 
     def __post_init__(self):
         self.user_at, self.item_at = pd.Index(self.user_ids), pd.Index(self.items["item"])
         self.users = self.model.users.detach().cpu().numpy()  # float32 [n_users, d]
-        self.kept = {}  # what is worth computing once: the extractor, the ridge of the fold-in, the parts of users
+        self.kept = {}  # what is worth computing once: the extractor, the ridge of the fold-in
         self.refused, self.stayed = [], []  # ids that the last `add_items` left out; those of them that it knew
         self.source, self.stamps = None, {}  # folder that still holds the features; folder → what it held when read
         self.more = []  # features of items that were added, for when those are read

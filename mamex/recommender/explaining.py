@@ -7,13 +7,10 @@ __all__ = ['EXACT_SHARES', 'LAID_OVER', 'Explanation', 'Shares']
 
 # %% ../../nbs/shop/7_explaining.ipynb #e812aa84
 import numpy as np, pandas as pd
-from dataclasses import dataclass, replace as changed
+from dataclasses import dataclass
 from fastcore.basics import patch
-from scipy import sparse
 from ..base import UsageError
-from ..tastes import collaborative
 from .core import Recommender, _some, as_ids, missing
-from .fitting import everything, held_out
 from .ranking import whole_number
 
 # %% ../../nbs/shop/7_explaining.ipynb #75a20845
@@ -128,38 +125,6 @@ class Shares:
         return "\n".join([f"score of {self.item} for {self.user}: {self.score:.4f}, carried by",
                           *[f"{x:+9.4f} {percent(x)}  {what}" for x, what in lines], self.how])
 
-# %% ../../nbs/shop/7_explaining.ipynb #050a318e
-@patch
-def first_seen(self: Recommender) -> sparse.csr_array:  # bool [n_users, n_items]
-    "Who had met what when the model learned."
-    if self.since is None: return self.seen
-    later = sparse.csr_array((np.ones(len(self.since), np.int8), tuple(self.since.T)), shape=self.seen.shape)
-    return sparse.csr_array((self.seen.astype(np.int8) - later).astype(bool))
-
-# %% ../../nbs/shop/7_explaining.ipynb #a5243ea3
-@patch
-def parts_of_users(self: Recommender,
-                   # float64 [n_items, d], whose sum over what a user met is his vector;
-                   # bool [n_users], of whom this holds
-                  ) -> tuple:
-    "What a solved model's users are made of, computed again from who met what."
-    if "parts" not in self.kept:
-        warm, met, a = np.flatnonzero(self.first_met()), self.first_seen().tocoo(), self.about
-        n = a.get("learned", {}).get("users", len(self.user_ids))
-        pairs, shape = np.stack([met.row, np.searchsorted(warm, met.col)], 1).astype(np.int64), (n, len(warm))
-        worth = None if self.worth is None else self.worth[:n, warm]
-        split = (everything(pairs, *shape, worth) if a["refit"]
-                 else held_out(pairs, *shape, a["holdout"], a["seed"], worth))
-        _, t = collaborative(split, changed(self.model.config, memory=1.), a["seed"])  # without shrinking, t is U
-        y = split.matrix()
-        parts = np.zeros((len(warm), t.shape[1]))
-        parts[split.warm_items] = np.maximum(y.sum(0)[split.warm_items], 1.)[:, None]**-self.model.config.damp * t
-        holds = np.zeros(len(self.user_ids), bool)
-        holds[:n] = np.linalg.norm(y @ parts - self.users[:n], axis=1) <= 1e-3*np.linalg.norm(self.users[:n], axis=1)
-        whole = np.zeros((len(self.items), t.shape[1])); whole[warm] = parts
-        self.kept["parts"] = whole, holds
-    return self.kept["parts"]
-
 # %% ../../nbs/shop/7_explaining.ipynb #20d0a9dc
 @patch
 def weights_of(self: Recommender, at: int) -> np.ndarray:  # at: row of a user; float64 [h], by the items' rows
@@ -168,21 +133,23 @@ def weights_of(self: Recommender, at: int) -> np.ndarray:  # at: row of a user; 
     return np.ones(len(rows)) if self.worth is None else self.worth[[at]][:, rows].toarray()[0].astype(float)
 
 EXACT_SHARES = "exact: the user's vector is the sum of a part from each of these items"
-LAID_OVER = "approximate: the user's vector was trained freely, and is laid over those of these items by a ridge"
+LAID_OVER = ("approximate: the user's vector was trained freely, or comes from a folder of a former version, "
+             "and is laid over those of these items by a ridge")
 
 @patch
 def made_of(self: Recommender,
             at: int) -> tuple:  # at: row of a user; returns rows of his items, float64 [h, d] their parts, how
     "The parts of a known user's vector."
-    rows = np.sort(self.seen[[at]].indices)
-    if self.since is not None and at in self.since[:, 0] and self.has[rows].any():  # folded in by an update
+    rows, u = np.sort(self.seen[[at]].indices), self.users[at]
+    if self.parts:
+        parts = self.weights_of(at)[:, None] * self.parts.of[rows].astype(np.float64)
+        if np.linalg.norm(parts.sum(0) - u) <= 1e-3 * np.linalg.norm(u): return rows, parts, EXACT_SHARES
+    elif self.since is not None and at in self.since[:, 0] and self.has[rows].any():  # folded in by an update
         rows, parts, _, how = self.made_of_history(self.item_at[rows], self.weights_of(at))
         return rows, parts, how
-    if hasattr(self.model.config, "solve") and self.parts_of_users()[1][at]:
-        return rows, self.weights_of(at)[:, None] * self.parts_of_users()[0][rows], EXACT_SHARES
     x = self.e[rows].astype(np.float64)
     gram = x @ x.T
-    c = np.linalg.solve(gram + (.01*np.trace(gram)/max(len(rows), 1) + 1e-12)*np.eye(len(rows)), x @ self.users[at])
+    c = np.linalg.solve(gram + (.01*np.trace(gram)/max(len(rows), 1) + 1e-12)*np.eye(len(rows)), x @ u)
     return rows, c[:, None] * x, LAID_OVER
 
 # %% ../../nbs/shop/7_explaining.ipynb #0939b7d2

@@ -33,6 +33,7 @@ from ..trainer import Trainer, fit as train, preset, watch
 from ..rivals.floors import floors
 from .core import ANCHORS, Anchors, Recommender, embed
 from .folding import FoldIn, choose_fold_in, sums_of
+from .parts import summed_up
 from .ranking import whole_number
 from .weights import worth_of, worth_told
 
@@ -196,9 +197,10 @@ def fit(cls: Recommender,
                  seconds=round(time.perf_counter() - start, 2))
     seen = sparse.csr_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(ds.n_users, ds.n_items))
     anchors = anchors_of(model, f, split, warm, seed)
-    return cls(model, ds.user_ids, ds.items.reset_index(drop=True),
-               **embed(model, f, anchors=anchors, me=np.arange(ds.n_items)), met=met, seen=seen, about=about,
-               anchors=anchors, features=as_views(f) if hasattr(c, "solve") else None, worth=worth)
+    made = embed(model, f, anchors=anchors, me=np.arange(ds.n_items))
+    return cls(model, ds.user_ids, ds.items.reset_index(drop=True), **made, met=met, seen=seen, about=about,
+               anchors=anchors, features=as_views(f) if hasattr(c, "solve") else None, worth=worth,
+               parts=summed_up(model, split, made["e"], warm, seen if worth is None else worth))
 
 # %% ../../nbs/shop/5_fitting.ipynb #709c938a
 def roles_for(ds: Dataset, config, asked: dict | None) -> dict:  # column → role
@@ -268,7 +270,7 @@ def learn(cls: Recommender, f: Features, pairs, n_users, c: Config, seed, holdou
     folded, beside = choose_fold_in(e, users, split, c, seed), beside_floors(run, f, split, c.select_on)
     best = next(r for r in run.history if r["epoch"] == run.best_epoch)
     if refit: model = train_for(f, whole_split, c, seed, device, run.best_epoch + 1, progress)
-    else: model = cls.adopt(run.model, e, split, folded)
+    else: model = run.model if solved else cls.adopt(run.model, e, split, folded)
     how = dict(held_out=split.rule, epochs=run.best_epoch + 1,
                validation={k: v for k, v in best.items() if k.startswith("val_own/")},
                watch=[] if solved else watch(run.history, c), **folded, select_on=c.select_on, beside=beside)

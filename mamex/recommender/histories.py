@@ -50,7 +50,9 @@ def history_table(t: pd.DataFrame, user="user", item="item") -> dict:
     if gone := [c for c in (user, item) if c not in t]:
         raise UsageError(f"the histories have no column {gone[0]!r}: "
                          f"they have {', '.join(map(str, t.columns)) or 'none'}.")
-    return {u: g for u, g in t.groupby(t[user].astype(object), sort=False, dropna=False)[item]}
+    at, users = pd.factorize(t[user].astype(object), use_na_sentinel=False)
+    items = t[item].to_numpy(object)[np.argsort(at, kind="stable")]
+    return dict(zip(users, np.split(items, np.bincount(at, minlength=len(users)).cumsum()[:-1])))
 
 # %% ../../nbs/shop/2_histories.ipynb #08e83da4
 def read_records(h) -> list:

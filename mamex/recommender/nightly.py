@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pictures", metavar="DIR", help="of the new products: folder or zip archive, named by product")
     p.add_argument("--refit", default="auto", choices=REFITS,
                    help="solve the model again: always, never, or where it would change more than --share")
-    p.add_argument("--share", type=float, default=.1, metavar="S",
+    p.add_argument("--share", type=float, default=.2, metavar="S",
                    help="of the first ten places of those who clicked; what auto lets pass")
     p.add_argument("--min-rating", type=float, metavar="N", help="leave out clicks rated lower")
     p.add_argument("--where", nargs="+", default=[], metavar="CONDITION",

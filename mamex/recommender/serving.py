@@ -87,8 +87,6 @@ def records(t: pd.DataFrame | None) -> list | None: return None if t is None els
 def explained(rec: Recommender, w: Why, tick) -> bytes:
     "What the model makes of an item."
     if w.user and w.history: raise UsageError("user and history are two ways to say who asks: give one of them.")
-    if w.user and "awaited" in rec.kept:
-        raise Refused(503, "a new model came a moment ago: ask again in some seconds", 5)
     e = rec.explain(w.item, w.n, w.user, w.history)
     why = e.why and dict(user=e.why.user, score=e.why.score, rest=e.why.rest, how=e.why.how,
                          items=records(e.why.items.head(w.n)), further=float(e.why.items["share"][w.n:].sum()))

@@ -20,6 +20,7 @@ from ..vectors.lexical import SPACE, Views, with_views
 from ..trainer import load_model
 from .core import Anchors, Recommender, missing
 from .adding import beside
+from .parts import Parts
 from .staging import staged, sweep
 
 # %% ../../nbs/shop/8_store.ipynb #793ba75c
@@ -35,6 +36,7 @@ def item_arrays(self: Recommender) -> dict:
                   seen_indptr=seen.indptr.astype(np.int64), seen_indices=seen.indices.astype(np.int64))
     more = dict(carried=self.carried, near=self.near, cosine=self.cosine)
     more |= dict(since=self.since, average=self.average)  # of an update; see `mamex.recommender.updating`
+    if self.parts: more |= dict(parts=self.parts.of, parts_later=self.parts.later)
     if self.worth is not None: more |= dict(worth=np.asarray(self.worth[seen.nonzero()], np.float32).ravel())
     if self.anchors: more |= dict(anchor_rows=self.anchors.rows, anchor_z=self.anchors.z)
     arrays |= {k: v for k, v in more.items() if v is not None}
@@ -201,7 +203,7 @@ def read(cls: Recommender, folder: Path) -> Recommender:
         check_widths(model.widths, about["widths"])
         items, users = (pd.read_parquet(folder/f"{n}.parquet") for n in ("items", "users"))
         n = len(items)
-        more = [k for k in ("carried", "near", "cosine") if k in x]  # a former version had none
+        more = [k for k in ("carried", "near", "cosine", "parts") if k in x]  # a former version had none
         if (any(len(x[k]) != n for k in ("e", "alpha", "gates", "has", "met", *more))
                 or len(users) != len(model.users)):
             raise ValueError("the sizes differ")
@@ -212,7 +214,7 @@ def read(cls: Recommender, folder: Path) -> Recommender:
                   about,
                   *(x.get(k) for k in ("carried", "near", "cosine")), Anchors(x["anchor_rows"], x.get("anchor_z"))
                   if "anchor_rows" in x else None, since=x.get("since"), average=x.get("average"),
-                  worth=worth)
+                  worth=worth, parts=Parts(x["parts"], x["parts_later"]) if "parts" in x else None)
     except UsageError: raise
     except Exception as e:
         raise UsageError(f"{folder} cannot be read as a recommender ({type(e).__name__}: {str(e)[:100]}): "
