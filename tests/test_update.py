@@ -284,6 +284,18 @@ def test_shares_sum_to_the_score_after_an_update(best):
     assert len(best.recommend(histories={"walk-in": ["i0044"]}, k=3)) == 3
 
 
+def test_an_item_that_is_replaced_after_a_click_is_told(best, world):
+    "Its part is another one by now, and the users who clicked it are sums of the old one until the next update."
+    text = dict(title=world.items["title"][3], description=world.items["description"][4])
+    best.update({"zoe": ["i0044", "i0003"]}, refit="never")
+    assert best.explain("i0049", user="zoe").why.how.startswith("exact")
+    best.add_items(dict(item="i0044", **text), replace=True)
+    why = best.explain("i0049", user="zoe").why
+    assert "replaced after a click" in why.how and why.items["share"].sum() + why.rest == pytest.approx(why.score, abs=1e-6)
+    best.update({"zoe": ["i0005"]}, refit="never")
+    assert best.explain("i0049", user="zoe").why.how.startswith("exact")
+
+
 # ---- the command
 def test_the_command_from_files(model, run, tmp_path, world):
     (tmp_path/"photos").mkdir(); (tmp_path/"photos"/"N-1.png").write_bytes(world.images.read("i0002"))

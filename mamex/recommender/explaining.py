@@ -133,8 +133,8 @@ def weights_of(self: Recommender, at: int) -> np.ndarray:  # at: row of a user; 
     return np.ones(len(rows)) if self.worth is None else self.worth[[at]][:, rows].toarray()[0].astype(float)
 
 EXACT_SHARES = "exact: the user's vector is the sum of a part from each of these items"
-LAID_OVER = ("approximate: the user's vector was trained freely, or comes from a folder of a former version, "
-             "and is laid over those of these items by a ridge")
+LAID_OVER = ("approximate: the user's vector is no sum over these items (the model was trained, its folder is of a "
+             "former version, or an item was replaced after a click), and is laid over their vectors by a ridge")
 
 @patch
 def made_of(self: Recommender,
